@@ -1,0 +1,17 @@
+"""One progress bar with an ETA for everything that takes more than a moment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+
+def track(items: Iterable, label: str, total: int | None = None) -> tqdm:
+    """Iterate over `items` behind a bar that shows count, rate and ETA on stderr.
+
+    A terminal sees it move; a log file gets a line every 15 seconds at most.
+    """
+    interval = 0.1 if sys.stderr.isatty() else 15.0
+    return tqdm(items, desc=label, total=total, mininterval=interval, dynamic_ncols=True)
