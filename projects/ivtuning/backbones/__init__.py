@@ -1,0 +1,1 @@
+"""Trunks (frozen pretrained transformers) with a stem and a tuner plugged in, and the neck on top."""

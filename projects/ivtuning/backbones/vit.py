@@ -1,0 +1,284 @@
+"""Vision transformers as trunks, from timm's blocks: plain ViT and ViTDet (arXiv 2203.16527)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed, trunc_normal_
+from timm.models import vision_transformer, vision_transformer_sam
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..tuning import Tuner
+from ..tuning.base import Sites
+from .stems import Stem
+from .trunk import Trunk
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class OpenBlock:
+    """Mixin that opens timm's pre-norm block at the three sites of :mod:`ivtuning.tuning.base`."""
+
+    def attend(self, x: Tensor) -> Tensor:
+        return self.attn(x)
+
+    def forward(self, x: Tensor, sites: Sites | None = None, prompt: Tensor | None = None) -> Tensor:
+        x = x + self.drop_path1(self.ls1(self.attend(self.norm1(x))))
+        if sites is None:
+            return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        x = sites.after_attention(x, prompt)
+        y = sites.on_mlp(self.ls2(self.mlp(self.norm2(x))), x)
+        return sites.after_mlp(x + self.drop_path2(y), x, prompt)
+
+
+class PlainBlock(OpenBlock, vision_transformer.Block):
+    """A plain ViT block on tokens, (B, N, C)."""
+
+
+class RelPosAttention(vision_transformer_sam.Attention):
+    """Multi-head attention with decomposed relative positions, without the (N, N) bias.
+
+    The bias is a sum of a row and a column term, ``bias[q, k] = a[q, row(k)] + b[q, col(k)]``, so appending a and
+    b to the scaled query and the one-hot row and column of k to the key gives the same scores from one plain
+    product, which flash attention takes without ever storing N x N values.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        n, heads, dim = height * width, self.num_heads, self.head_dim
+        qkv = self.qkv(x).reshape(batch, n, 3, heads, dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        if not self.use_rel_pos:
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            rows = vision_transformer_sam.get_rel_pos(height, height, self.rel_pos_h).to(q.dtype)
+            cols = vision_transformer_sam.get_rel_pos(width, width, self.rel_pos_w).to(q.dtype)
+            grid = q.reshape(batch, heads, height, width, dim)
+            a = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
+            b = torch.einsum("bnhwc,wkc->bnhwk", grid, cols).flatten(2, 3)
+            row = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, 0)
+            col = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
+            where = torch.cat([row, col], -1).expand(batch, heads, -1, -1)
+            # Flash kernels want one head size for all three, so the value is padded and the output cut.
+            out = F.scaled_dot_product_attention(
+                torch.cat([q * self.scale, a, b], -1),
+                torch.cat([k, where], -1),
+                F.pad(v, (0, height + width)),
+                scale=1.0,
+            )[..., :dim]
+        return self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
+
+
+class WindowBlock(OpenBlock, vision_transformer_sam.Block):
+    """A ViTDet block on maps, (B, H, W, C); windows are padded with zeros at the right and the bottom."""
+
+    def __init__(self, dim: int, num_heads: int, **kwargs):
+        super().__init__(dim, num_heads, **kwargs)
+        self.attn = RelPosAttention(
+            dim,
+            num_heads,
+            use_rel_pos=kwargs["use_rel_pos"],
+            input_size=(self.window_size,) * 2 if self.window_size else kwargs["input_size"],
+        )
+
+    def attend(self, x: Tensor) -> Tensor:
+        if not self.window_size:
+            return self.attn(x)
+        size = x.shape[1:3]
+        x, padded = vision_transformer_sam.window_partition(x, self.window_size)
+        return vision_transformer_sam.window_unpartition(self.attn(x), self.window_size, size, padded)
+
+
+class BypassPrefix:
+    """Sites for a sequence with prefix tokens: patch tokens go through `sites` as a map, the prefix goes around."""
+
+    def __init__(self, sites: Sites, size: tuple[int, int], prefix: int):
+        self.inner, self.size, self.prefix = sites, size, prefix
+
+    def _map(self, x: Tensor) -> Tensor:
+        return x[:, self.prefix :].unflatten(1, self.size)
+
+    def _join(self, x: Tensor, patches: Tensor) -> Tensor:
+        return torch.cat([x[:, : self.prefix], patches.flatten(1, 2)], 1)
+
+    def after_attention(self, x, prompt):
+        return self._join(x, self.inner.after_attention(self._map(x), prompt))
+
+    def on_mlp(self, y, x):
+        return self._join(y, self.inner.on_mlp(self._map(y), self._map(x)))
+
+    def after_mlp(self, y, x, prompt):
+        return self._join(y, self.inner.after_mlp(self._map(y), self._map(x), prompt))
+
+
+class _ViT(Trunk):
+    """What the plain and the windowed transformer share: embedding, positions, the walk through the blocks."""
+
+    def _build(
+        self, block, embed_dim: int, depth: int, patch_size: int, grid: int, class_token: bool, drop_path: float
+    ):
+        self.prefix = int(class_token)
+        self.patch_embed = PatchEmbed(
+            None, patch_size, 3, embed_dim, output_fmt="NHWC", strict_img_size=False, dynamic_img_pad=True
+        )
+        self.pos_embed = nn.Parameter(trunc_normal_(torch.zeros(1, grid * grid + self.prefix, embed_dim), std=0.02))
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(block(i, drop_path=rates[i]) for i in range(depth))
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.patch_embed.patch_size[0]
+
+    def positions(self, size: tuple[int, int]) -> Tensor:
+        """Position embedding of the patches, resized bicubically to `size`: (1, h, w, C)."""
+        patches = self.pos_embed[:, self.prefix :]
+        side = round(patches.shape[1] ** 0.5)
+        grid = patches.unflatten(1, (side, side))
+        if size == (side, side):
+            return grid
+        return F.interpolate(grid.permute(0, 3, 1, 2), size=size, mode="bicubic").permute(0, 2, 3, 1)
+
+
+class ViTDet(_ViT):
+    """ViTDet's trunk: windowed blocks, a few global ones, decomposed relative positions, no final norm.
+
+    Parameter names are those of detectron2's ViT. ViT-B at 1024 px has 85,889,024 base parameters.
+
+    Args:
+        stem, tuner: the plugs.
+        img_size: side of the square, in pixels, that sizes the global blocks' position tables (inputs may have
+            any size; tables are resized in the forward pass).
+        window_size: side of the windows, in patches.
+        global_blocks: indices of the blocks that attend globally.
+        pretrain_img_size: side of the images behind `pos_embed`, in pixels.
+        class_token: `pos_embed` carries a slot for a cls token (MAE's does); the token itself is not used.
+        frozen_eval: see :meth:`Trunk.plug`.
+
+    Forward: (B, 3 or 6, H, W) float -> {"last_feat": (B, C, H/patch, W/patch)}.
+    """
+
+    def __init__(
+        self,
+        stem: Stem,
+        tuner: Tuner,
+        img_size: int = 1024,
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        window_size: int = 14,
+        global_blocks: Sequence[int] = (2, 5, 8, 11),
+        use_rel_pos: bool = True,
+        pretrain_img_size: int = 224,
+        class_token: bool = True,
+        frozen_eval: bool = True,
+    ):
+        super().__init__()
+        unknown = [i for i in global_blocks if not 0 <= i < depth]
+        if unknown:
+            raise UserError(f"global_blocks names block {unknown[0]}, the trunk has {depth}: give indices below it")
+
+        def block(i, drop_path):
+            return WindowBlock(
+                embed_dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                drop_path=drop_path,
+                norm_layer=LayerNorm,
+                use_rel_pos=use_rel_pos,
+                window_size=0 if i in global_blocks else window_size,
+                input_size=(img_size // patch_size,) * 2,
+            )
+
+        self._build(
+            block, embed_dim, depth, patch_size, pretrain_img_size // patch_size, class_token, drop_path_rate
+        )
+        self._out_features = ["last_feat"]
+        self._out_feature_channels = {"last_feat": embed_dim}
+        self._out_feature_strides = {"last_feat": patch_size}
+        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x, prompt = self.stem(*self.split(x), self.patch_embed)
+        x = x + self.positions(tuple(x.shape[1:3]))
+        for i, block in enumerate(self.blocks):
+            # IV-tuning 1.5: p0 for the first block, then each block's own input.
+            prompt, x = x, block(x, self.sites(i), x if prompt is None or i else prompt)
+        return {"last_feat": x.permute(0, 3, 1, 2)}
+
+
+class PlainViT(_ViT):
+    """A plain ViT with absolute positions, as MAE, ImageNet and SETR use it.
+
+    Args:
+        stem, tuner: the plugs.
+        img_size: side of the images behind `pos_embed`, in pixels.
+        taps: indices of the blocks whose output is returned, as "block<i>".
+        class_token: prepend a cls token.
+        final_norm: end with a LayerNorm (applied to the last block's tap).
+        frozen_eval: see :meth:`Trunk.plug`.
+
+    Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)} for each tap.
+    """
+
+    def __init__(
+        self,
+        stem: Stem,
+        tuner: Tuner,
+        img_size: int = 224,
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        taps: Sequence[int] = (11,),
+        class_token: bool = True,
+        final_norm: bool = False,
+        frozen_eval: bool = True,
+    ):
+        super().__init__()
+        unknown = [i for i in taps if not 0 <= i < depth]
+        if unknown:
+            raise UserError(f"taps names block {unknown[0]}, the trunk has {depth}: give indices below it")
+
+        def block(i, drop_path):
+            return PlainBlock(
+                embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=LayerNorm
+            )
+
+        self._build(block, embed_dim, depth, patch_size, img_size // patch_size, class_token, drop_path_rate)
+        self.cls_token = nn.Parameter(trunc_normal_(torch.zeros(1, 1, embed_dim), std=0.02)) if class_token else None
+        self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
+        self.taps = tuple(taps)
+        self._out_features = [f"block{i}" for i in self.taps]
+        self._out_feature_channels = {name: embed_dim for name in self._out_features}
+        self._out_feature_strides = {name: patch_size for name in self._out_features}
+        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x, prompt = self.stem(*self.split(x), self.patch_embed)
+        size = tuple(x.shape[1:3])
+        x = (x + self.positions(size)).flatten(1, 2)
+        if self.prefix:
+            x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
+        features = {}
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            sites = self.sites(i)
+            carried = x[:, self.prefix :].unflatten(1, size) if prompt is None or i else prompt
+            x = block(x, sites and BypassPrefix(sites, size, self.prefix), carried)
+            if i in self.taps:
+                y = self.norm(x) if i == last else x
+                features[f"block{i}"] = y[:, self.prefix :].unflatten(1, size).permute(0, 3, 1, 2)
+        return features

@@ -1,0 +1,56 @@
+"""What a tuning method is: modules at a block's sites, and a choice of trunk parameters.
+
+A transformer block has three sites, in this order::
+
+    x = x + Attention(norm1(x))
+    x = after_attention(x)                   # site 1
+    y = on_mlp(MLP(norm2(x)), x)             # site 2
+    x = after_mlp(x + y, x)                  # site 3
+
+A method subclasses :class:`Tuner`, builds one :class:`Sites` for each block and, where it trains parts of the
+trunk itself, selects them. Nothing is ever chosen by a substring of a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+
+class Sites(nn.Module):
+    """The modules added to one block. Every site is the identity unless a method overrides it.
+
+    All tensors are maps of patch tokens, (B, H, W, C) with C the block's width; cls tokens never reach a site.
+    `prompt` is what the method carries along (IV-tuning 1.5): the first block gets the stem's prompt, later
+    blocks their own input (ViT) or the stage's input (Swin).
+    """
+
+    def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
+        """Site 1, on the residual stream after the attention is added."""
+        return x
+
+    def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
+        """Site 2, on the MLP's output `y` before drop-path and the residual add; `x` is the MLP's un-normed input."""
+        return y
+
+    def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
+        """Site 3, on the residual stream `y` after the MLP is added; `x` is the stream before it."""
+        return y
+
+
+class Tuner(nn.Module):
+    """A tuning method. Subclasses override :meth:`sites` and/or :meth:`select`."""
+
+    def attach(self, widths: Sequence[int]) -> None:
+        """Build the added modules; `widths` holds the channel width of every block of the trunk, in order."""
+        sites = [self.sites(width) for width in widths]
+        self.blocks = nn.ModuleList(sites) if all(s is not None for s in sites) else None
+
+    def sites(self, width: int) -> Sites | None:
+        """The modules added to one block of `width` channels; None where the method adds nothing."""
+        return None
+
+    def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
+        """The trunk's own parameters that train. None of them, unless a method says otherwise."""
+        return ()

@@ -1,0 +1,226 @@
+"""IV-tuning (arXiv 2412.16654), generation B: hybrid adapters, prompt adapters and the modal prompt generator.
+
+Maps are (B, H, W, C) at the door of every module; (B, C, H, W) only around convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, nearest
+from .base import Sites, Tuner
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """`kind` of normalisation for (B, `channels`, H, W): "BN" (the paper's), "SyncBN" (CUDA only) or "GN"."""
+    if kind == "BN":
+        return nn.BatchNorm2d(channels)
+    if kind == "SyncBN":
+        return nn.SyncBatchNorm(channels)
+    if kind == "GN":
+        return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
+    raise UserError(f"norm {kind!r} is not one of 'BN', 'SyncBN', 'GN': set tuner.norm to one of them")
+
+
+def simam(x: Tensor, penalty: float = 1e-4) -> Tensor:
+    """SimAM attention, parameter-free. `x` is (B, c, H, W); statistics run over the whole map."""
+    deviation = (x - x.mean((2, 3), keepdim=True)).square()
+    # A 1x1 map has no degree of freedom left: clamp, where the original divides by zero.
+    freedom = max(x.shape[2] * x.shape[3] - 1, 1)
+    energy = deviation / (4 * (deviation.sum((2, 3), keepdim=True) / freedom + penalty)) + 0.5
+    return x * energy.sigmoid()
+
+
+class HybridOperation(nn.Module):
+    """HO(h): a partial depthwise 3x3 convolution, then a residual bottleneck of two 1x1 convolutions.
+
+    (B, h, H, W) -> the same. The quarter of the channels that the depthwise convolution takes is added to the
+    input; the others are doubled (the original's ``concat(x1', x2) + x``).
+    """
+
+    def __init__(self, channels: int, norm: str = "BN"):
+        super().__init__()
+        self.part = channels // 4
+        self.depthwise = nn.Conv2d(self.part, self.part, 3, padding=1, groups=self.part)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.norm = make_norm(norm, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, rest = x[:, : self.part], x[:, self.part :]
+        y = torch.cat([self.depthwise(first), rest], 1) + x
+        return self.conv2(self.norm(self.conv1(y)).relu()) + y
+
+
+class FeatureTransform(nn.Module):
+    """SFT(C): ``norm(x) * gamma + beta``, or ``x * gamma + beta`` without the LayerNorm. (..., C) -> the same."""
+
+    def __init__(self, channels: int, norm: bool):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+        self.gamma = nn.Parameter(torch.ones(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.beta, self.norm(x), self.gamma)
+
+
+class HybridAdapter(nn.Module):
+    """HA(C, h), on the residual stream, residual inside. (B, H, W, C) -> the same; 133 C + 8672 parameters at h=64.
+
+    `legacy_hw_swap` reads the token sequence as a (W, H) map, as the original's detection code does: on maps
+    that are not square its convolution then sees scrambled neighbours.
+    """
+
+    def __init__(self, channels: int, hidden_dim: int, dropout: float, norm: str, legacy_hw_swap: bool = False):
+        super().__init__()
+        self.transform = FeatureTransform(channels, norm=True)
+        self.down = nn.Linear(channels, hidden_dim)
+        self.mix = HybridOperation(hidden_dim, norm)
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(hidden_dim, channels)
+        self.legacy_hw_swap = legacy_hw_swap
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, _ = x.shape
+        u = self.down(self.transform(x))
+        if self.legacy_hw_swap:
+            u = u.reshape(batch, width, height, -1)
+        u = self.mix(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        u = nn.functional.gelu(u.reshape(batch, height, width, -1))
+        return x + self.up(self.dropout(u))
+
+
+class PromptAdapter(nn.Module):
+    """IPA(C, r), the internal prompt adapter: a delta made of the carried prompt. (B, H, W, C) -> the same.
+
+    23 C + 8 parameters at r=8; `post_affine=False` drops the last scale and bias (2 C), which gives the
+    published count of ViTDet-B.
+    """
+
+    def __init__(self, channels: int, prompt_dim: int, post_affine: bool = True):
+        super().__init__()
+        self.transform = FeatureTransform(channels, norm=True)
+        self.down = nn.Linear(channels, prompt_dim)
+        self.up = nn.Linear(prompt_dim, channels)
+        self.scale = FeatureTransform(channels, norm=False) if post_affine else nn.Identity()
+
+    def forward(self, prompt: Tensor) -> Tensor:
+        p = simam(self.down(self.transform(prompt)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return nn.functional.gelu(self.scale(self.up(nn.functional.gelu(p))))
+
+    @torch.no_grad()
+    def zero(self) -> None:
+        """Make the delta zero, whatever the prompt."""
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+        if not isinstance(self.scale, nn.Identity):
+            nn.init.zeros_(self.scale.beta)
+
+
+class PromptGenerator(nn.Module):
+    """EMPG(C, e): makes the external prompt of both modalities. Two (B, H, W, C) maps -> one.
+
+    25 C + 196 parameters at e=8. Xavier-uniform on every weight, as the original.
+    """
+
+    def __init__(self, channels: int, hidden_dim: int = 8, norm: str = "BN"):
+        super().__init__()
+        self.visible = nn.Conv2d(channels, hidden_dim, 1)
+        self.infrared = nn.Conv2d(channels, hidden_dim, 1)
+        self.mix = HybridOperation(hidden_dim, norm)
+        self.out = nn.Conv2d(hidden_dim, channels, 1)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        a = self.mix(self.visible(visible.permute(0, 3, 1, 2)))
+        b = simam(self.infrared(infrared.permute(0, 3, 1, 2)))
+        return self.out(a + b).permute(0, 2, 3, 1)
+
+
+class IVSites(Sites):
+    """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP (spec 1.4)."""
+
+    def __init__(self, adapters: tuple[HybridAdapter, HybridAdapter], prompts: tuple[PromptAdapter, PromptAdapter]):
+        super().__init__()
+        self.adapter1, self.adapter2 = adapters
+        self.prompt1, self.prompt2 = prompts
+
+    def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
+        return self.adapter1(x) + self.prompt1(prompt)
+
+    def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
+        return self.adapter2(y) + self.prompt2(prompt)
+
+
+PRESETS = {
+    # What the paper's released modules do.
+    "parity": dict(zero_init=False, norm="BN"),
+    # The variant that gives ViTDet-B its published 3,658,372 parameters.
+    "vitdet_v1": dict(zero_init=False, norm="BN", post_affine=False),
+}
+
+
+class IVTuning(Tuner):
+    """IV-tuning: a hybrid adapter and a prompt adapter at two sites of every block; the trunk is frozen.
+
+    Use it with :class:`ivtuning.backbones.stems.PromptStem`, which makes the first prompt.
+
+    Args:
+        hidden_dim: h, the adapters' bottleneck.
+        prompt_dim: r, the prompt adapters' bottleneck.
+        dropout: rate inside the adapters, before the up-projection.
+        norm: normalisation inside the adapters, "BN" | "SyncBN" | "GN".
+        zero_init: start as the identity: up-projections (and what follows them) are zero.
+        post_affine: keep the prompt adapters' last scale and bias.
+        share_sites: one set of weights for both sites of a block.
+        legacy_hw_swap: reproduce the original's (W, H) reading of non-square maps.
+        preset: "parity" or "vitdet_v1"; sets the options that define it.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int = 64,
+        prompt_dim: int = 8,
+        dropout: float = 0.1,
+        norm: str = "BN",
+        zero_init: bool = True,
+        post_affine: bool = True,
+        share_sites: bool = False,
+        legacy_hw_swap: bool = False,
+        preset: str | None = None,
+    ):
+        super().__init__()
+        options = dict(norm=norm, zero_init=zero_init, post_affine=post_affine)
+        if preset is not None:
+            if preset not in PRESETS:
+                raise UserError(f"tuner.preset={preset!r} is unknown{nearest(preset, PRESETS)}; presets: {', '.join(PRESETS)}")
+            options.update(PRESETS[preset])
+        self.adapter_options = dict(
+            hidden_dim=hidden_dim, dropout=dropout, norm=options["norm"], legacy_hw_swap=legacy_hw_swap
+        )
+        self.prompt_options = dict(prompt_dim=prompt_dim, post_affine=options["post_affine"])
+        self.zero_init = options["zero_init"]
+        self.share_sites = share_sites
+
+    def sites(self, width: int) -> IVSites:
+        adapter = HybridAdapter(width, **self.adapter_options)
+        prompt = PromptAdapter(width, **self.prompt_options)
+        if self.share_sites:
+            pairs = (adapter, adapter), (prompt, prompt)
+        else:
+            pairs = (
+                (adapter, HybridAdapter(width, **self.adapter_options)),
+                (prompt, PromptAdapter(width, **self.prompt_options)),
+            )
+        if self.zero_init:
+            for adapter, prompt in zip(*pairs, strict=True):
+                nn.init.zeros_(adapter.up.weight)
+                nn.init.zeros_(adapter.up.bias)
+                prompt.zero()
+        return IVSites(*pairs)

@@ -1,0 +1,32 @@
+"""How the specs fill modules and inputs for their golden values."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def fill(module: nn.Module, order: list[str], amplitude: float = 0.05) -> None:
+    """Fill the k-th parameter of `order` with ``amplitude * sin(0.37 i + 0.11 (k + 1))``, plus 1 for gammas and norm weights."""
+    parameters = dict(module.named_parameters())
+    assert sorted(order) == sorted(parameters)
+    for k, name in enumerate(order):
+        i = torch.arange(parameters[name].numel(), dtype=torch.float64)
+        value = amplitude * torch.sin(0.37 * i + 0.11 * (k + 1))
+        if name.endswith(("gamma", "norm.weight")):
+            value = value + 1
+        parameters[name].data = value.view_as(parameters[name]).float()
+
+
+def wave(*shape: int) -> Tensor:
+    """The specs' input: flat index i -> ``sin(.013 i) + .3 cos(.0071 i)``."""
+    i = torch.arange(math.prod(shape), dtype=torch.float64)
+    return (torch.sin(0.013 * i) + 0.3 * torch.cos(0.0071 * i)).view(shape).float()
+
+
+def sums(x: Tensor) -> list[float]:
+    """Sum, sum of magnitudes, sum of squares, in float64."""
+    x = x.detach().double()
+    return [x.sum().item(), x.abs().sum().item(), x.square().sum().item()]

@@ -1,0 +1,56 @@
+"""Trunks and detectors small enough for a test."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
+
+from ivtuning.backbones.stems import PromptStem, Stem
+from ivtuning.backbones.vit import PlainViT, ViTDet
+from ivtuning.config import load_config
+from ivtuning.tuning import IVTuning, Tuner
+
+SIZE = dict(embed_dim=24, depth=4, num_heads=2, patch_size=8)
+
+
+def vitdet(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> ViTDet:
+    """Four blocks of width 24, patch 8, windows of 3; blocks 1 and 3 are global."""
+    options = dict(img_size=48, pretrain_img_size=40, window_size=3, global_blocks=(1, 3), **SIZE)
+    return ViTDet(stem or PromptStem(), tuner or IVTuning(hidden_dim=16), **{**options, **kwargs})
+
+
+def plain_vit(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> PlainViT:
+    """Four blocks of width 24, patch 8, with a cls token."""
+    options = dict(img_size=48, taps=(1, 3), **SIZE)
+    return PlainViT(stem or PromptStem(), tuner or IVTuning(hidden_dim=16), **{**options, **kwargs})
+
+
+def detector(*overrides: str):
+    """The demo's nano detector, narrower, seeded."""
+    cfg = load_config(
+        "configs/synthetic/ivtuning.py",
+        ["model.backbone.net.embed_dim=24", "model.backbone.net.num_heads=2", "model.backbone.out_channels=16"]
+        + ["model.roi_heads.box_head.conv_dims=[16]", "model.roi_heads.box_head.fc_dims=[32]", *overrides],
+    )
+    torch.manual_seed(0)
+    return instantiate(cfg.model)
+
+
+def sample(height: int = 64, width: int = 96, objects: int = 2, seed: int = 0) -> dict:
+    """One sample as the mapper gives it, with random pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    corner = torch.rand(objects, 2, generator=generator) * 30
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.cat([corner, corner + 16], 1))
+    instances.gt_classes = torch.arange(objects) % 4
+    return dict(
+        image=image[0],
+        image_ir=image[1],
+        instances=instances,
+        height=height,
+        width=width,
+        file_name=f"vis/{seed}.png",
+        image_id=seed,
+    )
