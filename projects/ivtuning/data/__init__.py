@@ -1,0 +1,1 @@
+"""Paired infrared-visible data: registration, mapping, loading, synthetic scenes."""
