@@ -1,0 +1,118 @@
+"""Reading one infrared-visible pair, strictly: what a detector would silently learn wrong is an error."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data.detection_utils import _apply_exif_orientation
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from ..errors import UserError
+
+# What Pillow's decoders raise on cut or garbled files.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+_GRAY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+class BadPair(UserError):
+    """A pair that cannot be used; `file_name` is the file to mend."""
+
+    def __init__(self, message: str, file_name: str = ""):
+        super().__init__(message)
+        self.file_name = file_name
+
+
+def read_pair(dataset_dict: dict, ir_range: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read the two images of a dataset dict, EXIF orientation applied as detectron2 does.
+
+    Args:
+        dataset_dict: has `file_name` (visible, 8-bit RGB), `ir_file_name` (8-bit with 1 or 3 channels, or
+            16-bit with 1 channel) and optionally `height` and `width`, pixels, which must then be true.
+        ir_range: raw counts (lo, hi) of a 16-bit infrared image that become 0 and 255;
+            None: the 1st and 99th percentile of each image. 8-bit images are left as they are.
+
+    Returns:
+        visible (H,W,3) uint8 RGB and infrared (H,W,3) uint8; gray infrared is replicated.
+
+    Raises:
+        BadPair: a file is missing, unreadable or of the wrong kind, or the sizes disagree.
+    """
+    path = dataset_dict["file_name"]
+    ir_path = dataset_dict.get("ir_file_name")
+    if not ir_path:
+        raise BadPair(f"{path} has no infrared partner: give the image an ir_file_name in the JSON", path)
+    visible = _visible(path)
+    infrared = _infrared(ir_path, ir_range)
+    if visible.shape != infrared.shape:
+        raise BadPair(
+            f"visible {path} is {_size(visible)} but infrared {ir_path} is {_size(infrared)}: "
+            "register the pair to one size",
+            path,
+        )
+    height, width = visible.shape[:2]
+    stated = dataset_dict.get("width", width), dataset_dict.get("height", height)
+    if stated != (width, height):
+        raise BadPair(
+            f"{path} is {_size(visible)} but its JSON says {stated[0]}x{stated[1]}: "
+            "write the true width and height there",
+            path,
+        )
+    return visible, infrared
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _decode(path: str, role: str) -> tuple[Image.Image, str]:
+    """The decoded image and what it holds, such as "4 channels, 8 bits (RGBA)"."""
+    try:
+        with PathManager.open(path, "rb") as file:
+            image = Image.open(file)
+            # Pillow opens 16-bit RGB as 8-bit RGB without a word; only the decoder's raw mode tells.
+            deep = image.mode in _GRAY_16_BIT or any(";16" in str(tile[3]) for tile in image.tile)
+            image.load()
+    except FileNotFoundError:
+        raise BadPair(f"{role} image {path} is missing: restore it or drop the pair", path) from None
+    except _UNREADABLE as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise BadPair(f"{role} image {path} cannot be read ({why}): fetch it again", path) from error
+    channels = len(image.getbands())
+    kind = f"{channels} channel{'s' * (channels > 1)}, {16 if deep else 8} bits ({image.mode})"
+    return _apply_exif_orientation(image), kind
+
+
+def _visible(path: str) -> np.ndarray:
+    image, kind = _decode(path, "visible")
+    if kind != "3 channels, 8 bits (RGB)":
+        hint = "; is it the infrared partner?" if len(image.getbands()) == 1 else ""
+        raise BadPair(f"visible image {path} has {kind}: save it as 8-bit RGB{hint}", path)
+    return np.asarray(image)
+
+
+def _infrared(path: str, ir_range: Sequence[float] | None) -> np.ndarray:
+    image, kind = _decode(path, "infrared")
+    array = np.asarray(image)
+    if image.mode in _GRAY_16_BIT:
+        array = _to_8_bit(array, ir_range)
+    elif kind not in ("1 channel, 8 bits (L)", "3 channels, 8 bits (RGB)"):
+        raise BadPair(f"infrared image {path} has {kind}: save it as gray, 8 or 16 bits, or 8-bit RGB", path)
+    return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
+
+
+def _to_8_bit(counts: np.ndarray, ir_range: Sequence[float] | None) -> np.ndarray:
+    low, high = np.percentile(counts, (1, 99)) if ir_range is None else ir_range
+    # A flat image has low == high: it becomes black, and white above.
+    scaled = (counts.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6))
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)

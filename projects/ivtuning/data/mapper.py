@@ -1,0 +1,148 @@
+"""From a dataset dict to what the model eats: both images in one geometric frame."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks
+
+from ..errors import UserError
+from .images import read_pair
+
+Photometric = Callable[[np.ndarray], np.ndarray]
+_PHOTOMETRIC_TRANSFORMS = (T.BlendTransform, T.ColorTransform)
+
+
+class PairedDatasetMapper:
+    """Reads a pair, moves both images and the annotations alike, then changes each image's pixels alone.
+
+    All draws come from numpy's, torch's and Python's global generators, so equal states give equal samples.
+    """
+
+    def __init__(
+        self,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation | T.Transform] = (),
+        photometric: Sequence[Photometric] = (),
+        photometric_ir: Sequence[Photometric] = (),
+        use_instance_mask: bool = False,
+        ir_range: Sequence[float] | None = None,
+    ):
+        """
+        Args:
+            is_train: keep the annotations, as `instances`.
+            augmentations: geometric; drawn once on the visible image and re-applied to all the rest.
+            photometric: callables (H,W,3) uint8 -> same for the visible image, after the geometry.
+            photometric_ir: the same for the infrared image, with draws of their own.
+            use_instance_mask: needs a segmentation (polygons or RLE) in every annotation; adds `gt_masks`
+                (BitMasks) and, after a crop, takes the boxes from the masks.
+            ir_range: raw counts (lo, hi) of 16-bit infrared, see :func:`.images.read_pair`.
+
+        Raises:
+            UserError: `ir_range` is not two increasing numbers.
+        """
+        if ir_range is not None and (len(ir_range) != 2 or not ir_range[0] < ir_range[1]):
+            raise UserError(f"ir_range={list(ir_range)}: give two increasing raw counts, such as (0, 16383)")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.photometric = list(photometric)
+        self.photometric_ir = list(photometric_ir)
+        self.use_instance_mask = use_instance_mask
+        self.ir_range = ir_range
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: one registered pair; it is not modified.
+
+        Returns:
+            dict: the same keys without `annotations`, and `image`, `image_ir` (3,H,W) uint8; in training
+            `instances` with `gt_boxes` (XYXY pixels of the augmented image), `gt_classes`, perhaps
+            `gt_masks` (N,H,W). `height` and `width` stay those of the file.
+
+        Raises:
+            BadPair: see :func:`.images.read_pair`.
+            UserError: a photometric transform among the geometric ones or the reverse; a missing
+                segmentation.
+        """
+        dataset_dict = copy.deepcopy(dataset_dict)
+        visible, infrared = read_pair(dataset_dict, self.ir_range)
+        dataset_dict.setdefault("height", visible.shape[0])
+        dataset_dict.setdefault("width", visible.shape[1])
+
+        seen = T.AugInput(visible)
+        transforms = self.augmentations(seen)
+        _check_geometric(transforms)
+        dataset_dict["image"] = _finish(seen.image, self.photometric)
+        dataset_dict["image_ir"] = _finish(transforms.apply_image(infrared), self.photometric_ir)
+
+        annotations = dataset_dict.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            dataset_dict["instances"] = self._instances(annotations, transforms, dataset_dict)
+        return dataset_dict
+
+    def _instances(self, annotations, transforms, dataset_dict):
+        shape = tuple(dataset_dict["image"].shape[1:])
+        annotations = [a for a in annotations if not a.get("iscrowd", 0)]
+        for annotation in annotations:
+            if self.use_instance_mask:
+                annotation["segmentation"] = _to_rle(annotation, dataset_dict)
+            else:
+                annotation.pop("segmentation", None)
+            detection_utils.transform_instance_annotations(annotation, transforms, shape)
+            if self.use_instance_mask:
+                # Padding may have written another label: newer FixedSizeCrop gives 255 by default.
+                annotation["segmentation"] = annotation["segmentation"] == 1
+        instances = detection_utils.annotations_to_instances(annotations, shape, mask_format="bitmask")
+        if self.use_instance_mask:
+            if not instances.has("gt_masks"):  # an image without objects
+                instances.gt_masks = BitMasks(torch.zeros(0, *shape, dtype=torch.bool))
+            if any(isinstance(t, T.CropTransform) for t in transforms.transforms):
+                instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return detection_utils.filter_empty_instances(instances)
+
+
+def _to_rle(annotation: dict, dataset_dict: dict) -> dict:
+    """The segmentation as one compressed RLE: a mask crops and rotates exactly, polygons need shapely."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        raise UserError(
+            f"an annotation of {dataset_dict['file_name']} has no segmentation: set use_instance_mask=False"
+        )
+    size = dataset_dict["height"], dataset_dict["width"]
+    if isinstance(segmentation, list):
+        return mask_util.merge(mask_util.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, *size)
+    return segmentation
+
+
+def _check_geometric(transforms: T.TransformList) -> None:
+    for transform in transforms.transforms:
+        if isinstance(transform, _PHOTOMETRIC_TRANSFORMS):
+            # It carries the visible image's statistics: on infrared it would be wrong without a word.
+            raise UserError(
+                f"augmentations yield {type(transform).__name__}, which changes pixel values: "
+                "move it to photometric or photometric_ir, augmentations are for geometry"
+            )
+
+
+def _finish(image: np.ndarray, photometric: list[Photometric]) -> torch.Tensor:
+    """Apply the pixel changes; (H,W,3) uint8 array -> (3,H,W) uint8 tensor."""
+    shape = image.shape
+    _check_pixels(image, shape, "augmentations")
+    for change in photometric:
+        image = change(image)
+        _check_pixels(image, shape, getattr(change, "__name__", type(change).__name__))
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _check_pixels(image: np.ndarray, shape: tuple, giver: str) -> None:
+    if image.dtype != np.uint8 or image.shape != shape:
+        raise UserError(f"{giver} gave an image {image.dtype} {image.shape}: it must be uint8 {shape}")
