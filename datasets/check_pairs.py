@@ -1,0 +1,48 @@
+"""Verify paired sets: files, sizes, channels, boxes, duplicates and the misalignment of the two modalities.
+
+Give a train and a validation set together to find images that are in both. Ends with exit code 1 where there
+are errors; warnings do not fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from options import run
+
+PARSER = argparse.ArgumentParser(
+    description=__doc__,
+    epilog="example:\n  python datasets/check_pairs.py m3fd_scene_train m3fd_scene_val --json",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+)
+PARSER.add_argument("sets", nargs="+", help="registered names (m3fd_scene_val, ...) or COCO JSON files")
+PARSER.add_argument(
+    "--image-root", type=Path, help="of JSON files that record none (default: two levels above)"
+)
+PARSER.add_argument("--sample", type=int, default=64, help="pairs per set to measure the misalignment of")
+PARSER.add_argument("--json", action="store_true", help="print one JSON object last")
+
+
+def main(argv=None) -> int:
+    args = PARSER.parse_args(argv)
+    from ivtuning.data.datasets import metadata
+    from ivtuning.data.verification import verify
+
+    sets = {}
+    for name in args.sets:
+        if name.endswith(".json"):
+            sets[name] = (name, args.image_root or Path(name).parent.parent)
+        else:
+            known = metadata(name)
+            sets[name] = (known.json_file, known.image_root)
+    report = verify(sets, args.sample)
+    print(report.text())
+    if args.json:
+        print(json.dumps(report.as_dict()))
+    return 1 if report.count("error") else 0
+
+
+if __name__ == "__main__":
+    run(PARSER, main)

@@ -1,0 +1,66 @@
+"""Turn paired images with VOC XML labels into COCO JSON; the defaults are the layout of LLVIP.
+
+Patterns are relative to --source; the * is the stem that visible image, infrared image and XML share,
+{part} the folder of the published split (train and test; test becomes val, the split is called default).
+"""
+
+from __future__ import annotations
+
+from options import prepare_parser, run
+
+EXAMPLE = r"""python datasets/prepare_voc_pairs.py --source /data/LLVIP
+  python datasets/prepare_voc_pairs.py --set flir --source /data/FLIR_aligned --classes person,car,bicycle \
+    --ignore dog --vis 'JPEGImages/*_RGB.jpg' --ir 'JPEGImages/*_PreviewData.jpeg' \
+    --xml 'Annotations/*_PreviewData.xml' --split default=train.txt,val.txt"""
+
+PARSER = prepare_parser(__doc__, EXAMPLE, "<set>")
+PARSER.add_argument("--set", default="llvip", help="name of the set (default llvip)")
+PARSER.add_argument("--vis", default="visible/{part}/*.jpg", help="visible images (default %(default)s)")
+PARSER.add_argument("--ir", default="infrared/{part}/*.jpg", help="infrared images (default %(default)s)")
+PARSER.add_argument("--xml", default="Annotations/*.xml", help="labels (default %(default)s)")
+PARSER.add_argument("--classes", default="person", help="class names in the wanted order, comma-separated")
+PARSER.add_argument("--ignore", default="", help="class names whose boxes are left out, comma-separated")
+PARSER.add_argument(
+    "--split", help="where there are no {part} folders: random, NAME=val.txt or NAME=train.txt,val.txt"
+)
+
+
+def main(argv=None) -> None:
+    args = PARSER.parse_args(argv)
+    from ivtuning.data import preparation as prep
+    from ivtuning.data.pairing import find_pairs, split_pairs
+    from ivtuning.errors import UserError
+
+    output = args.output or prep.data_root() / args.set
+    source = args.source or output
+    classes = args.classes.split(",")
+    patterns = (args.vis, args.ir, args.xml)
+    folders = {"train": "train", "val": "test"}
+    if "{part}" not in args.vis:
+        if not args.split:
+            raise UserError(f"--vis {args.vis!r} has no {{part}} folder: say how to divide with --split")
+        split, parts = split_pairs(find_pairs(source, *patterns), args.split)
+    elif args.split:
+        raise UserError(
+            f"--split {args.split} cannot divide the {{part}} folders of --vis {args.vis!r}: drop one"
+        )
+    else:
+        split = "default"
+        parts = {
+            part: find_pairs(source, *(p.replace("{part}", folder) for p in patterns))
+            for part, folder in folders.items()
+        }
+    prep.write_set(
+        parts,
+        classes,
+        lambda path, size: prep.read_voc(path, classes, filter(None, args.ignore.split(","))),
+        source=source,
+        output=output,
+        split=split,
+        description=f"{args.set} pairs with VOC labels",
+        dry_run=args.dry_run,
+    )
+
+
+if __name__ == "__main__":
+    run(PARSER, main)
