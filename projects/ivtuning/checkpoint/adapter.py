@@ -1,0 +1,232 @@
+"""Adapter files: what was trained on a frozen base, and nothing of the base.
+
+One safetensors file with two groups: "backbone/<name in the trunk>" (stem, tuner, and base parameters that
+trained) and "task/<name in the model>" (neck and heads), with what is needed to use it as JSON in its header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import detectron2
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .. import __version__
+from ..backbones.trunk import PLUGS, Trunk, find_trunk
+from ..errors import UserError
+from .files import atomic, local_path
+from .pretrained import copy_into, named_tensors
+from .report import first, sizes
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FORMAT = 1
+GROUPS = ("backbone", "task")
+
+
+def trained_tensors(trunk: Trunk) -> dict[str, Tensor]:
+    """Names (relative to the trunk) and tensors of its trained state.
+
+    That is all of stem and tuner, every base parameter that trains, and the buffers of base modules that hold
+    one.
+    """
+    selected = {id(p) for p in trunk.tuner.select(trunk)}
+
+    def trains(parameter: nn.Parameter) -> bool:
+        return parameter.requires_grad or id(parameter) in selected
+
+    def belongs(name: str, tensor: Tensor) -> bool:
+        if name.split(".")[0] in PLUGS:
+            return True
+        if isinstance(tensor, nn.Parameter):
+            return trains(tensor)
+        owner = trunk.get_submodule(name.rpartition(".")[0])
+        return any(trains(p) for p in owner.parameters(recurse=False))
+
+    return {n: t for n, t in named_tensors(trunk).items() if belongs(n, t)}
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """The model's tensors that an adapter file holds, by group; they share memory with the model's."""
+    model = getattr(model, "module", model)
+    place, trunk = find_trunk(model)
+    task = {n: t for n, t in named_tensors(model).items() if place and not n.startswith(f"{place}.")}
+    return {"backbone": trained_tensors(trunk), "task": task}
+
+
+@torch.no_grad()
+def fingerprint(trunk: Trunk) -> str:
+    """sha256, in hex, of the trunk's frozen base: names, shapes and up to 1,024 values of every tensor.
+
+    Values are compared in bfloat16, so that a trunk and its bfloat16 copy agree.
+    """
+    trained = trained_tensors(trunk)
+    frozen = {n: t for n, t in sorted(named_tensors(trunk).items()) if n not in trained}
+    digest = hashlib.sha256()
+    samples = []
+    for name, tensor in frozen.items():
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        step = max(1, -(-tensor.numel() // 1024))
+        samples.append(tensor.flatten()[::step].to(torch.bfloat16))
+    if samples:
+        # One transfer for all: a trunk on a GPU has hundreds of tensors.
+        digest.update(torch.cat(samples).cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_adapter(
+    model: nn.Module,
+    path: str | os.PathLike,
+    groups: Sequence[str] = GROUPS,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    config: DictConfig | None = None,
+) -> dict:
+    """Write the trained state of `model` to the safetensors file `path`, in one piece.
+
+    Call it on one process only.
+
+    Args:
+        groups: which of "backbone" and "task" to write.
+        dtype: of the parameters in the file, such as torch.bfloat16; None keeps theirs. Buffers keep theirs.
+        metadata: what else to note (dataset, split, metric); "base_weights" names the base's file, by default
+            the one that was last read into the trunk.
+        config: the run's config, to note the options of tuner and stem.
+
+    Returns:
+        The metadata written.
+
+    Raises:
+        UserError: an unknown group, a name that does not end in .safetensors, or a place that refuses files.
+    """
+    unknown = [g for g in groups if g not in GROUPS]
+    if unknown or not groups:
+        raise UserError(f"groups={list(groups)}: an adapter has the groups {' and '.join(GROUPS)}")
+    if Path(path).suffix != ".safetensors":
+        raise UserError(f"{path}: the name of an adapter file ends in .safetensors")
+    trunk = find_trunk(model)[1]
+    tensors = {}
+    for group, members in adapter_tensors(model).items():
+        if group in groups:
+            for name, tensor in members.items():
+                cast = dtype if isinstance(tensor, nn.Parameter) else None
+                tensors[f"{group}/{name}"] = tensor.detach().to("cpu", cast).contiguous()
+    user = dict(metadata or {})
+    base = user.pop("base_weights", None) or getattr(trunk, "base_file", None)
+    versions = {"ivtuning": __version__, "torch": torch.__version__, "detectron2": detectron2.__version__}
+    header = {
+        "format": FORMAT,
+        **{plug: _describe(trunk, plug, config) for plug in PLUGS},
+        "trunk": type(trunk).__name__,
+        "widths": [block.norm1.weight.numel() for block in trunk.blocks],
+        "groups": [g for g in GROUPS if g in groups],
+        "dtype": str(dtype).removeprefix("torch.") if dtype else None,
+        "fingerprint": fingerprint(trunk),
+        "base_weights": base,
+        "versions": versions,
+        "metadata": user,
+    }
+    data = save(tensors, {"ivtuning": json.dumps(header, default=str)})
+    with atomic(path) as temp, open(temp, "wb") as f:
+        f.write(data)
+    return header
+
+
+def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict:
+    """Put the adapter at `path` into `model`, whose base must be the one it was trained on.
+
+    Returns:
+        The file's metadata.
+
+    Raises:
+        UserError: not an adapter, another base, stem or tuner, missing keys or other shapes; the model is
+            then as it was.
+    """
+    model = getattr(model, "module", model)
+    place, trunk = find_trunk(model)
+    header, tensors = _read(path)
+    for plug in PLUGS:
+        theirs, ours = header[plug]["name"], type(getattr(trunk, plug)).__name__
+        if theirs != ours:
+            raise UserError(
+                f"{path}: made by {plug} {theirs}, not {ours}: set model.backbone.net.{plug}={theirs}"
+            )
+    theirs, ours = header["fingerprint"], fingerprint(trunk)
+    if theirs != ours:
+        needed = header["base_weights"] or "file unknown"
+        present = getattr(trunk, "base_file", None) or "no file read"
+        raise UserError(
+            f"{path}: trained on base {theirs[:12]} ({needed}), the model has {ours[:12]} ({present}): "
+            "load that base, into a trunk of the same depth, width and img_size"
+        )
+    own = adapter_tensors(model)
+    own = {f"{group}/{name}": t for group in header["groups"] for name, t in own[group].items()}
+    _check_tensors(path, tensors, own)
+    prefixes = {"backbone": f"{place}." if place else "", "task": ""}
+    parts = ((key.split("/", 1), tensor) for key, tensor in tensors.items())
+    copy_into(model, {prefixes[group] + name: tensor for (group, name), tensor in parts})
+    return header
+
+
+def read_metadata(path: str | os.PathLike) -> dict:
+    """The metadata of the adapter file `path`; see :func:`save_adapter`."""
+    return _read(path, tensors=False)[0]
+
+
+def group_sizes(path: str | os.PathLike) -> dict[str, int]:
+    """Bytes of tensors in each group of the adapter file `path`; a group that it lacks is not listed."""
+    header, tensors = _read(path)
+    sizes = dict.fromkeys(header["groups"], 0)
+    for name, tensor in tensors.items():
+        sizes[name.split("/")[0]] += tensor.nbytes
+    return sizes
+
+
+def _read(path: str | os.PathLike, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
+    file = local_path(path)
+    try:
+        with safe_open(file, "pt") as f:
+            header = json.loads((f.metadata() or {}).get("ivtuning", "null"))
+            names = f.keys() if header and tensors else ()
+            read = {name: f.get_tensor(name) for name in names}
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: truncated, damaged or no safetensors file: export it again") from error
+    if header is None:
+        raise UserError(f"{path}: not an adapter file: give full weights as --weights")
+    if header["format"] > FORMAT:
+        writer = header["versions"]["ivtuning"]
+        raise UserError(f"{path}: written by a newer ivtuning ({writer}): update this one")
+    return header, read
+
+
+def _check_tensors(path: str | os.PathLike, file: dict[str, Tensor], model: dict[str, Tensor]) -> None:
+    theirs = {n: sizes(t) for n, t in file.items()}
+    ours = {n: sizes(t) for n, t in model.items()}
+    odd = [n for n in [*ours, *(theirs.keys() - ours.keys())] if theirs.get(n) != ours.get(n)]
+    if odd:
+        some = first([f"{n}: file {theirs.get(n, 'none')}, model {ours.get(n, 'none')}" for n in odd], "; ")
+        raise UserError(
+            f"{path}: {len(odd)} tensors do not fit ({some}): build the model with the config of the adapter"
+        )
+
+
+def _describe(trunk: Trunk, plug: str, config: DictConfig | None) -> dict:
+    """The plug's class and, where the config tells, its options."""
+    described = {"name": type(getattr(trunk, plug)).__name__}
+    if config is not None:
+        from omegaconf import OmegaConf
+
+        node = OmegaConf.select(config, f"model.backbone.net.{plug}")
+        if node is not None:
+            options = OmegaConf.to_container(node, resolve=True)
+            described["options"] = {k: v for k, v in options.items() if k != "_target_"}
+    return described

@@ -1,0 +1,265 @@
+"""Pretrained weights: files of other projects and our own, matched to a model strictly and told in a report.
+
+A frozen trunk that was filled by halves trains without a complaint, so every base tensor must be found in the
+file, every key of the file must be known, and nothing is written before all of that is checked.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..backbones.trunk import PLUGS, Trunk, find_trunk
+from ..errors import UserError
+from .files import read_state
+from .report import LoadReport, brief, first, sizes
+
+# Keys of a trunk's file that a trunk may do without, by their first part: classifiers, MAE's decoder, SAM's
+# neck, the norm before a classifier, the class token itself where the trunk has none.
+_UNUSED = {"head", "head_dist", "fc_norm", "norm", "pre_logits", "mask_token", "neck", "cls_token"}
+_RENAMED = {"lin1": "fc1", "lin2": "fc2"}  # SAM's MLP
+# Parts of keys that tell of an architecture which the trunks here do not have.
+_FOREIGN = {
+    **dict.fromkeys(("ls1", "ls2", "gamma_1", "gamma_2"), "LayerScale"),
+    **dict.fromkeys(("q_norm", "k_norm"), "query-key normalisation"),
+    **dict.fromkeys(("reg_token", "register_tokens"), "register tokens"),
+    **dict.fromkeys(("norm_pre", "ln_pre"), "a norm before the blocks"),
+    **dict.fromkeys(("q_bias", "v_bias"), "BEiT's attention"),
+    **dict.fromkeys(("w12", "fc1_g"), "a gated MLP"),
+    "dist_token": "a distillation token",
+    "residual": "convolutions between the blocks",
+}
+_EMBED = "patch_embed.proj.weight"
+
+
+def load_pretrained(model: nn.Module, path: str | os.PathLike, strict: bool = False) -> LoadReport:
+    """Fill `model` from the file at `path` (see :func:`ivtuning.checkpoint.files.read_state`).
+
+    Understood are plain ViT weights (MAE, timm), SAM's image encoder, detectron2's ViTDet detectors, and our
+    own files of a trunk or a whole model. Base tensors of the trunk must all be there, but for relative
+    positions, which plain ViTs lack: zero, no bias. Position embeddings and tables are resized to fit.
+    Stem, tuner, neck and heads are filled as far as the file has them; heads of another shape stay as
+    initialised. A stem that the file did not fill is started from the base.
+
+    Args:
+        strict: demand that the whole model is filled, as evaluation needs it.
+
+    Raises:
+        UserError: the file does not fit; the model is then as it was.
+    """
+    model = getattr(model, "module", model)
+    place, trunk = find_trunk(model)
+    prefix = f"{place}." if place else ""
+    report = LoadReport(str(path))
+    state = read_state(path)
+    try:
+        inner, outer = _split(state, prefix)
+        plugs = {n: inner.pop(n) for n in list(inner) if n.split(".")[0] in PLUGS}
+        new = _base(trunk, inner, report) | _plugs(trunk, plugs)
+        new = {prefix + n: t for n, t in new.items()} | _outside(model, prefix, outer, report)
+        special = {prefix + n.split(":")[0] for n in report.missing + report.resized}
+        report.matched = [n for n in new if n not in special]
+        report.fresh = [n for n in named_tensors(model) if n not in new]
+        if strict:
+            _demand_all(report, any(n in outer for n in new))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    copy_into(model, new)
+    if not any(n.startswith("stem.") for n in plugs):
+        trunk.stem.base_loaded(trunk.patch_embed)
+    trunk.base_file = PurePath(str(path).partition("?")[0]).name
+    return report
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers of `module`; one that has several names has the first one here."""
+    kept = module.state_dict().keys()
+    tensors = dict(module.named_parameters())
+    tensors.update((n, b) for n, b in module.named_buffers() if n in kept)
+    return tensors
+
+
+@torch.no_grad()
+def copy_into(model: nn.Module, new: Mapping[str, Tensor]) -> None:
+    """Write `new` into the tensors of `model` of the same names, in their dtype and on their device."""
+    targets = model.state_dict()
+    for name, tensor in new.items():
+        targets[name].copy_(tensor)
+
+
+def _split(state: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Keys of the file's trunk, without the place it has there, and all others."""
+    places = [n.removesuffix(_EMBED) for n in state if n == _EMBED or n.endswith(f".{_EMBED}")]
+    if not places:
+        start = ", ".join(list(state)[:3])
+        if start.startswith(("backbone/", "task/")):
+            raise UserError("is an adapter: give it as the adapter (--adapter), and its base as the weights")
+        raise UserError(f"no vision transformer in it: no key {_EMBED}, the first keys are {start}")
+    if len(places) > 1 and prefix not in places:
+        raise UserError(f"holds several trunks, at {', '.join(map(repr, places))}: save one of them alone")
+    at = prefix if prefix in places else places[0]
+    inner = {n.removeprefix(at): t for n, t in state.items() if n.startswith(at)}
+    return inner, {n: t for n, t in state.items() if not n.startswith(at)}
+
+
+def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
+    """New values of the base; `file` loses other projects' names for the trunk's on the way."""
+    own = {n: t for n, t in trunk.state_dict().items() if n.split(".")[0] not in PLUGS}
+    for name in list(file):
+        file[".".join(_RENAMED.get(part, part) for part in name.split("."))] = file.pop(name)
+    _diagnose(type(trunk).__name__, own, file)
+    unknown = [n for n in file if n not in own and not _unused(n)]
+    has_tables = any(map(_is_table, file))
+    absent = [n for n in own if n not in file]
+    report.missing = [n for n in absent if _is_table(n) and not has_tables]
+    absent = [n for n in absent if n not in report.missing]
+    if unknown or absent:
+        what = []
+        if absent:
+            what.append(f"{len(absent)} tensors of the trunk are not in it ({first(absent)})")
+        if unknown:
+            what.append(f"{len(unknown)} of its keys are unknown to the trunk ({first(unknown)})")
+        hint = "take weights of this architecture"
+        if any(map(_is_table, unknown)):
+            hint = "it has relative positions, which ViTDet with use_rel_pos=True takes"
+        elif "cls_token" in absent:
+            hint = "set class_token=False"
+        elif "norm.weight" in absent:
+            hint = "set final_norm=False"
+        raise UserError(f"{' and '.join(what)}: {hint}")
+    new = {n: torch.zeros_like(own[n]) for n in report.missing}
+    wrong = []
+    for name in (n for n in own if n in file):
+        new[name], how = _fit(name, file[name], own[name])
+        if new[name].shape != own[name].shape:
+            wrong.append(f"{name}: {sizes(file[name])} in the file, {sizes(own[name])} in the trunk")
+        elif how:
+            report.resized.append(f"{name}: {how}")
+    if wrong:
+        raise UserError(f"{len(wrong)} tensors have other shapes than the trunk's: {first(wrong, '; ')}")
+    report.ignored += [n for n in file if n not in own]
+    return new
+
+
+def _plugs(trunk: Trunk, file: dict[str, Tensor]) -> dict[str, Tensor]:
+    """New values of stem and tuner: each one is the file's whole, or not in the file."""
+    own = trunk.state_dict()
+    for plug in PLUGS:
+        theirs = {n: t.shape for n, t in file.items() if n.split(".")[0] == plug}
+        ours = {n: t.shape for n, t in own.items() if n.split(".")[0] == plug}
+        if theirs and theirs != ours:
+            odd = sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n))
+            kind = type(getattr(trunk, plug)).__name__
+            raise UserError(
+                f"its {plug} is not the model's {kind} ({len(odd)} tensors differ: {first(odd)}): build the "
+                f"model with the {plug} of the file, or give a file without one"
+            )
+    return dict(file)
+
+
+def _outside(model: nn.Module, prefix: str, file: dict[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
+    """New values of neck and heads. A layer of which any tensor has another shape is left out whole."""
+    own = {n: t for n, t in model.state_dict().items() if not n.startswith(prefix)}
+    odd = [n for n in own if n in file and own[n].shape != file[n].shape]
+    layers = {n.rpartition(".")[0] for n in odd}
+    report.reshaped = [f"{n}: {sizes(file[n])} in the file, {sizes(own[n])} in the model" for n in odd]
+    report.ignored += [n for n in file if n not in own]
+    return {n: t for n, t in file.items() if n in own and n.rpartition(".")[0] not in layers}
+
+
+def _demand_all(report: LoadReport, has_heads: bool) -> None:
+    empty = report.fresh + report.missing
+    if not empty:
+        return
+    if report.reshaped:
+        raise UserError(f"made for another model or set of classes: {first(report.reshaped, '; ')}")
+    if not has_heads:
+        raise UserError(
+            f"holds only a trunk: {brief(empty)} would be random; give a checkpoint of the whole model, or "
+            "its adapter as well (--adapter)"
+        )
+    raise UserError(f"leaves {len(empty)} tensors of the model unfilled: {first(empty)}")
+
+
+def _diagnose(kind: str, own: dict[str, Tensor], file: dict[str, Tensor]) -> None:
+    """Name the one reason behind a mismatch of many keys, where there is one; `kind` is the trunk's."""
+    if _is_swin(file) and not _is_swin(own):
+        raise UserError(f"is a Swin checkpoint, the trunk is {kind} (first keys {first(list(file))})")
+    for name in file:
+        for part in name.split("."):
+            if part in _FOREIGN and name not in own and not _unused(name):
+                raise UserError(f"has {_FOREIGN[part]} ({name}), which {kind} lacks: take weights without")
+    depths = _depth(file), _depth(own)
+    if depths[0] != depths[1]:
+        raise UserError(
+            f"has {depths[0]} blocks, the trunk {depths[1]}: set depth={depths[0]} or take others"
+        )
+    theirs, ours = file[_EMBED].shape, own[_EMBED].shape
+    if len(theirs) == 4 and theirs[2:] != ours[2:]:
+        raise UserError(f"has patches of {theirs[2]} px, the trunk of {ours[2]}: they are not resized")
+    if theirs[0] != ours[0]:
+        raise UserError(f"is {theirs[0]} wide, the trunk {ours[0]}: set embed_dim={theirs[0]} or take others")
+
+
+def _is_swin(names: Iterable[str]) -> bool:
+    return any(n.endswith("relative_position_bias_table") and n.startswith("layers") for n in names)
+
+
+def _depth(names: Iterable[str]) -> int:
+    parts = (n.split(".") for n in names)
+    return 1 + max((int(p[1]) for p in parts if p[0] == "blocks" and p[1].isdecimal()), default=-1)
+
+
+def _unused(name: str) -> bool:
+    part = name.split(".")[0]
+    return part in _UNUSED or part.startswith("decoder")
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith((".rel_pos_h", ".rel_pos_w"))
+
+
+def _fit(name: str, tensor: Tensor, target: Tensor) -> tuple[Tensor, str]:
+    """`tensor` resized to `target`'s shape where that makes sense for `name`, and how in words."""
+    if name == "pos_embed" and tensor.dim() in (3, 4) and tensor.shape != target.shape:
+        return _fit_positions(tensor.float(), target)
+    if _is_table(name) and tensor.shape[1:] == target.shape[1:] and len(tensor) != len(target):
+        resized = F.interpolate(tensor.float().T[None], size=len(target), mode="linear")[0].T
+        return resized, f"{len(tensor)} -> {len(target)}"
+    return tensor, ""
+
+
+def _fit_positions(tensor: Tensor, target: Tensor) -> tuple[Tensor, str]:
+    """Position embedding (1, [1 +] H * W, C) or (1, H, W, C) -> `target`'s grid and slot."""
+    if tensor.dim() == 4:
+        slot, grid = tensor[:, :0, 0], tensor
+    else:
+        slot, grid = _grid(tensor)
+    own_slot, own_grid = _grid(target)
+    how = []
+    if grid.shape[1:3] != own_grid.shape[1:3]:
+        how.append("{}x{} -> {}x{}".format(*grid.shape[1:3], *own_grid.shape[1:3]))
+        size = own_grid.shape[1:3]
+        grid = F.interpolate(grid.permute(0, 3, 1, 2), size=size, mode="bicubic").permute(0, 2, 3, 1)
+    if slot.shape[1] != own_slot.shape[1]:
+        how.append("cls slot dropped" if slot.shape[1] else "cls slot added, zero")
+        slot = slot[:, :0] if slot.shape[1] else torch.zeros_like(grid[:, 0, :1])
+    return torch.cat([slot, grid.flatten(1, 2)], 1), ", ".join(how)
+
+
+def _grid(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """(1, N, C) -> cls slot (1, 0 or 1, C) and square grid (1, s, s, C)."""
+    side = math.isqrt(positions.shape[1])
+    extra = positions.shape[1] - side * side
+    if extra > 1:
+        raise UserError(
+            f"pos_embed has {positions.shape[1]} entries: not a square grid with at most one cls slot "
+            "(oblong grids, distillation and register tokens are not supported)"
+        )
+    return positions[:, :extra], positions[:, extra:].unflatten(1, (side, side))

@@ -1,0 +1,53 @@
+"""What loading did, told to people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tabulate import tabulate
+from torch import Tensor
+
+
+@dataclass
+class LoadReport:
+    """What became of every key of the file and every tensor of the model; printing it gives a table."""
+
+    path: str
+    matched: list[str] = field(default_factory=list)  # filled as they are in the file
+    resized: list[str] = field(default_factory=list)  # "name: how"
+    missing: list[str] = field(default_factory=list)  # absent in the file and allowed to be: set to zero
+    reshaped: list[str] = field(default_factory=list)  # "name: shapes"; of another shape, left as initialised
+    fresh: list[str] = field(default_factory=list)  # every tensor of the model that the file did not fill
+    ignored: list[str] = field(default_factory=list)  # keys of the file that the model has no use for
+
+    def __str__(self) -> str:
+        rows = [
+            ("filled", self.matched),
+            ("filled, resized", self.resized),
+            ("not in the file, zero", self.missing),
+            ("not filled, as initialised", self.fresh),
+            ("of another shape", self.reshaped),
+            ("of no use here", self.ignored),
+        ]
+        table = [(what, len(names), brief(names)) for what, names in rows if names]
+        return f"weights of {self.path}\n" + tabulate(table, ("", "tensors", "names"), tablefmt="simple")
+
+
+def sizes(tensor: Tensor) -> str:
+    """The tensor's shape, such as 768x768."""
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def first(names: list[str], separator: str = ", ") -> str:
+    """The first three names."""
+    return separator.join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def brief(names: list[str]) -> str:
+    """Up to three names, or how many there are of each family."""
+    if len(names) <= 3:
+        return ", ".join(names)
+    families = Counter(".".join(n.split(":")[0].split(".")[:-1][:3]) or n.split(":")[0] for n in names)
+    parts = [f"{name} ({count})" for name, count in families.items()]
+    return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

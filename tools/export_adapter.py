@@ -1,0 +1,76 @@
+#!/usr/bin/env python
+"""Write what was trained, and nothing of the frozen base, to an adapter file."""
+
+from __future__ import annotations
+
+import json
+
+from ivtuning.config import load_config, tool_parser
+from ivtuning.errors import UserError, run_tool
+
+EXAMPLE = """\
+  tools/export_adapter.py --config-file configs/synthetic/ivtuning.py \\
+      --weights output/synthetic/ivtuning/model_best.pth --output iv.safetensors --dtype bf16 --note AP=41.2
+"""
+
+
+def main(argv):
+    parser = tool_parser(__doc__, EXAMPLE)
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of the whole model")
+    parser.add_argument("--output", required=True, metavar="FILE", help="file to write, *.safetensors")
+    parser.add_argument(
+        "--only", choices=("backbone", "task"), help="one group: stem and tuner, or neck and heads"
+    )
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), help="of parameters; default: as trained")
+    parser.add_argument(
+        "--note",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for the metadata, repeatable",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, last")
+    args = parser.parse_args(argv)
+    notes = dict(note.partition("=")[::2] for note in args.note)
+    if not all(notes) or any("=" not in note for note in args.note):
+        raise UserError("--note takes KEY=VALUE, e.g. --note AP=41.2")
+    cfg = load_config(args.config_file, args.overrides)
+
+    import os
+
+    import torch
+    from detectron2.config import instantiate
+    from omegaconf import OmegaConf
+
+    from ivtuning.checkpoint import load_weights, save_adapter
+    from ivtuning.checkpoint.adapter import GROUPS, group_sizes
+
+    model = instantiate(cfg.model)
+    load_weights(model, args.weights)
+    base = OmegaConf.select(cfg, "train.init_checkpoint", default="")
+    metadata = {
+        "dataset": OmegaConf.select(cfg, "dataloader.train.dataset.names"),
+        "base_weights": os.path.basename(base.partition("?")[0]),
+        **notes,
+    }
+    header = save_adapter(
+        model,
+        args.output,
+        groups=(args.only,) if args.only else GROUPS,
+        dtype={"fp32": torch.float32, "bf16": torch.bfloat16, None: None}[args.dtype],
+        metadata=metadata,
+        config=cfg,
+    )
+    megabytes = {group: size / 1e6 for group, size in group_sizes(args.output).items()}
+    if args.json:
+        print(json.dumps({"output": args.output, "megabytes": megabytes, **header}, default=str))
+        return
+    print(
+        f"{args.output}: {os.path.getsize(args.output) / 1e6:.2f} MB on the base {header['fingerprint'][:12]}"
+    )
+    for group, size in megabytes.items():
+        print(f"  {group:9}{size:9.2f} MB")
+
+
+if __name__ == "__main__":
+    run_tool(main)
