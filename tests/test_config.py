@@ -1,0 +1,278 @@
+"""Config files and overrides: what is accepted, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from ivtuning import config
+from ivtuning.config import load_config, tool_parser
+from ivtuning.errors import UserError, run_tool
+
+CONFIG = """
+import functools
+from dataclasses import dataclass
+import torch
+from detectron2.config import LazyCall as L, configurable
+from detectron2.solver import LRMultiplier
+from omegaconf import OmegaConf
+
+class Base(torch.nn.Module):
+    def __init__(self, depth=12, drop_path=0.0):
+        super().__init__()
+
+class Net(Base):
+    def __init__(self, dim, tuner=None, stem=None, **kwargs):
+        super().__init__(**kwargs)
+
+class Bare(torch.nn.Module):
+    pass
+
+class Model(torch.nn.Module):
+    @configurable
+    def __init__(self, *, backbone, pixel_mean=(0.0,)):
+        super().__init__()
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {}
+
+def plain(x, y=1):
+    return x
+
+@functools.wraps(plain)
+def wrapped(*args, **kwargs):
+    return plain(*args, **kwargs)
+
+def forwards(x, **kwargs):
+    return plain(x, **kwargs)
+
+@dataclass
+class Typed:
+    size: int = 3
+
+class Old:
+    def __init__(self, hidden_dim=8, keep=1):
+        pass
+
+model = L(Model)(backbone=L(Base)(), pixel_mean=[1.0, 2.0])
+model.backbone = dict(net=L(Net)(dim=64, tuner=L(Old)(hidden_dim=4, keep=7), stem=L(Old)(keep=7)))
+train = dict(max_iter=100, init_checkpoint="", output_dir="./output")
+train.update(ddp=dict(broadcast=False), seed=None, must="???")
+dataloader = dict(train=L(wrapped)(x=1), test=[L(plain)(x=1), L(plain)(x=2)], evaluator=L(forwards)(x=1))
+optimizer = L(torch.optim.AdamW)(lr=1e-4)
+bare = L(Bare)()
+typed = OmegaConf.structured(Typed)
+"""
+
+
+class Mona:
+    def __init__(self, bottleneck_dim: int = 64, hidden_dim: int = 8):
+        self.bottleneck_dim = bottleneck_dim
+
+
+class SumStem:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def tables(monkeypatch):
+    table = {"tuner": {"Mona": Mona, "Frozen": SumStem}, "stem": {"SumStem": SumStem}}
+    monkeypatch.setattr(config, "_node_table", table.__getitem__)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("configs") / "experiment.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def message(file, *overrides):
+    with pytest.raises(UserError) as caught:
+        load_config(file, overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_overrides_apply_in_order(file):
+    cfg = load_config(
+        file, ["train.max_iter=5", "train.max_iter=7", "model.pixel_mean=[1,2,3]", "optimizer.lr=1e-3"]
+    )
+    assert cfg.train.max_iter == 7
+    assert cfg.model.pixel_mean == [1, 2, 3]
+    assert cfg.optimizer.lr == 1e-3
+    assert load_config(file).train.max_iter == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("~/x.pth", "~/x.pth"),
+        ("detectron2://a/b.pkl?c=d", "detectron2://a/b.pkl?c=d"),
+        ("https://h/f?x=True", "https://h/f?x=True"),
+        ("a=b", "a=b"),
+        ("C:\\x\\'y'.pth", "C:\\x\\'y'.pth"),
+        ("", ""),
+        ("null", None),
+        ("true", True),
+        ("'12'", "12"),
+        ("two words", "two words"),
+    ],
+)
+def test_values(file, text, value):
+    assert load_config(file, [f"train.init_checkpoint={text}"]).train.init_checkpoint == value
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.backbone.net.drop_path",  # a parameter of the base class, reached through **kwargs
+        "dataloader.train.y",  # of the function below functools.wraps
+        "dataloader.test.1.y",  # within a list
+        "dataloader.evaluator.anything",  # **kwargs of a function lead out of sight
+        "optimizer.weight_decay",
+        "model.backbone.net.depth",
+        "train.must",  # in the config, though without a value
+    ],
+)
+def test_known_keys(file, key):
+    from omegaconf import OmegaConf
+
+    assert OmegaConf.select(load_config(file, [f"{key}=3"]), key) == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.max_itr=7", ["train has no 'max_itr'", "'max_iter'"]),
+        ("model.backbone.net.tunr.x=1", ["model.backbone.net (Net) has no 'tunr'", "'tuner'"]),
+        ("model.backbone.net.drop_pth=0.1", ["'drop_path'"]),
+        ("model.pixel_meen=[1]", ["model (Model)", "'pixel_mean'"]),  # below @configurable
+        ("dataloader.train.z=1", ["dataloader.train", "it has x, y"]),
+        ("optimizer.lrr=1", ["AdamW", "'lr'"]),
+        ("optimiser.lr=1", ["'optimizer'"]),
+        ("tuner=Mona", ["did you mean 'model.backbone.net.tuner'?"]),
+        ("max_iter=3", ["did you mean 'train.max_iter'?"]),
+        ("bare.x=1", ["bare (Bare) has no 'x'"]),
+        ("train.ddp.zzz=1", ["it has broadcast"]),
+        ("train.max_iter.x=1", ["train.max_iter is 100, not a group"]),
+        ("train.seed.x=1", ["train.seed is None, not a group"]),
+        ("dataloader.test.2.y=1", ["list of 2"]),
+        ("optimizer.betas.first=1", ["optimizer has no 'betas' yet"]),
+        ("model.backbone.net.tuner={hiden_dim: 3}", ["'hidden_dim'"]),  # keys within a dict are checked too
+        ("optimizer._target_=torch.optim.SDG", ["'torch.optim.SDG'"]),
+        ("typed.size=abc", ["typed.size", "abc"]),  # OmegaConf's own complaint
+        ("train.output_dir=${nowhere", ["train.output_dir"]),
+        ("train.max_iter", ["not key=value", "train.max_iter=100"]),
+        ("~train.max_iter=1", ["not key=value"]),
+        ("train..max_iter=1", ["not key=value"]),
+        ("model.pixel_mean=[1,2", ["close every bracket"]),
+        ("train.output_dir='a", ["close every bracket and quote"]),
+        ("model.pixel_mean=1,2", ["model.pixel_mean=[a,b]"]),
+    ],
+)
+def test_refused(file, override, words):
+    text = message(file, override)
+    assert override in text
+    for word in words:
+        assert word in text
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_tuner_is_replaced_whole_before_the_rest(file, reverse):
+    overrides = ["model.backbone.net.tuner=Mona", "model.backbone.net.tuner.bottleneck_dim=16"]
+    cfg = load_config(file, overrides[::-1] if reverse else overrides)
+    assert dict(cfg.model.backbone.net.tuner) == {"_target_": Mona, "bottleneck_dim": 16}
+    from detectron2.config import instantiate
+
+    assert instantiate(cfg.model.backbone.net.tuner).bottleneck_dim == 16
+
+
+def test_stem_is_replaced_and_keys_of_the_old_one_are_gone(file):
+    cfg = load_config(file, ["model.backbone.net.stem=SumStem"])
+    assert dict(cfg.model.backbone.net.stem) == {"_target_": SumStem}
+    assert "has no 'keep'" in message(
+        file, "model.backbone.net.stem=SumStem", "model.backbone.net.stem.keep=1"
+    )
+
+
+def test_unknown_names(file):
+    assert "'Mona'" in message(file, "model.backbone.net.tuner=mona")
+    assert "it has SumStem" in message(file, "model.backbone.net.stem=Prompt")
+    assert "'net'" in message(file, "model.backbone.nett.tuner=Mona")
+
+
+def test_changed_target_brings_its_own_keys(file):
+    cfg = load_config(file, ["optimizer._target_=torch.optim.SGD", "optimizer.momentum=0.9"])
+    assert cfg.optimizer.momentum == 0.9
+    assert "'momentum'" in message(file, "optimizer.momentum=0.9")
+
+
+def test_missing_file_names_its_neighbours(tmp_path, monkeypatch):
+    root = tmp_path / "configs"
+    for name in (
+        "M3FD/vitdet_ivtuning_b.py",
+        "MSRS/vitdet_ivtuning_b.py",
+        "common/models.py",
+        "M3FD/full_b.py",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).with_suffix(".py").write_text("")
+    monkeypatch.setattr(config, "_CONFIGS", root)
+    text = message("configs/M3FD/vitdet_ivtunning_b.py")
+    assert "nearest are configs/M3FD/vitdet_ivtuning_b.py, configs/MSRS/vitdet_ivtuning_b.py" in text
+    assert "nearest are configs/M3FD/full_b.py" in message("full_b.py")
+    monkeypatch.setattr(config, "_CONFIGS", tmp_path / "nowhere")
+    assert message("x.py") == "no config file 'x.py'"
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "bad.py").write_text("train = dict(\n    a=1,\n    b=)\n")
+    assert "Line 3" in message(str(tmp_path / "bad.py"))
+    (tmp_path / "bad.txt").write_text("")
+    assert "neither .py nor .yaml" in message(str(tmp_path / "bad.txt"))
+
+
+def test_parser_takes_flags_between_overrides():
+    parser = tool_parser("Train.", "train_net.py --config-file x.py train.max_iter=5")
+    parser.add_argument("--resume", action="store_true")
+    for argv in (
+        ["--config-file", "x.py", "a.b=1", "--resume", "c.d=~/e"],
+        ["a.b=1", "c.d=~/e", "--resume", "--config-file", "x.py"],
+    ):
+        args = parser.parse_args(argv)
+        assert (args.config_file, args.resume, args.overrides) == ("x.py", True, ["a.b=1", "c.d=~/e"])
+    assert parser.parse_args(["--config-file", "x.py"]).overrides == []
+    assert tool_parser("Draw.", "x", config_required=False).parse_args(["a.b=1"]).config_file is None
+    assert "example:\n  train_net.py --config-file x.py" in parser.format_help()
+
+
+@pytest.mark.parametrize("argv", [[], ["--config-file", "x.py", "--resum"]])
+def test_wrong_command_line_is_one_line(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_tool(tool_parser("Train.", "x").parse_args, argv)
+    assert caught.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert lines[0].endswith("--help")
+
+
+def test_import_is_cheap():
+    """Whatever `import ivtuning` costs, this module adds nothing heavy to it."""
+    heavy = "torch", "omegaconf", "hydra", "detectron2.config"
+    code = f"""
+        import sys, ivtuning
+        before = set(sys.modules)
+        import ivtuning.config
+        print(*[m for m in {heavy} if m in set(sys.modules) - before])
+    """
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.split() == []
