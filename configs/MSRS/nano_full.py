@@ -1,0 +1,12 @@
+"""Full fine-tuning of the demo's tiny trunk on MSRS, on the sum of two patch embeddings."""
+
+from detectron2.config import LazyCall as L
+
+from ivtuning.backbones.stems import SumStem
+from ivtuning.tuning import Full
+
+from .nano_ivtuning import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.net.stem = L(SumStem)()
+model.backbone.net.tuner = L(Full)()
+train.output_dir = "output/MSRS/nano_full"

@@ -1,0 +1,12 @@
+"""The demo's tiny trunk, frozen, on MSRS's visible images alone."""
+
+from detectron2.config import LazyCall as L
+
+from ivtuning.backbones.stems import VisibleOnly
+from ivtuning.tuning import Frozen
+
+from .nano_ivtuning import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.net.stem = L(VisibleOnly)()
+model.backbone.net.tuner = L(Frozen)()
+train.output_dir = "output/MSRS/nano_visible"

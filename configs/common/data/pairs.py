@@ -1,0 +1,35 @@
+"""Loaders of paired detection data. An experiment sets the names and the augmentations."""
+
+import detectron2.data.transforms as T
+from detectron2.config import LazyCall as L
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+
+from ivtuning.data.datasets import training_dicts
+from ivtuning.data.loader import build_train_loader
+from ivtuning.data.mapper import PairedDatasetMapper
+from ivtuning.evaluation.coco import PairCOCOEvaluator
+
+# "stop" names the first pair that cannot be read and ends the run; "skip" counts and reports.
+data = dict(on_bad_pair="stop")
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(training_dicts)(names="???"),
+        mapper=L(PairedDatasetMapper)(
+            is_train=True,
+            augmentations=[L(T.RandomFlip)(horizontal=True)],
+            photometric=[],
+            photometric_ir=[],
+        ),
+        total_batch_size=16,
+        num_workers=4,
+        seed="${train.seed}",
+        on_bad_pair="${data.on_bad_pair}",
+    ),
+    test=L(build_detection_test_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="???", filter_empty=False),
+        mapper=L(PairedDatasetMapper)(is_train=False, augmentations=[]),
+        num_workers=4,
+    ),
+    evaluator=L(PairCOCOEvaluator)(dataset_name="${..test.dataset.names}"),
+)

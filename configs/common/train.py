@@ -1,0 +1,20 @@
+"""How a run is carried out; every key is read by ivtuning.engine.run."""
+
+train = dict(
+    output_dir="./output",
+    # Base weights: a trunk, or a whole detector whose class layers may differ.
+    init_checkpoint="",
+    max_iter=1000,
+    seed=0,
+    device="auto",
+    precision="fp32",  # "bf16" (CUDA or CPU) or "fp16" (CUDA)
+    accumulate=1,  # batches per optimizer step
+    clip_norm=0.0,  # largest gradient norm, 0 = no clipping
+    ema_decay=0.0,  # e.g. 0.999; 0 = no averaging
+    eval_period=0,  # iterations, 0 = at the end only
+    best_metric="bbox/AP",  # decides model_best.pth; "" = none is kept
+    log_period=20,
+    checkpointer=dict(period=1000, max_to_keep=2),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False),
+    cudnn_benchmark=False,
+)

@@ -1,0 +1,12 @@
+"""Full fine-tuning on the two summed patch embeddings."""
+
+from detectron2.config import LazyCall as L
+
+from ivtuning.backbones.stems import SumStem
+from ivtuning.tuning import Full
+
+from .ivtuning import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.net.stem = L(SumStem)()
+model.backbone.net.tuner = L(Full)()
+train.output_dir = "output/synthetic/full"

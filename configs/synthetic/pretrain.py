@@ -1,0 +1,14 @@
+"""Makes the pretrained trunk: everything trains, from scratch, on visible images only."""
+
+from detectron2.config import LazyCall as L
+
+from ivtuning.backbones.stems import VisibleOnly
+from ivtuning.tuning import Full
+
+from .ivtuning import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.net.stem = L(VisibleOnly)()
+model.backbone.net.tuner = L(Full)()
+train.output_dir = "output/synthetic/pretrain"
+train.init_checkpoint = ""
+train.max_iter = 400

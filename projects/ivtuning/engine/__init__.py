@@ -1,0 +1,1 @@
+"""Training: optimizer groups, the trainer, hooks, the parameter report, and the run from a config."""

@@ -1,0 +1,130 @@
+"""Hooks that detectron2 lacks: EMA, a best checkpoint that survives resume, a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import nn
+
+from ..progress import track
+
+
+class EMA(HookBase):
+    """Exponential moving average of the trained parameters.
+
+    ``average <- decay * average + (1 - decay) * weight`` after every step. Only trained parameters are kept
+    twice; buffers follow the model.
+
+    Args:
+        model: the model, before or after wrapping in DDP.
+        decay: in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        model = getattr(model, "module", model)
+        self.decay = decay
+        self.live = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.average = {n: p.detach().clone() for n, p in self.live.items()}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        torch._foreach_lerp_(
+            list(self.average.values()), [p.detach() for p in self.live.values()], 1 - self.decay
+        )
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model carries the averaged weights inside this context."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.live.items():
+            held = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name] = held
+
+    def state_dict(self) -> dict:
+        return {"average": self.average}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        for name, value in state["average"].items():
+            self.average[name].copy_(value)
+
+
+class BestCheckpoint(HookBase):
+    """Save "model_best" whenever `metric` improves; the best value is part of the trainer's state.
+
+    List it after the evaluation hook and before the periodic checkpointer.
+
+    Args:
+        checkpointer: writes the file.
+        metric: name in the event storage, such as "bbox/AP". Larger is better; NaN is ignored.
+        period: iterations between evaluations, 0 = only after training.
+        ema: the average to save instead of the live weights, where there is one.
+    """
+
+    def __init__(self, checkpointer, metric: str, period: int, ema: EMA | None = None):
+        self.checkpointer, self.metric, self.period, self.ema = checkpointer, metric, period, ema
+        self.best: float | None = None
+        self.best_iteration: int | None = None
+
+    def _check(self) -> None:
+        latest = self.trainer.storage.latest().get(self.metric)
+        # A metric of an older evaluation is not news.
+        if latest is None or latest[1] != self.trainer.iter or not math.isfinite(latest[0]):
+            return
+        value = float(latest[0])
+        if self.best is None or value > self.best:
+            self.best, self.best_iteration = value, int(self.trainer.iter)
+            with self.ema.applied() if self.ema else contextlib.nullcontext():
+                self.checkpointer.save_model("model_best", iteration=self.best_iteration, metric=value)
+            logging.getLogger(__name__).info("best %s so far: %.4f", self.metric, value)
+
+    def after_step(self) -> None:
+        following = self.trainer.iter + 1
+        if self.period > 0 and following % self.period == 0 and following != self.trainer.max_iter:
+            self._check()
+
+    def after_train(self) -> None:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._check()
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "best_iteration": self.best_iteration}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.best_iteration = state["best"], state["best_iteration"]
+
+
+class ProgressBar(HookBase):
+    """A bar with ETA and the current loss, on the main process."""
+
+    def __init__(self, label: str):
+        self.label = label
+
+    def before_train(self) -> None:
+        if comm.is_main_process():
+            self.bar = track((), self.label, total=self.trainer.max_iter)
+            self.bar.update(self.trainer.start_iter)
+
+    def after_step(self) -> None:
+        if comm.is_main_process():
+            history = self.trainer.storage.history("total_loss")
+            self.bar.set_postfix_str(f"loss {history.median(20):.3f}", refresh=False)
+            self.bar.update()
+
+    def after_train(self) -> None:
+        if comm.is_main_process():
+            self.bar.close()

@@ -1,0 +1,158 @@
+"""From a config to a trained and evaluated model: what `tools/train_net.py` and `make demo` run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import default_setup, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+from torch import nn
+
+from .. import compat
+from ..checkpoint import load_weights
+from ..checkpoint.checkpointer import Checkpointer
+from ..errors import UserError
+from ..progress import track
+from .hooks import EMA, BestCheckpoint, ProgressBar
+from .report import count_parameters, parameter_table
+from .trainer import Trainer
+
+logger = logging.getLogger("ivtuning")
+
+
+def setup(cfg: DictConfig, args) -> None:
+    """Join the process group, set up logs and seeds, write config.yaml into `train.output_dir`.
+
+    `args` has `config_file` and `eval_only`.
+    """
+    compat.init_distributed()
+    default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="ivtuning")
+    # A mendable error ends with one line; detectron2's loop would log its whole stack before that.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], UserError))
+    )
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model of `cfg`, on `train.device` ("auto": CUDA where there is one)."""
+    device = cfg.train.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return instantiate(cfg.model).to(device)
+
+
+def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.Module:
+    """The model of `cfg`, filled by a full checkpoint, or by base weights and an adapter file."""
+    model = build_model(cfg)
+    load_weights(model, weights, adapter)
+    return model
+
+
+def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
+    """Run `dataloader.evaluator` over `dataloader.test`; nested results, {} on other ranks than 0."""
+    loader = track(instantiate(cfg.dataloader.test), "evaluating")
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results or {}
+
+
+def evaluate_checkpoint(cfg: DictConfig, weights: str, adapter: str | None = None) -> dict:
+    """Evaluate a full checkpoint, or base weights with an adapter file."""
+    if not weights:
+        raise UserError(
+            "there is nothing to evaluate: give --weights (and --adapter), or train.init_checkpoint=FILE"
+        )
+    return evaluate(cfg, compat.wrap_ddp(load_model(cfg, weights, adapter)))
+
+
+def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) -> dict:
+    """Train the model of `cfg` and evaluate it.
+
+    Args:
+        resume: go on from the last checkpoint in `train.output_dir`, where there is one.
+        progress: label of a progress bar to show instead of detectron2's log lines.
+
+    Returns:
+        The nested results of the last evaluation.
+    """
+    options = cfg.train
+    model = build_model(cfg)
+    checkpointer = Checkpointer(model, options.output_dir)
+    resume = resume and checkpointer.has_checkpoint()
+    if options.init_checkpoint and not resume:
+        logger.info("%s", load_weights(model, options.init_checkpoint, strict=False))
+    if not (options.init_checkpoint or resume) and count_parameters(model)["groups"]["trunk"]["trained"] == 0:
+        logger.warning("train.init_checkpoint is empty: the frozen trunk is RANDOM")
+    logger.info("parameters\n%s", parameter_table(count_parameters(model)))
+
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    # A batch's position in the stream is all that the loader needs to go on where it stopped.
+    trainer = Trainer(
+        compat.wrap_ddp(model, **options.ddp),
+        _LazyLoader(lambda: instantiate(cfg.dataloader.train)),
+        optimizer,
+        precision=options.precision,
+        accumulate=options.accumulate,
+        clip_norm=options.clip_norm,
+        seed=options.seed,
+    )
+    ema = EMA(model, options.ema_decay) if options.ema_decay else None
+    checkpointer.add_checkpointable("trainer", trainer)
+    results: dict = {}
+    trainer.register_hooks(_hooks(cfg, trainer, checkpointer, ema, optimizer, results, progress))
+
+    start = 0
+    if resume:
+        checkpointer.resume_or_load("", resume=True)
+        start = trainer.iter + 1
+    cfg.dataloader.train.start = start * options.accumulate
+    trainer.train(start, options.max_iter)
+    return results
+
+
+class _LazyLoader:
+    """Builds the loader when the first batch is asked for: a resumed run knows its start only then."""
+
+    def __init__(self, build: Callable):
+        self.build = build
+
+    def __iter__(self):
+        yield from self.build()
+
+
+def _hooks(cfg, trainer, checkpointer, ema, optimizer, results: dict, progress: str | None) -> list:
+    options = cfg.train
+
+    def evaluation() -> dict:
+        with ema.applied() if ema else contextlib.nullcontext():
+            results.clear()
+            results.update(evaluate(cfg, trainer.model))
+        return results
+
+    scheduler = LRMultiplier(optimizer, instantiate(cfg.lr_multiplier), options.max_iter)
+    period = options.eval_period
+    writers = default_writers(options.output_dir, options.max_iter) if comm.is_main_process() else []
+    if progress is not None:
+        # The bar replaces the printed lines; metrics.json and TensorBoard stay.
+        writers = writers[1:]
+    return [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=scheduler),
+        ema,
+        hooks.EvalHook(period, evaluation),
+        BestCheckpoint(checkpointer, options.best_metric, period, ema) if options.best_metric else None,
+        hooks.PeriodicCheckpointer(checkpointer, **options.checkpointer) if comm.is_main_process() else None,
+        ProgressBar(progress) if progress is not None else None,
+        hooks.PeriodicWriter(writers, options.log_period) if writers else None,
+    ]

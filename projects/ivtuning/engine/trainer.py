@@ -1,0 +1,140 @@
+"""The training step: precision, gradient accumulation, clipping, and a stop on a loss that is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import time
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from detectron2.engine import TrainerBase
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import UserError
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLoss(UserError, FloatingPointError):
+    """The loss became infinite or NaN; the message names the files of the batch."""
+
+
+def seed_step(seed: int, iteration: int, rank: int) -> None:
+    """Seed python, numpy and torch as a function of the step alone.
+
+    A run that is resumed at a step then draws what the uninterrupted run drew.
+    """
+    state = int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.manual_seed(state)
+
+
+class Trainer(TrainerBase):
+    """One optimizer step per iteration over `accumulate` batches of the loader.
+
+    Args:
+        model: returns a dict of losses in training mode; possibly in DDP.
+        loader: infinite iterable of batches (lists of dicts with "file_name").
+        optimizer: over the trained parameters.
+        precision: "fp32", "bf16" (CUDA or CPU) or "fp16" (CUDA, with loss scaling).
+        accumulate: batches per step; gradients are averaged, as if the batch were that much larger.
+        clip_norm: largest L2 norm of the gradient, 0 = no clipping.
+        seed: of every random draw in the step.
+
+    Raises:
+        NonFiniteLoss: at the step whose loss is infinite or NaN, before the weights are touched.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        precision: str = "fp32",
+        accumulate: int = 1,
+        clip_norm: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise UserError(f"train.precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+        self.device = next(model.parameters()).device
+        if precision == "fp16" and self.device.type == "cpu":
+            raise UserError("train.precision='fp16' needs CUDA: use 'bf16' or 'fp32' on the CPU")
+        model.train()
+        self.model, self.optimizer = model, optimizer
+        self.batches = iter(loader)
+        self.dtype = PRECISIONS[precision]
+        self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    def run_step(self) -> None:
+        seed_step(self.seed, self.iter, comm.get_rank())
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics: dict[str, float] = {}
+        waited = 0.0
+        for last in [False] * (self.accumulate - 1) + [True]:
+            start = time.perf_counter()
+            batch = next(self.batches)
+            waited += time.perf_counter() - start
+            # DDP needs to reduce once per step only, with the last batch.
+            quiet = isinstance(self.model, DistributedDataParallel) and not last
+            with self.model.no_sync() if quiet else contextlib.nullcontext():
+                losses = self._losses(batch)
+                total = sum(losses.values())
+                self._check(losses, batch)
+                self.scaler.scale(total / self.accumulate).backward()
+            for name, value in losses.items():
+                metrics[name] = metrics.get(name, 0.0) + value.item() / self.accumulate
+        self._update()
+        self._log(metrics, waited)
+
+    def _losses(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+        enabled = self.dtype is not None
+        with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=enabled):
+            return self.model(batch)
+
+    def _check(self, losses: dict[str, torch.Tensor], batch: list[dict]) -> None:
+        bad = {name: value.item() for name, value in losses.items() if not math.isfinite(value.item())}
+        if bad:
+            what = ", ".join(f"{name}={value}" for name, value in bad.items())
+            files = ", ".join(str(x.get("file_name", "?")) for x in batch)
+            raise NonFiniteLoss(
+                f"the loss is not finite at iteration {self.iter} ({what}) on {files}: look at these files, "
+                "or lower optimizer.lr; the last checkpoint is untouched"
+            )
+
+    def _update(self) -> None:
+        if self.clip_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _log(self, metrics: dict[str, float], waited: float) -> None:
+        gathered = comm.gather({**metrics, "data_time": waited})
+        if not comm.is_main_process():
+            return
+        self.storage.put_scalar("data_time", max(m.pop("data_time") for m in gathered))
+        mean = {name: float(np.mean([m[name] for m in gathered])) for name in gathered[0]}
+        self.storage.put_scalar("total_loss", sum(mean.values()))
+        if len(mean) > 1:
+            self.storage.put_scalars(**mean)
+
+    def state_dict(self) -> dict:
+        state = super().state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["scaler"] = self.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])

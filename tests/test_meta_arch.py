@@ -1,0 +1,72 @@
+"""Pairs at the model's door."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from tiny import detector, sample
+
+from ivtuning.errors import UserError
+from ivtuning.meta_arch import stack_pair
+
+
+def test_pair_is_stacked_normalised_and_padded_and_the_caller_keeps_its_dict():
+    model = detector()
+    x = sample(40, 60)
+    images = model.preprocess_image(model._stack([x]))
+    assert images.tensor.shape == (1, 6, 48, 64) and images.image_sizes == [(40, 60)]
+    expected = (x["image_ir"].float() - 108.375) / 51.0
+    assert torch.allclose(images.tensor[0, 3:, :40, :60], expected)
+    assert images.tensor[0, :, 40:].abs().sum() == 0
+    assert x["image"].shape == (3, 40, 60)
+
+
+def test_square_pad_never_crops():
+    model = detector("model.square_pad=64")
+    assert model.preprocess_image(model._stack([sample(40, 60)])).tensor.shape[-2:] == (64, 64)
+    assert model.preprocess_image(model._stack([sample(40, 90)])).tensor.shape[-2:] == (96, 96)
+
+
+def test_losses_and_predictions():
+    model = detector()
+    with EventStorage():
+        losses = model.train()([sample(seed=0), sample(48, 80, seed=1)])
+    assert all(loss.isfinite() for loss in losses.values()) and len(losses) == 4
+    with torch.no_grad():
+        (found,) = model.eval()([sample()])
+    assert found["instances"].image_size == (64, 96)
+
+
+def test_infrared_changes_the_prediction():
+    model = detector("model.backbone.net.stem=InfraredOnly", "model.backbone.net.tuner=Frozen").eval()
+    a = sample()
+    b = {**a, "image_ir": 255 - a["image_ir"]}
+    with torch.no_grad():
+        features = [model.backbone(model.preprocess_image(model._stack([x])).tensor)["p3"] for x in (a, b)]
+    assert not torch.allclose(*features)
+
+
+def test_three_channel_model_takes_the_visible_image_alone():
+    model = detector(
+        "model.pixel_mean=[1,2,3]", "model.pixel_std=[1,1,1]", "model.backbone.net.stem=VisibleOnly"
+    ).eval()
+    x = sample()
+    del x["image_ir"]
+    with torch.no_grad():
+        assert len(model([x])) == 1
+
+
+def test_training_pictures_see_three_channels():
+    model = detector("model.vis_period=1").train()
+    with EventStorage() as storage:
+        model([sample()])
+    assert storage._vis_data[0][1].shape[0] == 3
+
+
+def test_missing_or_unequal_infrared_is_told():
+    x = sample()
+    with pytest.raises(UserError, match="vis/0.png.*no 'image_ir'"):
+        stack_pair({k: v for k, v in x.items() if k != "image_ir"}, 6)
+    with pytest.raises(UserError, match="vis/0.png.*one frame"):
+        stack_pair({**x, "image_ir": x["image_ir"][:, 1:]}, 6)
