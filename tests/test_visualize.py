@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+
+import ivtuning  # noqa: F401  before detectron2
+from ivtuning.engine import run
+from ivtuning.errors import UserError
+from ivtuning.evaluation import drawing, gallery
+from ivtuning.evaluation.contact_sheet import Picture, write_contact_sheet
+from ivtuning.evaluation.curves import plot_curves, read_metrics, smooth
+from ivtuning.evaluation.drawing import colour, draw_pair
+from ivtuning.evaluation.pairs import find_pairs
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOL = ROOT / "tools" / "visualize.py"
+CLASSES = ["person", "car"]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("visualize_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def annotation(box, category=0, **more):
+    return {"bbox": list(box), "bbox_mode": BoxMode.XYWH_ABS, "category_id": category, **more}
+
+
+def instances(boxes, scores, classes, shape=(60, 80)):
+    found = Instances(shape)
+    found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    found.scores = torch.tensor(scores)
+    found.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    return found
+
+
+def gray_pair(height=60, width=80):
+    return np.full((height, width, 3), 90, np.uint8), np.full((height, width), 40, np.uint8)
+
+
+def write_pairs(folder: Path, stems, size=(80, 60)):
+    for side in ("vis", "ir"):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+    for k, stem in enumerate(stems):
+        Image.new("RGB", size, (90, 10 * k, 60)).save(folder / "vis" / f"{stem}.png")
+        Image.new("L", size, 120).save(folder / "ir" / f"{stem}.jpg")
+    return folder / "vis", folder / "ir"
+
+
+def panels(picture, rows, scale=7, width=80, height=60):
+    """{(row, column): (height*scale, width*scale, 3)} below each row's caption strip."""
+    wide, tall = width * scale, height * scale
+    footer_and_strips = picture.shape[0] - rows * tall
+    strip = footer_and_strips // (rows + 1)
+    return {
+        (r, c): picture[(r + 1) * strip + r * tall :][:tall, c * (wide + drawing.GAP) :][:, :wide]
+        for r in range(rows)
+        for c in range(3)
+    }
+
+
+def count(region, rgb):
+    return int((region == np.array(rgb)).all(-1).sum())
+
+
+# ------------------------------------------------------------------------------------------ draw_pair
+
+
+def test_small_images_are_enlarged_and_panels_show_both_and_their_blend():
+    vis, ir = gray_pair(144, 192)
+    picture = draw_pair(vis, ir)
+    assert picture.dtype == np.uint8
+    assert picture.shape[1] == 3 * 192 * 3 + 2 * drawing.GAP  # 192 px x 3 >= 512 px
+    below = picture[-100:]
+    wide = 192 * 3 + drawing.GAP
+    assert [int(below[50, c * wide + 100, 0]) for c in range(3)] == [90, 40, 65]
+    assert count(picture[: -144 * 3], drawing.INK) > 50  # the caption strip names the panels
+    large = draw_pair(*gray_pair(48, 600))
+    assert large.shape[1] == 3 * 600 + 2 * drawing.GAP
+
+
+def test_truth_and_predictions_have_a_row_each_with_the_class_colour():
+    vis, ir = gray_pair()
+    truth = [annotation([10, 30, 20, 20], 0)]
+    found = instances([[40, 30, 70, 50], [5, 5, 9, 9]], [0.9, 0.2], [1, 1])
+    both = draw_pair(vis, ir, truth, found, CLASSES, threshold=0.5)
+    cells = panels(both, rows=2)
+    for c in range(3):
+        assert count(cells[0, c], colour(0)) > 300 and count(cells[0, c], colour(1)) == 0
+        assert count(cells[1, c], colour(1)) > 300 and count(cells[1, c], colour(0)) == 0
+    # the outline lies on the box: its upper side, 30 px down, enlarged 7 times
+    assert (cells[0, 0][30 * 7, 20 * 7] == colour(0)).all()
+    assert (cells[1, 1][50 * 7, 60 * 7] == colour(1)).all()
+    # what scores below the threshold is left out
+    lower = panels(draw_pair(vis, ir, truth, found, CLASSES, threshold=0.1), rows=2)
+    assert count(lower[1, 0][:20, :], colour(1)) or count(lower[1, 0][35:64, 35:64], colour(1))
+    assert count(cells[1, 0][:64, :64], colour(1)) == 0
+    assert draw_pair(vis, ir, truth).shape[0] < both.shape[0]
+
+
+def test_scores_and_names_are_written(monkeypatch):
+    texts = []
+    monkeypatch.setattr(drawing, "_label", lambda pen, box, text, *rest: texts.append(text))
+    found = instances([[0, 0, 9, 9], [40, 30, 70, 50]], [0.3, 0.873], [5, 1])
+    draw_pair(*gray_pair(), [annotation([1, 1, 5, 5], 0, iscrowd=1)], found, CLASSES)
+    assert texts == ["person (crowd)"] * 3 + ["car 0.87", "class 5 0.30"] * 3  # best first
+
+
+@pytest.mark.parametrize("modality", ["visible", "infrared"])
+def test_objects_of_one_modality_are_dashed(modality):
+    def side(**more):  # lower side of the box, outside the label
+        picture = draw_pair(*gray_pair(), [annotation([10, 20, 60, 30], 0, **more)], None, CLASSES)
+        return (panels(picture, rows=1)[0, 0][50 * 7, 80:480] == colour(0)).all(-1)
+
+    whole, flagged, dashed = side(), side(modality="both"), side(modality=modality)
+    assert whole.all() and flagged.all()
+    assert 0.3 < dashed.mean() < 0.7
+    assert (np.diff(dashed.astype(int)) == 1).sum() >= 4  # several dashes
+
+
+def test_masks_tint_their_object_only():
+    polygon = [[20, 10, 60, 10, 60, 50, 20, 50]]
+    rle = {"size": [60, 80], "counts": [0, 60 * 40, 60 * 40]}  # left half, column by column
+    for segmentation, inside, outside in ((polygon, (30, 40), (55, 70)), (rle, (30, 20), (30, 70))):
+        truth = [annotation([0, 0, 79, 59], 0, segmentation=segmentation)]
+        cell = panels(draw_pair(*gray_pair(), truth, None, CLASSES), rows=1)[0, 0]
+        tinted, plain = (cell[y * 7, x * 7].astype(int) for y, x in (inside, outside))
+        assert (plain == 90).all()
+        assert tinted[0] > 120 and tinted[2] < 90  # towards amber
+    found = instances([[0, 0, 79, 59]], [0.9], [0])
+    found.pred_masks = torch.zeros(1, 60, 80, dtype=torch.bool)
+    found.pred_masks[0, 20:40, 20:40] = True
+    cell = panels(draw_pair(*gray_pair(), None, found, CLASSES), rows=1)[0, 0]
+    assert cell[30 * 7, 30 * 7, 0] > 110 and (cell[50 * 7, 30 * 7] == 90).all()
+
+
+def test_labels_avoid_each_other():
+    pen = types.SimpleNamespace(
+        textlength=lambda *a: 40, rectangle=lambda *a, **k: None, text=lambda *a, **k: None
+    )
+    taken, font = [], types.SimpleNamespace(size=16)
+    for box in ([30, 60, 90, 100], [32, 60, 92, 100], [34, 62, 94, 102]):
+        drawing._label(pen, box, "person", colour(0), font, (200, 200), taken)
+    assert all(drawing._overlap(a, b) == 0 for i, a in enumerate(taken) for b in taken[:i])
+    drawing._label(pen, [180, 1, 199, 20], "person", colour(0), font, (200, 200), taken)
+    assert taken[-1][0] >= 0 and taken[-1][2] <= 200 and taken[-1][1] >= 0  # stays on the picture
+
+
+def test_nothing_found_and_no_objects_are_pictures_too():
+    nothing = instances([], [], [])
+    picture = draw_pair(*gray_pair(), [], nothing, CLASSES)
+    assert picture.shape[0] > 2 * 60 * 7
+
+
+def test_colours_are_distinct():
+    colours = np.array([colour(k) for k in range(24)], dtype=float)
+    apart = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1e9 * np.eye(24)
+    assert apart.min() > 20 and apart[:10, :10].min() > 60
+
+
+def test_sizes_that_differ_are_told():
+    with pytest.raises(UserError, match="80x60 but infrared 40x60"):
+        draw_pair(gray_pair()[0], np.zeros((60, 40), np.uint8))
+
+
+# ---------------------------------------------------------------------------------------------- pairs
+
+
+def test_pairs_are_matched_by_stem(tmp_path):
+    vis, ir = write_pairs(tmp_path, ["b", "a"])
+    (vis / "notes.txt").write_text("no image")
+    assert [(v.name, i.name) for v, i in find_pairs(vis, ir)] == [("a.png", "a.jpg"), ("b.png", "b.jpg")]
+    assert find_pairs(vis / "b.png", ir / "a.jpg") == [(vis / "b.png", ir / "a.jpg")]
+
+
+def test_bad_pairs_are_told(tmp_path):
+    vis, ir = write_pairs(tmp_path, ["a", "b"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="gone"):
+        find_pairs(tmp_path / "gone", ir)
+    with pytest.raises(UserError, match="two files or two folders"):
+        find_pairs(vis, ir / "a.jpg")
+    with pytest.raises(UserError, match="no images in .*empty"):
+        find_pairs(vis, tmp_path / "empty")
+    (ir / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"b\.png has no partner.*ir"):
+        find_pairs(vis, ir)
+    (vis / "b.png").unlink()
+    Image.new("L", (4, 4)).save(ir / "c.png")
+    with pytest.raises(UserError, match=r"c\.png has no partner.*vis"):
+        find_pairs(vis, ir)
+    (ir / "c.png").rename(ir / "a.png")
+    with pytest.raises(UserError, match="share a stem"):
+        find_pairs(vis, ir)
+
+
+# --------------------------------------------------------------------------------------- contact sheet
+
+
+def test_contact_sheet_links_are_relative_and_resolve(tmp_path):
+    names = ["00 1#D.png", "b&b.png"]
+    for name in names:
+        Image.new("RGB", (1200, 300), (200, 60, 30)).save(tmp_path / name)
+    pictures = [Picture(names[0], "<first>", truth=3, predictions=2), Picture(names[1], "second", truth=4)]
+    page = write_contact_sheet(
+        tmp_path, pictures, "A & B", {"weights": "w<1>.pth", "adapter": None}, grid=True
+    )
+    html = page.read_text()
+
+    links = [unquote(u) for u in re.findall(r'(?:href|src)="([^"]+)"', html)]
+    assert len(links) == 4 and all((tmp_path / u).is_file() and not os.path.isabs(u) for u in links)
+    for piece in (
+        "&lt;first&gt;",
+        "A &amp; B",
+        "w&lt;1&gt;.pth",
+        "3 in ground truth, 2 predicted",
+        "<dd>7</dd>",
+    ):
+        assert piece in html
+    assert "adapter" not in html and "http" not in html
+    with Image.open(tmp_path / "thumbs" / "b&b.jpg") as thumb:
+        assert thumb.size == (640, 160) and thumb.getpixel((300, 80))[0] > 180
+    with Image.open(tmp_path / "contact_sheet.png") as grid:
+        assert grid.width > 2 * 640
+    assert not list(tmp_path.rglob("*.part"))
+
+
+# ---------------------------------------------------------------------------------------------- curves
+
+
+def write_run(folder: Path, losses, aps=()):
+    folder.mkdir(parents=True)
+    lines = [{"iteration": 20 * i, "total_loss": v, "lr": 1e-4} for i, v in enumerate(losses)]
+    lines += [{"iteration": 100 * i, "bbox/AP": v} for i, v in enumerate(aps)]
+    (folder / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return folder
+
+
+def test_metrics_are_read_through_resume_and_a_killed_writer(tmp_path):
+    run = write_run(tmp_path / "run", [4.0, 3.0, 2.0], aps=[float("nan"), 12.5])
+    with open(run / "metrics.json", "a") as file:
+        file.write('{"iteration": 20, "total_loss": 2.5}\n{"iteration": 60, "total_lo')
+    got = read_metrics(run)
+    assert got["total_loss"].tolist() == [[0, 4.0], [20, 2.5], [40, 2.0]]
+    assert got["bbox/AP"].tolist() == [[100, 12.5]]
+
+
+def test_smoothing_keeps_level_and_ends():
+    assert smooth(np.full(50, 3.0), 7) == pytest.approx(3.0)
+    noisy = np.arange(100.0) + np.tile([5, -5], 50)
+    assert np.abs(smooth(noisy, 10)[10:-10] - np.arange(100)[10:-10]).max() < 1.1
+    assert smooth(np.array([1.0, 2.0, 3.0]), 9).tolist() == [1.5, 2.0, 2.5]
+    assert smooth(np.array([]), 3).size == 0
+
+
+def test_curves_of_two_runs_differ_from_those_of_one(tool, tmp_path, capsys):
+    a = write_run(tmp_path / "a", [4, 3, 2, 1.5] * 20, [10, 30])
+    b = write_run(tmp_path / "b", [5, 4.5, 4] * 20)
+    one = plot_curves([a], tmp_path / "one.png").read_bytes()
+    tool.main(["--curves", str(a), str(b), "--output", str(tmp_path / "out")])
+    assert "curves.png" in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "curves.png") as image:
+        assert image.width > 1000
+    assert (tmp_path / "out" / "curves.png").read_bytes() != one
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["curves.png"]
+
+
+def test_bad_runs_are_told(tmp_path):
+    with pytest.raises(UserError, match="metrics.json"):
+        read_metrics(tmp_path)
+    run = write_run(tmp_path / "run", [4.0])
+    path = run / "metrics.json"
+    path.write_text("not json\n" + path.read_text())
+    with pytest.raises(UserError, match="line 1"):
+        read_metrics(run)
+    path.write_text('{"iteration": 3, "lr": 0.1}\n')
+    with pytest.raises(UserError, match="neither total_loss"):
+        read_metrics(run)
+
+
+# ------------------------------------------------------------------------------------------------ tool
+
+
+def test_tool_draws_two_folders_without_a_model(tool, tmp_path):
+    vis, ir = write_pairs(tmp_path, ["a", "b", "c"])
+    out = tmp_path / "out"
+    tool.main(["--vis", str(vis), "--ir", str(ir), "--output", str(out), "--limit", "2", "--grid"])
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a.png",
+        "b.png",
+        "contact_sheet.png",
+        "index.html",
+        "thumbs",
+    ]
+    assert "predicted" not in (out / "index.html").read_text()
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A registered dataset of two pairs."""
+    vis, ir = write_pairs(tmp_path, ["1D", "2N"])
+    records = [
+        {
+            "file_name": str(vis / f"{stem}.png"),
+            "ir_file_name": str(ir / f"{stem}.jpg"),
+            "image_id": k,
+            "height": 60,
+            "width": 80,
+            "time": time,
+            "annotations": [annotation([10, 10, 30, 30], 1, modality="infrared")] * k,
+        }
+        for k, (stem, time) in enumerate([("1D", "day"), ("2N", "night")], 1)
+    ]
+    DatasetCatalog.register("drawn_pairs", lambda: records)
+    MetadataCatalog.get("drawn_pairs").thing_classes = CLASSES
+    yield "drawn_pairs"
+    DatasetCatalog.remove("drawn_pairs")
+    MetadataCatalog.pop("drawn_pairs")
+
+
+def test_tool_draws_truth_and_predictions_of_a_dataset(tool, dataset, tmp_path, monkeypatch):
+    from omegaconf import OmegaConf
+
+    seen = {}
+
+    def load_config(path, overrides):
+        seen["config"] = (path, list(overrides))
+        return OmegaConf.create({"train": {"init_checkpoint": "base.pth"}})
+
+    def load_predictor(cfg, weights, adapter):
+        seen["weights"] = (weights, adapter)
+        return lambda record: instances([[10, 10, 40, 40], [0, 0, 5, 5]], [0.8, 0.35], [1, 0])
+
+    monkeypatch.setattr("ivtuning.config.load_config", load_config)
+    monkeypatch.setattr(gallery, "load_predictor", load_predictor)
+    argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", dataset, "train.seed=3"]
+    tool.main([*argv, "--output", str(tmp_path / "out"), "--threshold", "0.4"])
+    assert seen == {"config": ("c.py", ["train.seed=3"]), "weights": ("w.pth", None)}
+    html = (tmp_path / "out" / "index.html").read_text()
+    for piece in ("c.py", "w.pth", "train.seed=3", ">0.4<", "1D, day", "2 in ground truth, 1 predicted"):
+        assert piece in html, piece
+    with_both = Image.open(tmp_path / "out" / "2N.png").size
+
+    seen.clear()
+    tool.main([*argv, "--output", str(tmp_path / "truth"), "--no-predictions"])
+    assert "weights" not in seen and "w.pth" not in (tmp_path / "truth" / "index.html").read_text()
+    assert Image.open(tmp_path / "truth" / "2N.png").height < with_both[1]
+
+
+def test_predictor_loads_weights_and_runs_the_test_mapper(monkeypatch):
+    from detectron2.config import LazyCall
+    from omegaconf import OmegaConf
+
+    loaded = []
+    monkeypatch.setattr(run, "load_weights", lambda model, path, adapter=None: loaded.append((path, adapter)))
+    cfg = OmegaConf.create({"train": {"init_checkpoint": "base.pth", "device": "cpu"}})
+    cfg.model = LazyCall(FakeModel)(classes=2)
+    cfg.dataloader = {"test": {"mapper": LazyCall(FakeMapper)(ir_range=[0, 100])}}
+    predict = gallery.load_predictor(cfg, None, "a.safetensors")
+    assert loaded == [("base.pth", "a.safetensors")] and list(predict.ir_range) == [0, 100]
+    assert predict({"image_id": 7}).scores.tolist() == [pytest.approx(0.7)]
+
+
+class FakeMapper:
+    def __init__(self, ir_range):
+        self.ir_range = ir_range
+
+    def __call__(self, record):
+        return {"mapped": record["image_id"]}
+
+
+class FakeModel(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+
+    def forward(self, inputs):
+        assert not self.training and not torch.is_grad_enabled()
+        return [{"instances": instances([[1, 1, 9, 9]], [x["mapped"] / 10], [0])} for x in inputs]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "give one of --dataset"),
+        (["--vis", "a.png"], "--vis PATH with --ir PATH"),
+        (["--dataset", "x", "--curves", "run"], "give one of"),
+        (["--dataset", "x", "--weights", "w.pth"], "go with --config-file"),
+        (["--dataset", "x", "train.seed=1"], "go with --config-file"),
+        (["--dataset", "x", "--threshold", "30"], "from 0 to 1"),
+        (["--dataset", "x", "--limit", "0"], "at least 1"),
+        (["--dataset", "drawn_pair"], "did you mean 'drawn_pairs'"),
+    ],
+)
+def test_bad_command_lines_are_told(tool, dataset, tmp_path, argv, words):
+    with pytest.raises(UserError, match=words):
+        tool.main([*argv, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_tool_ends_with_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    run = subprocess.run(
+        [sys.executable, TOOL, "--dataset", "x", "--output", tmp_path / "file"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "projects")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1 and run.stdout == ""
+    assert re.fullmatch(r"error: --output .*file is a file: name a folder\n", run.stderr)
+
+
+def test_help_has_an_example_of_every_use(tool, capsys):
+    with pytest.raises(SystemExit) as end:
+        tool.main(["--help"])
+    shown = capsys.readouterr().out.partition("example")[2]
+    assert end.value.code == 0
+    for flag in ("--dataset", "--weights", "--adapter", "--vis", "--curves"):
+        assert flag in shown

@@ -1,0 +1,118 @@
+#!/usr/bin/env python
+"""Draw ground truth and predictions on visible | infrared | blend, or the training curves of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ivtuning.config import tool_parser
+from ivtuning.errors import UserError, run_tool
+
+CONFIG = "configs/M3FD/vitdet_ivtuning_b.py"
+EXAMPLE = f"""\
+ground truth of a dataset
+    tools/visualize.py --dataset m3fd_scene_val --output out/truth --limit 20
+  predictions beside it
+    tools/visualize.py --config-file {CONFIG} --weights model.pth --dataset m3fd_scene_val --output out/seen
+  one pair, or two folders of pairs with equal stems
+    tools/visualize.py --config-file {CONFIG} --weights base.pth --adapter adapter.safetensors \\
+        --vis my/visible --ir my/infrared --output out/mine --threshold 0.4
+  training curves of two runs
+    tools/visualize.py --curves output/ivtuning output/full --output out/curves"""
+
+
+def parse(argv: Sequence[str]):
+    """Read and check the command line.
+
+    Raises:
+        UserError: flags that miss each other or make no sense together.
+    """
+    # Unlike the other tools' work, pictures of ground truth need no config.
+    parser = tool_parser(__doc__, EXAMPLE, config_required=False)
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint; without it no predictions are drawn")
+    parser.add_argument(
+        "--adapter", metavar="FILE", help="adapter; --weights defaults to the config's init_checkpoint"
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val")
+    parser.add_argument("--vis", metavar="PATH", help="visible image, or a folder of them")
+    parser.add_argument("--ir", metavar="PATH", help="its infrared partner, or a folder with the same stems")
+    parser.add_argument("--curves", nargs="+", metavar="RUN", help="output folders of training runs")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the pictures and index.html go")
+    parser.add_argument("--no-predictions", action="store_true", help="draw ground truth alone")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score drawn (default: 0.5)")
+    parser.add_argument("--limit", type=int, metavar="N", help="draw the first N pairs only")
+    parser.add_argument("--grid", action="store_true", help="also write contact_sheet.png, for a quick look")
+    args = parser.parse_args(argv)
+
+    given = [bool(args.curves), bool(args.dataset), bool(args.vis or args.ir)]
+    if sum(given) != 1 or bool(args.vis) != bool(args.ir):
+        raise UserError("give one of --dataset NAME, --vis PATH with --ir PATH, or --curves RUN...")
+    if not 0 <= args.threshold <= 1:
+        raise UserError(f"--threshold {args.threshold:g} is not a score: give a number from 0 to 1")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: give at least 1")
+    if (args.weights or args.adapter or args.overrides) and not args.config_file:
+        raise UserError("--weights, --adapter and key=value go with --config-file, which describes the model")
+    if Path(args.output).exists() and not Path(args.output).is_dir():
+        raise UserError(f"--output {args.output} is a file: name a folder")
+    args.predict = bool(args.weights or args.adapter) and not args.no_predictions
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    args = parse(argv)
+    output = Path(args.output)
+    if args.curves:
+        from ivtuning.evaluation.curves import plot_curves
+
+        print(f"wrote {plot_curves(args.curves, output / 'curves.png')}")
+        return
+
+    from ivtuning.config import load_config
+    from ivtuning.evaluation.gallery import draw_all, load_predictor, read_dataset
+
+    cfg = load_config(args.config_file, args.overrides) if args.config_file else None
+    records, classes = read_dataset(args.dataset) if args.dataset else read_files(args.vis, args.ir, cfg)
+    records = records[: args.limit]
+    predict = load_predictor(cfg, args.weights, args.adapter) if args.predict else None
+    page = draw_all(
+        records,
+        classes,
+        predict,
+        output,
+        args.threshold,
+        args.grid,
+        facts={
+            "source": args.dataset or f"{args.vis} + {args.ir}",
+            "config": args.config_file,
+            "overrides": " ".join(args.overrides) or None,
+            "weights": args.weights if args.predict else None,
+            "adapter": args.adapter if args.predict else None,
+            "threshold": f"{args.threshold:g}" if args.predict else None,
+        },
+    )
+    print(f"wrote {len(records)} picture{'s' * (len(records) != 1)} and {page}")
+
+
+def read_files(vis: str, ir: str, cfg) -> tuple[list[dict], list[str]]:
+    """Dataset dicts of image files, and the class names of the dataset that `cfg` evaluates on."""
+    from ivtuning.evaluation.gallery import read_dataset
+    from ivtuning.evaluation.pairs import find_pairs
+
+    records = [
+        {"file_name": str(v), "ir_file_name": str(i), "image_id": k}
+        for k, (v, i) in enumerate(find_pairs(vis, ir), 1)
+    ]
+    if cfg is None:
+        return records, []
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return records, read_dataset(cfg.dataloader.evaluator.dataset_name)[1]
+    except (UserError, OmegaConfBaseException):
+        return records, []  # its annotations are not on this machine: pictures show class numbers
+
+
+if __name__ == "__main__":
+    run_tool(main)
