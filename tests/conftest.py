@@ -1,4 +1,4 @@
-"""Tests import ivtuning before detectron2, run on one thread, and see the repository as the working folder."""
+"""Tests import ivtuning before detectron2, run on one thread, in the repository's root."""
 
 from __future__ import annotations
 
@@ -16,3 +16,25 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def repository_root(monkeypatch):
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory) -> Path:
+    """A folder to serve as $DETECTRON2_DATASETS, with a small synthetic set in it."""
+    from ivtuning.data.synthetic import generate
+
+    root = tmp_path_factory.mktemp("datasets")
+    generate(root / "synthetic", train=12, val=4, size=(96, 72))
+    return root
+
+
+@pytest.fixture
+def pairs(synthetic, monkeypatch) -> Path:
+    """The small synthetic set, registered as synthetic_train and synthetic_val; gone again afterwards."""
+    from ivtuning.data.datasets import register_known
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(synthetic))
+    register_known()
+    yield synthetic / "synthetic"
+    monkeypatch.undo()
+    register_known()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def fill(module: nn.Module, order: list[str], amplitude: float = 0.05) -> None:
-    """Fill the k-th parameter of `order` with ``amplitude * sin(0.37 i + 0.11 (k + 1))``, plus 1 for gammas and norm weights."""
+    """Fill the k-th of `order` with ``amplitude sin(.37 i + .11 (k + 1))`` (+1 for gamma, norm weight)."""
     parameters = dict(module.named_parameters())
     assert sorted(order) == sorted(parameters)
     for k, name in enumerate(order):

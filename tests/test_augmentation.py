@@ -1,13 +1,14 @@
-import ivtuning  # noqa: F401  (prepares detectron2's import)
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
+from PIL import Image
+
+import ivtuning  # noqa: F401  (prepares detectron2's import)
 from ivtuning.data.augmentation import Contrast, Gain, GaussianNoise, Offset, Saturation
 from ivtuning.data.copy_paste import CopyPaste
 from ivtuning.data.mapper import PairedDatasetMapper
 from ivtuning.errors import UserError
-from PIL import Image
 
 
 @pytest.fixture

@@ -141,7 +141,9 @@ def test_freeze_is_structural():
 
 
 def test_pyramid_strides():
-    pyramid = SimpleFeaturePyramid(ViTDet(PromptStem(), IVTuning(), embed_dim=32, depth=1, num_heads=1, global_blocks=()))
+    pyramid = SimpleFeaturePyramid(
+        ViTDet(PromptStem(), IVTuning(), embed_dim=32, depth=1, num_heads=1, global_blocks=())
+    )
     maps = pyramid(torch.randn(1, 6, 64, 96))
     assert {n: tuple(m.shape[1:]) for n, m in maps.items()} == {
         "p2": (256, 16, 24),

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from ivtuning.data.datasets import register_known, register_pairs, training_dicts
 from ivtuning.errors import UserError
 

@@ -3,21 +3,22 @@ import logging
 import random
 from pathlib import Path
 
-import ivtuning  # noqa: F401  (prepares detectron2's import)
 import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
+from PIL import Image
+from torch.utils.data import get_worker_info
+
+import ivtuning  # noqa: F401  (prepares detectron2's import)
 from ivtuning.data.augmentation import Gain, GaussianNoise
 from ivtuning.data.copy_paste import CopyPaste
 from ivtuning.data.images import BadPair
 from ivtuning.data.loader import build_train_loader
 from ivtuning.data.mapper import PairedDatasetMapper
 from ivtuning.errors import UserError
-from PIL import Image
-from torch.utils.data import get_worker_info
 
 
 def write_pairs(root, count):

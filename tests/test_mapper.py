@@ -1,17 +1,18 @@
 import random
 from pathlib import Path
 
-import ivtuning  # noqa: F401  (prepares detectron2's import)
 import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
+from PIL import Image
+
+import ivtuning  # noqa: F401  (prepares detectron2's import)
 from ivtuning.data.augmentation import Contrast, Gain, GaussianNoise
 from ivtuning.data.images import BadPair, read_pair
 from ivtuning.data.mapper import PairedDatasetMapper
 from ivtuning.errors import UserError
-from PIL import Image
 
 H, W = 48, 64
 BOX = (20, 12, 44, 30)  # XYXY

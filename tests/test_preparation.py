@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from ivtuning.data import preparation
 from ivtuning.errors import UserError
-from PIL import Image
 
 REPO = Path(__file__).resolve().parent.parent
 MSRS = REPO.parent / "shared" / "data" / "MSRS"

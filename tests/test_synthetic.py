@@ -9,12 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as mask_util
+
 from ivtuning.data import synthetic
 from ivtuning.data.layout import MAX_OCCLUDED, deal, draw_pair
 from ivtuning.data.scenes import CLASSES
 from ivtuning.data.synthetic import describe, generate, summarize
 from ivtuning.errors import UserError
-from pycocotools import mask as mask_util
 
 SHOWS, VANISHED = 15.0, 8.0  # levels of local contrast: more than the one shows, less than the other does not
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
 from ivtuning.data.verification import CONFIDENT, KINDS, estimate_shift, verify
 from ivtuning.errors import UserError
-from PIL import Image
 
 REPO = Path(__file__).resolve().parent.parent
 SIZE = (96, 80)
@@ -221,6 +222,7 @@ def test_tool_exit_code_and_json(main, pairs, tmp_path, capsys):
 
 def test_tool_takes_names_and_an_image_root(main, pairs, tmp_path, capsys):
     from detectron2.data import DatasetCatalog, MetadataCatalog
+
     from ivtuning.data.datasets import register_pairs
 
     pairs[1]()

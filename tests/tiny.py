@@ -30,7 +30,11 @@ def detector(*overrides: str):
     """The demo's nano detector, narrower, seeded."""
     cfg = load_config(
         "configs/synthetic/ivtuning.py",
-        ["model.backbone.net.embed_dim=24", "model.backbone.net.num_heads=2", "model.backbone.out_channels=16"]
+        [
+            "model.backbone.net.embed_dim=24",
+            "model.backbone.net.num_heads=2",
+            "model.backbone.out_channels=16",
+        ]
         + ["model.roi_heads.box_head.conv_dims=[16]", "model.roi_heads.box_head.fc_dims=[32]", *overrides],
     )
     torch.manual_seed(0)

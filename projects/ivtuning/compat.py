@@ -15,14 +15,17 @@ import types
 from pathlib import Path
 
 
-def has_vit() -> bool:
-    """True where detectron2 is newer than the 0.6 tag (it ships its own ViT)."""
+def _folders() -> list[Path]:
+    """Where detectron2's sources lie. Files are looked at, because importing it costs seconds (torch)."""
     spec = importlib.util.find_spec("detectron2")
     if spec is None:
         raise ImportError("detectron2 is not installed: run `make setup` first")
-    # A look at the file, because find_spec on the submodule would import detectron2.modeling.
-    roots = spec.submodule_search_locations or []
-    return any((Path(r) / "modeling" / "backbone" / "vit.py").is_file() for r in roots)
+    return [Path(folder) for folder in spec.submodule_search_locations or []]
+
+
+def has_vit() -> bool:
+    """True where detectron2 is newer than the 0.6 tag (it ships its own ViT)."""
+    return any((folder / "modeling" / "backbone" / "vit.py").is_file() for folder in _folders())
 
 
 def prepare() -> None:
@@ -36,16 +39,24 @@ def prepare() -> None:
                 setattr(numpy, name, builtin)
         if not hasattr(PIL.Image, "LINEAR"):
             PIL.Image.LINEAR = PIL.Image.BILINEAR
-    if "detectron2._C" not in sys.modules:
-        try:
-            importlib.import_module("detectron2._C")
-        except ImportError:
-            # default_setup's environment report asks these three; nothing else of _C is used here.
-            stub = types.ModuleType("detectron2._C")
-            stub.get_compiler_version = lambda: "n/a"
-            stub.get_cuda_version = lambda: "n/a"
-            stub.has_cuda = lambda: False
-            sys.modules["detectron2._C"] = stub
+    if "detectron2._C" not in sys.modules and not _has_operators():
+        # default_setup's environment report asks these three; nothing else of _C is used here.
+        stub = types.ModuleType("detectron2._C")
+        stub.get_compiler_version = lambda: "n/a"
+        stub.get_cuda_version = lambda: "n/a"
+        stub.has_cuda = lambda: False
+        sys.modules["detectron2._C"] = stub
+
+
+def _has_operators() -> bool:
+    """Whether detectron2's compiled operators are there and load."""
+    if not any(next(folder.glob("_C.*"), None) for folder in _folders()):
+        return False
+    try:
+        importlib.import_module("detectron2._C")
+    except ImportError:
+        return False
+    return True
 
 
 def init_distributed() -> None:

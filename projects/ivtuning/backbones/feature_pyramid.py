@@ -57,7 +57,9 @@ class SimpleFeaturePyramid(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.net(x)
-        maps = {f"p{level}": getattr(self, f"simfp_{level}")(features[self.in_feature]) for level in self.levels}
+        maps = {
+            f"p{level}": getattr(self, f"simfp_{level}")(features[self.in_feature]) for level in self.levels
+        }
         if self.top_block is not None:
             extra = self.top_block(maps[self.top_block.in_feature])
             maps.update(zip(self._out_features[len(maps) :], extra, strict=True))

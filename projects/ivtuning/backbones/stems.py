@@ -1,8 +1,8 @@
 """Stems: how the two images become the first tokens.
 
 A stem is called with the visible and the infrared image, (B, 3, H, W) each, normalised, and the trunk's own
-patch embedding (image -> (B, h, w, C) map). It returns the first map and the prompt p0, or None for the prompt
-where there is none.
+patch embedding (image -> (B, h, w, C) map). It returns the first map and the prompt p0 (None where there is
+none).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Stem(nn.Module):
     def base_loaded(self, embed: nn.Module) -> None:
         """Called when pretrained weights have been read into the trunk."""
 
-    def forward(self, visible: Tensor, infrared: Tensor | None, embed: nn.Module) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, visible: Tensor, infrared: Tensor | None, embed: nn.Module
+    ) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError
 
 
@@ -85,7 +87,9 @@ class PromptStem(TwoEmbeddings):
         from_visible: start the infrared embedding as a copy of the visible one.
     """
 
-    def __init__(self, hidden_dim: int = 8, norm: str = "BN", zero_init: bool = True, from_visible: bool = True):
+    def __init__(
+        self, hidden_dim: int = 8, norm: str = "BN", zero_init: bool = True, from_visible: bool = True
+    ):
         super().__init__(from_visible)
         self.options = dict(hidden_dim=hidden_dim, norm=norm)
         self.zero_init = zero_init

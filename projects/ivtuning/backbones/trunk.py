@@ -15,10 +15,10 @@ PLUGS = ("stem", "tuner")
 
 
 class Trunk(Backbone):
-    """Base of all trunks. A subclass builds its base modules (at least `patch_embed` and `blocks`), then calls :meth:`plug`.
+    """Base of all trunks. A subclass builds `patch_embed`, `blocks` and so on, then calls :meth:`plug`.
 
-    "Base" means everything but the plugs: what pretrained weights fill, and what stays frozen unless the tuner
-    selects it.
+    "Base" means everything but the plugs: what pretrained weights fill, and what stays frozen unless the
+    tuner selects it.
     """
 
     def plug(self, stem: Stem, tuner: Tuner, widths: list[int], frozen_eval: bool) -> None:

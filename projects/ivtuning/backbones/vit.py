@@ -42,9 +42,9 @@ class PlainBlock(OpenBlock, vision_transformer.Block):
 class RelPosAttention(vision_transformer_sam.Attention):
     """Multi-head attention with decomposed relative positions, without the (N, N) bias.
 
-    The bias is a sum of a row and a column term, ``bias[q, k] = a[q, row(k)] + b[q, col(k)]``, so appending a and
-    b to the scaled query and the one-hot row and column of k to the key gives the same scores from one plain
-    product, which flash attention takes without ever storing N x N values.
+    The bias is a sum of a row and a column term, ``bias[q, k] = a[q, row(k)] + b[q, col(k)]``, so appending a
+    and b to the scaled query and the one-hot row and column of k to the key gives the same scores from one
+    plain product, which flash attention takes without ever storing N x N values.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class WindowBlock(OpenBlock, vision_transformer_sam.Block):
 
 
 class BypassPrefix:
-    """Sites for a sequence with prefix tokens: patch tokens go through `sites` as a map, the prefix goes around."""
+    """Sites for a sequence with prefix tokens: patches pass through `sites` as a map, it goes around."""
 
     def __init__(self, sites: Sites, size: tuple[int, int], prefix: int):
         self.inner, self.size, self.prefix = sites, size, prefix
@@ -116,16 +116,25 @@ class BypassPrefix:
 
 
 class _ViT(Trunk):
-    """What the plain and the windowed transformer share: embedding, positions, the walk through the blocks."""
+    """What the plain and the windowed transformer share: patch embedding, positions, blocks."""
 
     def _build(
-        self, block, embed_dim: int, depth: int, patch_size: int, grid: int, class_token: bool, drop_path: float
+        self,
+        block,
+        embed_dim: int,
+        depth: int,
+        patch_size: int,
+        grid: int,
+        class_token: bool,
+        drop_path: float,
     ):
         self.prefix = int(class_token)
         self.patch_embed = PatchEmbed(
             None, patch_size, 3, embed_dim, output_fmt="NHWC", strict_img_size=False, dynamic_img_pad=True
         )
-        self.pos_embed = nn.Parameter(trunc_normal_(torch.zeros(1, grid * grid + self.prefix, embed_dim), std=0.02))
+        self.pos_embed = nn.Parameter(
+            trunc_normal_(torch.zeros(1, grid * grid + self.prefix, embed_dim), std=0.02)
+        )
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(block(i, drop_path=rates[i]) for i in range(depth))
         for module in self.blocks.modules():
@@ -154,8 +163,8 @@ class ViTDet(_ViT):
 
     Args:
         stem, tuner: the plugs.
-        img_size: side of the square, in pixels, that sizes the global blocks' position tables (inputs may have
-            any size; tables are resized in the forward pass).
+        img_size: side of the square, in pixels, that sizes the global blocks' position tables (inputs may
+            have any size; tables are resized in the forward pass).
         window_size: side of the windows, in patches.
         global_blocks: indices of the blocks that attend globally.
         pretrain_img_size: side of the images behind `pos_embed`, in pixels.
@@ -186,7 +195,9 @@ class ViTDet(_ViT):
         super().__init__()
         unknown = [i for i in global_blocks if not 0 <= i < depth]
         if unknown:
-            raise UserError(f"global_blocks names block {unknown[0]}, the trunk has {depth}: give indices below it")
+            raise UserError(
+                f"global_blocks names block {unknown[0]}, the trunk has {depth}: give indices below it"
+            )
 
         def block(i, drop_path):
             return WindowBlock(
@@ -254,16 +265,23 @@ class PlainViT(_ViT):
 
         def block(i, drop_path):
             return PlainBlock(
-                embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=LayerNorm
+                embed_dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=True,
+                drop_path=drop_path,
+                norm_layer=LayerNorm,
             )
 
         self._build(block, embed_dim, depth, patch_size, img_size // patch_size, class_token, drop_path_rate)
-        self.cls_token = nn.Parameter(trunc_normal_(torch.zeros(1, 1, embed_dim), std=0.02)) if class_token else None
+        self.cls_token = (
+            nn.Parameter(trunc_normal_(torch.zeros(1, 1, embed_dim), std=0.02)) if class_token else None
+        )
         self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
         self.taps = tuple(taps)
         self._out_features = [f"block{i}" for i in self.taps]
-        self._out_feature_channels = {name: embed_dim for name in self._out_features}
-        self._out_feature_strides = {name: patch_size for name in self._out_features}
+        self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
+        self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)
         self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import load_coco_json
+from iopath.common.file_io import file_lock
 
 import ivtuning  # noqa: F401  (prepares detectron2's import)
 from ivtuning.data.preparation import data_root
+from ivtuning.data.synthetic import generate
 from ivtuning.errors import UserError, nearest
 
 # set: (folder under the root, what makes its JSON, splits; None for a set without a named split)
@@ -22,7 +24,7 @@ KNOWN = {
     "m3fd": ("m3fd", "datasets/prepare_m3fd.py", ("scene", "random")),
     "msrs": ("msrs", "datasets/prepare_msrs_detection.py", ("det", "det_infrared", "det_visible")),
     "llvip": ("llvip", "datasets/prepare_voc_pairs.py", ("default",)),
-    "synthetic": ("synthetic", "ivtuning.data.synthetic", (None,)),
+    "synthetic": ("synthetic", "a first use of it", (None,)),
 }
 
 REQUIRED = {
@@ -60,6 +62,8 @@ def image_root_of(content: dict, json_file: str | Path, default: str | Path) -> 
 
 
 def _load(name: str, json_file: str, image_root: str) -> list[dict]:
+    if name.startswith("synthetic_") and not Path(json_file).exists():
+        _generate(Path(image_root))
     content = read_json(json_file)
     root = image_root_of(content, json_file, image_root)
     images = {image["id"]: image for image in content["images"]}
@@ -90,6 +94,13 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
         if "time" in image:
             record["time"] = image["time"]
     return dicts
+
+
+def _generate(root: Path) -> None:
+    """Make the synthetic set on first use; of several processes one does."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(str(root)):
+        generate(root)
 
 
 def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> None:

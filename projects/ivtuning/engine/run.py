@@ -12,6 +12,7 @@ from detectron2.engine import default_setup, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
@@ -86,6 +87,7 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
         The nested results of the last evaluation.
     """
     options = cfg.train
+    seed_all_rng(options.seed if options.seed >= 0 else None)  # of the added parts' first weights
     model = build_model(cfg)
     checkpointer = Checkpointer(model, options.output_dir)
     resume = resume and checkpointer.has_checkpoint()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 class Sites(nn.Module):
     """The modules added to one block. Every site is the identity unless a method overrides it.
 
-    All tensors are maps of patch tokens, (B, H, W, C) with C the block's width; cls tokens never reach a site.
+    All tensors are maps of patch tokens, (B, H, W, C) with C the block's width; no cls token reaches a site.
     `prompt` is what the method carries along (IV-tuning 1.5): the first block gets the stem's prompt, later
     blocks their own input (ViT) or the stage's input (Swin).
     """
@@ -31,7 +31,7 @@ class Sites(nn.Module):
         return x
 
     def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
-        """Site 2, on the MLP's output `y` before drop-path and the residual add; `x` is the MLP's un-normed input."""
+        """Site 2, on the MLP's output `y` before drop-path and residual; `x` is its un-normed input."""
         return y
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""IV-tuning (arXiv 2412.16654), generation B: hybrid adapters, prompt adapters and the modal prompt generator.
+"""IV-tuning (arXiv 2412.16654), generation B: hybrid adapters, prompt adapters, the modal prompt generator.
 
 Maps are (B, H, W, C) at the door of every module; (B, C, H, W) only around convolutions.
 """
@@ -56,7 +56,7 @@ class HybridOperation(nn.Module):
 
 
 class FeatureTransform(nn.Module):
-    """SFT(C): ``norm(x) * gamma + beta``, or ``x * gamma + beta`` without the LayerNorm. (..., C) -> the same."""
+    """SFT(C): ``norm(x) * gamma + beta``, the norm being optional. (..., C) -> the same."""
 
     def __init__(self, channels: int, norm: bool):
         super().__init__()
@@ -69,13 +69,17 @@ class FeatureTransform(nn.Module):
 
 
 class HybridAdapter(nn.Module):
-    """HA(C, h), on the residual stream, residual inside. (B, H, W, C) -> the same; 133 C + 8672 parameters at h=64.
+    """HA(C, h), on the residual stream, residual inside. (B, H, W, C) -> the same.
+
+    133 C + 8672 parameters at h=64.
 
     `legacy_hw_swap` reads the token sequence as a (W, H) map, as the original's detection code does: on maps
     that are not square its convolution then sees scrambled neighbours.
     """
 
-    def __init__(self, channels: int, hidden_dim: int, dropout: float, norm: str, legacy_hw_swap: bool = False):
+    def __init__(
+        self, channels: int, hidden_dim: int, dropout: float, norm: str, legacy_hw_swap: bool = False
+    ):
         super().__init__()
         self.transform = FeatureTransform(channels, norm=True)
         self.down = nn.Linear(channels, hidden_dim)
@@ -146,7 +150,9 @@ class PromptGenerator(nn.Module):
 class IVSites(Sites):
     """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP (spec 1.4)."""
 
-    def __init__(self, adapters: tuple[HybridAdapter, HybridAdapter], prompts: tuple[PromptAdapter, PromptAdapter]):
+    def __init__(
+        self, adapters: tuple[HybridAdapter, HybridAdapter], prompts: tuple[PromptAdapter, PromptAdapter]
+    ):
         super().__init__()
         self.adapter1, self.adapter2 = adapters
         self.prompt1, self.prompt2 = prompts
@@ -199,7 +205,9 @@ class IVTuning(Tuner):
         options = dict(norm=norm, zero_init=zero_init, post_affine=post_affine)
         if preset is not None:
             if preset not in PRESETS:
-                raise UserError(f"tuner.preset={preset!r} is unknown{nearest(preset, PRESETS)}; presets: {', '.join(PRESETS)}")
+                raise UserError(
+                    f"tuner.preset={preset!r}: there are {', '.join(PRESETS)}{nearest(preset, PRESETS)}"
+                )
             options.update(PRESETS[preset])
         self.adapter_options = dict(
             hidden_dim=hidden_dim, dropout=dropout, norm=options["norm"], legacy_hw_swap=legacy_hw_swap
