@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,18 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def repository_root(monkeypatch):
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logs():
+    """detectron2 keeps its log handlers for the life of the process; they outlive the test's stdout."""
+    from detectron2.utils.logger import setup_logger
+
+    yield
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "ivtuning"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(scope="session")

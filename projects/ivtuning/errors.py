@@ -18,8 +18,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-def _one_line(error: BaseException) -> str | None:
-    """The line that a mendable error ends with; None where only a traceback helps."""
+def mendable(error: BaseException) -> str | None:
+    """The line that an error which a user can mend ends with; None where only a traceback helps."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -40,7 +40,7 @@ def run_tool(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     try:
         sys.exit(main(argv) or 0)
     except Exception as error:
-        line = _one_line(error)
+        line = mendable(error)
         if show or line is None:
             raise
         print(f"error: {line}", file=sys.stderr)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from ..checkpoint.files import atomic
 from ..progress import track
 
 
@@ -64,9 +67,10 @@ class EMA(HookBase):
 
 
 class BestCheckpoint(HookBase):
-    """Save "model_best" whenever `metric` improves; the best value is part of the trainer's state.
+    """Save "model_best" whenever `metric` improves.
 
-    List it after the evaluation hook and before the periodic checkpointer.
+    The best value is kept in "best.json" beside it, so a resumed run goes on from it. (The trainer's state
+    would miss the last evaluation, which comes after the last checkpoint.) List it after the evaluation hook.
 
     Args:
         checkpointer: writes the file.
@@ -77,8 +81,14 @@ class BestCheckpoint(HookBase):
 
     def __init__(self, checkpointer, metric: str, period: int, ema: EMA | None = None):
         self.checkpointer, self.metric, self.period, self.ema = checkpointer, metric, period, ema
-        self.best: float | None = None
-        self.best_iteration: int | None = None
+        self.best = -math.inf
+        self.record = Path(checkpointer.save_dir, "best.json")
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter > 0 and self.record.is_file():
+            known = json.loads(self.record.read_text())
+            if known["metric"] == self.metric:
+                self.best = known["value"]
 
     def _check(self) -> None:
         latest = self.trainer.storage.latest().get(self.metric)
@@ -86,11 +96,17 @@ class BestCheckpoint(HookBase):
         if latest is None or latest[1] != self.trainer.iter or not math.isfinite(latest[0]):
             return
         value = float(latest[0])
-        if self.best is None or value > self.best:
-            self.best, self.best_iteration = value, int(self.trainer.iter)
-            with self.ema.applied() if self.ema else contextlib.nullcontext():
-                self.checkpointer.save_model("model_best", iteration=self.best_iteration, metric=value)
-            logging.getLogger(__name__).info("best %s so far: %.4f", self.metric, value)
+        if value <= self.best or not comm.is_main_process():
+            return
+        self.best = value
+        with self.ema.applied() if self.ema else contextlib.nullcontext():
+            self.checkpointer.save_model("model_best", iteration=int(self.trainer.iter), metric=value)
+        with atomic(self.record) as temp:
+            temp.write_text(
+                json.dumps({"metric": self.metric, "value": value, "iteration": int(self.trainer.iter)})
+                + "\n"
+            )
+        logging.getLogger(__name__).info("best %s so far: %.4f", self.metric, value)
 
     def after_step(self) -> None:
         following = self.trainer.iter + 1
@@ -100,12 +116,6 @@ class BestCheckpoint(HookBase):
     def after_train(self) -> None:
         if self.trainer.iter + 1 >= self.trainer.max_iter:
             self._check()
-
-    def state_dict(self) -> dict:
-        return {"best": self.best, "best_iteration": self.best_iteration}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.best, self.best_iteration = state["best"], state["best_iteration"]
 
 
 class ProgressBar(HookBase):

@@ -10,7 +10,7 @@ from ..backbones.trunk import PLUGS, find_trunk
 from ..errors import UserError
 
 # Position tables are many-dimensional, yet biases by nature.
-UNDECAYED = ("pos_embed", "cls_token", "rel_pos_h", "rel_pos_w")
+UNDECAYED = ("pos_embed", "cls_token", "rel_pos_h", "rel_pos_w", "relative_position_bias_table")
 
 
 def param_groups(

@@ -20,7 +20,7 @@ from torch import nn
 from .. import compat
 from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
-from ..errors import UserError
+from ..errors import UserError, mendable
 from ..progress import track
 from .hooks import EMA, BestCheckpoint, ProgressBar
 from .report import count_parameters, parameter_table
@@ -39,7 +39,7 @@ def setup(cfg: DictConfig, args) -> None:
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="ivtuning")
     # A mendable error ends with one line; detectron2's loop would log its whole stack before that.
     logging.getLogger("detectron2.engine.train_loop").addFilter(
-        lambda record: not (record.exc_info and isinstance(record.exc_info[1], UserError))
+        lambda record: not (record.exc_info and mendable(record.exc_info[1]))
     )
 
 

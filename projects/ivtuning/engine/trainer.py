@@ -10,12 +10,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from detectron2.engine import TrainerBase
+from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
+from .hooks import BestCheckpoint
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -74,6 +75,25 @@ class Trainer(TrainerBase):
         self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run the steps from `start_iter` to `max_iter`, then the hooks' last work."""
+        self.finished = start_iter >= max_iter
+        super().train(start_iter, max_iter)
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.finished = self.iter + 1 >= self.max_iter
+
+    def after_train(self) -> None:
+        if self.finished:
+            super().after_train()
+            return
+        # A run that broke is neither evaluated nor saved: logs are closed, the last checkpoint stays.
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            if not isinstance(hook, (hooks.EvalHook, BestCheckpoint)):
+                hook.after_train()
+
     def run_step(self) -> None:
         seed_step(self.seed, self.iter, comm.get_rank())
         self.optimizer.zero_grad(set_to_none=True)
@@ -88,7 +108,6 @@ class Trainer(TrainerBase):
             with self.model.no_sync() if quiet else contextlib.nullcontext():
                 losses = self._losses(batch)
                 total = sum(losses.values())
-                self._check(losses, batch)
                 self.scaler.scale(total / self.accumulate).backward()
             for name, value in losses.items():
                 metrics[name] = metrics.get(name, 0.0) + value.item() / self.accumulate
@@ -98,17 +117,21 @@ class Trainer(TrainerBase):
     def _losses(self, batch: list[dict]) -> dict[str, torch.Tensor]:
         enabled = self.dtype is not None
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=enabled):
-            return self.model(batch)
-
-    def _check(self, losses: dict[str, torch.Tensor], batch: list[dict]) -> None:
+            try:
+                losses = self.model(batch)
+            except FloatingPointError as error:  # detectron2's proposals notice before there is a loss
+                raise self._not_finite(str(error).rstrip("."), batch) from error
         bad = {name: value.item() for name, value in losses.items() if not math.isfinite(value.item())}
         if bad:
-            what = ", ".join(f"{name}={value}" for name, value in bad.items())
-            files = ", ".join(str(x.get("file_name", "?")) for x in batch)
-            raise NonFiniteLoss(
-                f"the loss is not finite at iteration {self.iter} ({what}) on {files}: look at these files, "
-                "or lower optimizer.lr; the last checkpoint is untouched"
-            )
+            raise self._not_finite(", ".join(f"{name}={value}" for name, value in bad.items()), batch)
+        return losses
+
+    def _not_finite(self, what: str, batch: list[dict]) -> NonFiniteLoss:
+        files = ", ".join(str(x.get("file_name", "?")) for x in batch)
+        return NonFiniteLoss(
+            f"the loss is not finite at iteration {self.iter} ({what}) on {files}: look at these files, "
+            "or lower optimizer.lr; the last checkpoint is untouched"
+        )
 
     def _update(self) -> None:
         if self.clip_norm > 0:
