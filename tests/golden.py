@@ -8,14 +8,19 @@ import torch
 from torch import Tensor, nn
 
 
-def fill(module: nn.Module, order: list[str], amplitude: float = 0.05) -> None:
-    """Fill the k-th of `order` with ``amplitude sin(.37 i + .11 (k + 1))`` (+1 for gamma, norm weight)."""
+def fill(
+    module: nn.Module,
+    order: list[str],
+    amplitude: float = 0.05,
+    ones: tuple[str, ...] = ("gamma", "norm.weight"),
+) -> None:
+    """Fill the k-th of `order` with ``amplitude sin(.37 i + .11 (k + 1))``; +1 where names end in `ones`."""
     parameters = dict(module.named_parameters())
     assert sorted(order) == sorted(parameters)
     for k, name in enumerate(order):
         i = torch.arange(parameters[name].numel(), dtype=torch.float64)
         value = amplitude * torch.sin(0.37 * i + 0.11 * (k + 1))
-        if name.endswith(("gamma", "norm.weight")):
+        if name.endswith(ones):
             value = value + 1
         parameters[name].data = value.view_as(parameters[name]).float()
 

@@ -7,6 +7,7 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 
 from ivtuning.backbones.stems import PromptStem, Stem
+from ivtuning.backbones.swin import Swin
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.config import load_config
 from ivtuning.tuning import IVTuning, Tuner
@@ -24,6 +25,12 @@ def plain_vit(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) ->
     """Four blocks of width 24, patch 8, with a cls token."""
     options = dict(img_size=48, taps=(1, 3), **SIZE)
     return PlainViT(stem or PromptStem(), tuner or IVTuning(hidden_dim=16), **{**options, **kwargs})
+
+
+def swin(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> Swin:
+    """Three stages of two blocks, widths 8, 16 and 32, windows of 3, patch 4."""
+    options = dict(embed_dim=8, depths=(2, 2, 2), num_heads=(1, 2, 4), window_size=3, out_indices=(0, 1, 2))
+    return Swin(stem or PromptStem(), tuner or IVTuning(hidden_dim=16), **{**options, **kwargs})
 
 
 def detector(*overrides: str):

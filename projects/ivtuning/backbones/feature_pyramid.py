@@ -1,4 +1,6 @@
-"""ViTDet's simple feature pyramid (arXiv 2203.16527, section 3), built on one map of stride 16."""
+"""Feature pyramids: the plain one on maps of several strides (FPN, arXiv 1612.03144), and ViTDet's simple
+one on a single map of stride 16 (arXiv 2203.16527, section 3).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,31 @@ import math
 from collections.abc import Sequence
 
 from detectron2.layers import Conv2d
-from detectron2.modeling import Backbone
+from detectron2.modeling import FPN, Backbone
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+
+
+class FeaturePyramid(FPN):
+    """detectron2's FPN on all outputs of the trunk, which is `net` here and `bottom_up` there.
+
+    Args:
+        net: the trunk, with outputs whose strides double from each to the next.
+        out_channels: channels of every level.
+        top_block: adds coarser levels, such as detectron2's LastLevelMaxPool.
+
+    Forward: image (B, 3 or 6, H, W) -> {"p2": (B, out_channels, H/4, W/4), ...}, named by log2 of the stride.
+    H and W must be multiples of the largest stride; detectron2's models pad to it.
+    """
+
+    def __init__(self, net: Backbone, out_channels: int = 256, top_block: nn.Module | None = None):
+        super().__init__(net, list(net.output_shape()), out_channels, top_block=top_block)
+        self.net = self._modules.pop("bottom_up")
+
+    @property
+    def bottom_up(self) -> Backbone:
+        """The trunk, under the name that detectron2's code asks for."""
+        return self.net
 
 
 class SimpleFeaturePyramid(Backbone):

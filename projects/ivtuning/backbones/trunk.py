@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from detectron2.modeling import Backbone
@@ -9,13 +10,16 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
-from .stems import Stem
+from .stems import Stem, VisibleOnly
 
 PLUGS = ("stem", "tuner")
 
 
 class Trunk(Backbone):
-    """Base of all trunks. A subclass builds `patch_embed`, `blocks` and so on, then calls :meth:`plug`.
+    """Base of all trunks. A subclass builds `patch_embed` and so on, then calls :meth:`plug`.
+
+    `blocks` are its transformer blocks in the order they run: a ModuleList, or a property where they are kept
+    by stage.
 
     "Base" means everything but the plugs: what pretrained weights fill, and what stays frozen unless the
     tuner selects it.
@@ -32,6 +36,7 @@ class Trunk(Backbone):
         stem.attach(self.patch_embed)
         tuner.attach(widths)
         self.stem, self.tuner, self.frozen_eval = stem, tuner, frozen_eval
+        tuner.connect(self)
         self.freeze()
 
     def freeze(self) -> None:
@@ -49,6 +54,53 @@ class Trunk(Backbone):
     def base_parameters(self) -> Iterator[nn.Parameter]:
         """The base's parameters."""
         return (p for _, p in self.named_base_parameters())
+
+    def base_modules(self) -> Iterator[nn.Module]:
+        """The base's modules, at any depth."""
+        return (m for name, child in self.named_children() if name not in PLUGS for m in child.modules())
+
+    @contextlib.contextmanager
+    def disable_adapters(self) -> Iterator[None]:
+        """Inside, the trunk computes its frozen base exactly; afterwards, whatever happens, as before.
+
+        Nothing of the tuner acts, and a stem of own parameters gives way to the visible image's embedding
+        alone. Parameters, their names and the optimizer's view of them stay as they are.
+
+        Raises:
+            UserError: the tuner trains the base itself, or is merged into it.
+        """
+        tuner, stem = self.tuner, self.stem
+        if next(iter(tuner.select(self)), None) is not None:
+            raise UserError(
+                f"{type(tuner).__name__} trains the trunk's own weights, so the base is no longer in it: to "
+                "compare, load the base's file into a model with model.backbone.net.tuner=Frozen"
+            )
+        if not tuner.enabled:
+            yield
+            return
+        tuner.enable(False)
+        if next(stem.parameters(), None) is not None:
+            stem.forward = VisibleOnly().forward
+        try:
+            yield
+        finally:
+            tuner.enable(True)
+            vars(stem).pop("forward", None)
+
+    def merge_adapters(self) -> None:
+        """Write the tuner's part into the base, which then computes the same alone: faster, not trainable.
+
+        The state dict then holds the merged base. Stem, neck and heads stay as they are.
+
+        Raises:
+            UserError: the tuner's part is no linear map of weights (all but LoRA), it holds infinite or NaN
+                values, or the model is in training mode.
+        """
+        self.tuner.merge(self)
+
+    def unmerge_adapters(self) -> None:
+        """Undo :meth:`merge_adapters`, up to rounding."""
+        self.tuner.unmerge(self)
 
     def train(self, mode: bool = True) -> Trunk:
         """As usual, but frozen parts stay in eval mode where `frozen_eval` says so."""
@@ -69,8 +121,8 @@ class Trunk(Backbone):
         return x[:, :3], x[:, 3:] if x.shape[1] == 6 else None
 
     def sites(self, index: int):
-        """What the tuner adds to block `index`; None where it adds nothing."""
-        return None if self.tuner.blocks is None else self.tuner.blocks[index]
+        """What the tuner adds to block `index`; None where it adds nothing, or is disabled."""
+        return self.tuner.blocks[index] if self.tuner.enabled and self.tuner.blocks is not None else None
 
     def layer_id(self, name: str) -> int:
         """Depth of a base parameter for layer-wise decay: 0 the embeddings, i+1 block i, depth+1 the rest."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import UserError, nearest
 
 _FAIR = "https://dl.fbaipublicfiles.com"
+_SWIN = "https://github.com/SwinTransformer/storage/releases/download"
 _VITDET = f"{_FAIR}/detectron2/ViTDet/COCO"
 SOURCES = {
     "mae_pretrain_vit_base.pth": f"{_FAIR}/mae/pretrain/mae_pretrain_vit_base.pth",
@@ -31,6 +32,12 @@ SOURCES = {
     "sam_vit_b_01ec64.pth": f"{_FAIR}/segment_anything/sam_vit_b_01ec64.pth",
     "sam_vit_l_0b3195.pth": f"{_FAIR}/segment_anything/sam_vit_l_0b3195.pth",
     "sam_vit_h_4b8939.pth": f"{_FAIR}/segment_anything/sam_vit_h_4b8939.pth",
+    "swin_tiny_patch4_window7_224.pth": f"{_SWIN}/v1.0.0/swin_tiny_patch4_window7_224.pth",
+    "swin_small_patch4_window7_224.pth": f"{_SWIN}/v1.0.0/swin_small_patch4_window7_224.pth",
+    "swin_base_patch4_window7_224_22k.pth": f"{_SWIN}/v1.0.0/swin_base_patch4_window7_224_22k.pth",
+    "swin_base_patch4_window12_384_22k.pth": f"{_SWIN}/v1.0.0/swin_base_patch4_window12_384_22k.pth",
+    "swin_large_patch4_window7_224_22k.pth": f"{_SWIN}/v1.0.0/swin_large_patch4_window7_224_22k.pth",
+    "swin_large_patch4_window12_384_22k.pth": f"{_SWIN}/v1.0.0/swin_large_patch4_window12_384_22k.pth",
     "model_final_61ccd1.pkl": f"{_VITDET}/mask_rcnn_vitdet_b/f325346929/model_final_61ccd1.pkl",
     "model_final_6146ed.pkl": f"{_VITDET}/mask_rcnn_vitdet_l/f325599698/model_final_6146ed.pkl",
     "model_final_7224f1.pkl": f"{_VITDET}/mask_rcnn_vitdet_h/f329145471/model_final_7224f1.pkl",

@@ -6,19 +6,21 @@ file, every key of the file must be known, and nothing is written before all of 
 
 from __future__ import annotations
 
-import math
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.trunk import PLUGS, Trunk, find_trunk
 from ..errors import UserError
 from .files import read_state
 from .report import LoadReport, brief, first, sizes
+from .resize import fit, is_table
+from .swin import from_mmdet, is_output_norm, is_swin, to_official
 
 # Keys of a trunk's file that a trunk may do without, by their first part: classifiers, MAE's decoder, SAM's
 # neck, the norm before a classifier, the class token itself where the trunk has none.
@@ -32,6 +34,8 @@ _FOREIGN = {
     **dict.fromkeys(("norm_pre", "ln_pre"), "a norm before the blocks"),
     **dict.fromkeys(("q_bias", "v_bias"), "BEiT's attention"),
     **dict.fromkeys(("w12", "fc1_g"), "a gated MLP"),
+    **dict.fromkeys(("logit_scale", "cpb_mlp"), "Swin V2's attention"),
+    "absolute_pos_embed": "an absolute position embedding",
     "dist_token": "a distillation token",
     "residual": "convolutions between the blocks",
 }
@@ -41,9 +45,10 @@ _EMBED = "patch_embed.proj.weight"
 def load_pretrained(model: nn.Module, path: str | os.PathLike, strict: bool = False) -> LoadReport:
     """Fill `model` from the file at `path` (see :func:`ivtuning.checkpoint.files.read_state`).
 
-    Understood are plain ViT weights (MAE, timm), SAM's image encoder, detectron2's ViTDet detectors, and our
-    own files of a trunk or a whole model. Base tensors of the trunk must all be there, but for relative
-    positions, which plain ViTs lack: zero, no bias. Position embeddings and tables are resized to fit.
+    Understood are plain ViT weights (MAE, timm), SAM's image encoder, Swin weights (Microsoft, timm, mmdet),
+    detectron2's ViTDet and Swin detectors, and our own files of a trunk or a whole model. Base tensors of the
+    trunk must all be there, but for relative positions, which plain ViTs lack (zero, no bias), and the norms
+    on a Swin's outputs, which ImageNet weights lack (identity). Position embeddings and tables are resized.
     Stem, tuner, neck and heads are filled as far as the file has them; heads of another shape stay as
     initialised. A stem that the file did not fill is started from the base.
 
@@ -57,13 +62,14 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike, strict: bool = Fa
     place, trunk = find_trunk(model)
     prefix = f"{place}." if place else ""
     report = LoadReport(str(path))
-    state = read_state(path)
+    state = from_mmdet(read_state(path))
     try:
         inner, outer = _split(state, prefix)
         plugs = {n: inner.pop(n) for n in list(inner) if n.split(".")[0] in PLUGS}
         new = _base(trunk, inner, report) | _plugs(trunk, plugs)
         new = {prefix + n: t for n, t in new.items()} | _outside(model, prefix, outer, report)
-        special = {prefix + n.split(":")[0] for n in report.missing + report.resized}
+        special = report.missing + report.identity + report.resized
+        special = {prefix + n.split(":")[0] for n in special}
         report.matched = [n for n in new if n not in special]
         report.fresh = [n for n in named_tensors(model) if n not in new]
         if strict:
@@ -113,12 +119,15 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
     own = {n: t for n, t in trunk.state_dict().items() if n.split(".")[0] not in PLUGS}
     for name in list(file):
         file[".".join(_RENAMED.get(part, part) for part in name.split("."))] = file.pop(name)
+    if is_swin(own):
+        report.ignored += to_official(file)
     _diagnose(type(trunk).__name__, own, file)
     unknown = [n for n in file if n not in own and not _unused(n)]
-    has_tables = any(map(_is_table, file))
+    has_tables = any(map(is_table, file))
     absent = [n for n in own if n not in file]
-    report.missing = [n for n in absent if _is_table(n) and not has_tables]
-    absent = [n for n in absent if n not in report.missing]
+    report.missing = [n for n in absent if is_table(n) and not has_tables]
+    report.identity = [n for n in absent if is_output_norm(n)]
+    absent = [n for n in absent if n not in report.missing + report.identity]
     if unknown or absent:
         what = []
         if absent:
@@ -126,7 +135,7 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
         if unknown:
             what.append(f"{len(unknown)} of its keys are unknown to the trunk ({first(unknown)})")
         hint = "take weights of this architecture"
-        if any(map(_is_table, unknown)):
+        if any(map(is_table, unknown)):
             hint = "it has relative positions, which ViTDet with use_rel_pos=True takes"
         elif "cls_token" in absent:
             hint = "set class_token=False"
@@ -134,9 +143,11 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
             hint = "set final_norm=False"
         raise UserError(f"{' and '.join(what)}: {hint}")
     new = {n: torch.zeros_like(own[n]) for n in report.missing}
+    for name in report.identity:
+        new[name] = torch.full_like(own[name], float(name.endswith("weight")))
     wrong = []
     for name in (n for n in own if n in file):
-        new[name], how = _fit(name, file[name], own[name])
+        new[name], how = fit(name, file[name], own[name])
         if new[name].shape != own[name].shape:
             wrong.append(f"{name}: {sizes(file[name])} in the file, {sizes(own[name])} in the trunk")
         elif how:
@@ -174,7 +185,7 @@ def _outside(model: nn.Module, prefix: str, file: dict[str, Tensor], report: Loa
 
 
 def _demand_all(report: LoadReport, has_heads: bool) -> None:
-    empty = report.fresh + report.missing
+    empty = report.fresh + report.missing + report.identity
     if not empty:
         return
     if report.reshaped:
@@ -189,17 +200,19 @@ def _demand_all(report: LoadReport, has_heads: bool) -> None:
 
 def _diagnose(kind: str, own: dict[str, Tensor], file: dict[str, Tensor]) -> None:
     """Name the one reason behind a mismatch of many keys, where there is one; `kind` is the trunk's."""
-    if _is_swin(file) and not _is_swin(own):
+    if is_swin(file) and not is_swin(own):
         raise UserError(f"is a Swin checkpoint, the trunk is {kind} (first keys {first(list(file))})")
     for name in file:
         for part in name.split("."):
             if part in _FOREIGN and name not in own and not _unused(name):
                 raise UserError(f"has {_FOREIGN[part]} ({name}), which {kind} lacks: take weights without")
-    depths = _depth(file), _depth(own)
-    if depths[0] != depths[1]:
-        raise UserError(
-            f"has {depths[0]} blocks, the trunk {depths[1]}: set depth={depths[0]} or take others"
-        )
+    if is_swin(own) and not is_swin(file):
+        raise UserError(f"is no Swin checkpoint, the trunk is {kind} (first keys {first(list(file))})")
+    theirs, ours = _depths(file), _depths(own)
+    if theirs != ours:
+        option = f"depths={theirs}" if is_swin(own) else f"depth={sum(theirs)}"
+        counts = ["-".join(map(str, depths)) or "no" for depths in (theirs, ours)]
+        raise UserError(f"has {counts[0]} blocks, the trunk {counts[1]}: set {option} or take others")
     theirs, ours = file[_EMBED].shape, own[_EMBED].shape
     if len(theirs) == 4 and theirs[2:] != ours[2:]:
         raise UserError(f"has patches of {theirs[2]} px, the trunk of {ours[2]}: they are not resized")
@@ -207,59 +220,15 @@ def _diagnose(kind: str, own: dict[str, Tensor], file: dict[str, Tensor]) -> Non
         raise UserError(f"is {theirs[0]} wide, the trunk {ours[0]}: set embed_dim={theirs[0]} or take others")
 
 
-def _is_swin(names: Iterable[str]) -> bool:
-    return any(n.endswith("relative_position_bias_table") and n.startswith("layers") for n in names)
-
-
-def _depth(names: Iterable[str]) -> int:
-    parts = (n.split(".") for n in names)
-    return 1 + max((int(p[1]) for p in parts if p[0] == "blocks" and p[1].isdecimal()), default=-1)
+def _depths(names: Iterable[str]) -> list[int]:
+    """Blocks of every stage; a plain ViT is one stage."""
+    depths: dict[int, int] = defaultdict(int)
+    for match in filter(None, (re.match(r"(?:layers\.(\d+)\.)?blocks\.(\d+)\.", n) for n in names)):
+        stage = int(match[1] or 0)
+        depths[stage] = max(depths[stage], int(match[2]) + 1)
+    return [depths[stage] for stage in sorted(depths)]
 
 
 def _unused(name: str) -> bool:
     part = name.split(".")[0]
-    return part in _UNUSED or part.startswith("decoder")
-
-
-def _is_table(name: str) -> bool:
-    return name.endswith((".rel_pos_h", ".rel_pos_w"))
-
-
-def _fit(name: str, tensor: Tensor, target: Tensor) -> tuple[Tensor, str]:
-    """`tensor` resized to `target`'s shape where that makes sense for `name`, and how in words."""
-    if name == "pos_embed" and tensor.dim() in (3, 4) and tensor.shape != target.shape:
-        return _fit_positions(tensor.float(), target)
-    if _is_table(name) and tensor.shape[1:] == target.shape[1:] and len(tensor) != len(target):
-        resized = F.interpolate(tensor.float().T[None], size=len(target), mode="linear")[0].T
-        return resized, f"{len(tensor)} -> {len(target)}"
-    return tensor, ""
-
-
-def _fit_positions(tensor: Tensor, target: Tensor) -> tuple[Tensor, str]:
-    """Position embedding (1, [1 +] H * W, C) or (1, H, W, C) -> `target`'s grid and slot."""
-    if tensor.dim() == 4:
-        slot, grid = tensor[:, :0, 0], tensor
-    else:
-        slot, grid = _grid(tensor)
-    own_slot, own_grid = _grid(target)
-    how = []
-    if grid.shape[1:3] != own_grid.shape[1:3]:
-        how.append("{}x{} -> {}x{}".format(*grid.shape[1:3], *own_grid.shape[1:3]))
-        size = own_grid.shape[1:3]
-        grid = F.interpolate(grid.permute(0, 3, 1, 2), size=size, mode="bicubic").permute(0, 2, 3, 1)
-    if slot.shape[1] != own_slot.shape[1]:
-        how.append("cls slot dropped" if slot.shape[1] else "cls slot added, zero")
-        slot = slot[:, :0] if slot.shape[1] else torch.zeros_like(grid[:, 0, :1])
-    return torch.cat([slot, grid.flatten(1, 2)], 1), ", ".join(how)
-
-
-def _grid(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """(1, N, C) -> cls slot (1, 0 or 1, C) and square grid (1, s, s, C)."""
-    side = math.isqrt(positions.shape[1])
-    extra = positions.shape[1] - side * side
-    if extra > 1:
-        raise UserError(
-            f"pos_embed has {positions.shape[1]} entries: not a square grid with at most one cls slot "
-            "(oblong grids, distillation and register tokens are not supported)"
-        )
-    return positions[:, :extra], positions[:, extra:].unflatten(1, (side, side))
+    return part in _UNUSED or part.startswith("decoder") or is_output_norm(name)

@@ -1,9 +1,16 @@
 """Tuning methods, one file each. ``TUNERS`` is what ``model.backbone.net.tuner=<Name>`` accepts."""
 
+from .adapter import Adapter
+from .adaptformer import AdaptFormer
 from .base import Sites, Tuner
 from .iv_tuning import IVTuning
-from .selection import Frozen, Full
+from .lora import LoRA
+from .mona import Mona
+from .selection import BitFit, Frozen, Full, NormTuning, Partial
 
-TUNERS: dict[str, type[Tuner]] = {c.__name__: c for c in (IVTuning, Frozen, Full)}
+TUNERS: dict[str, type[Tuner]] = {
+    c.__name__: c
+    for c in (IVTuning, Mona, Adapter, AdaptFormer, LoRA, BitFit, NormTuning, Partial, Full, Frozen)
+}
 
-__all__ = ["TUNERS", "Frozen", "Full", "IVTuning", "Sites", "Tuner"]
+__all__ = ["TUNERS", "Sites", "Tuner", *TUNERS]

@@ -17,6 +17,12 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from ..errors import UserError
+
+# Why a method's modules cannot become weights of the base.
+GELU_INSIDE = "its bottleneck holds a non-linearity (GELU)"
+CONVOLUTION_INSIDE = "its adapters hold convolutions and a non-linearity (GELU)"
+
 
 class Sites(nn.Module):
     """The modules added to one block. Every site is the identity unless a method overrides it.
@@ -38,9 +44,21 @@ class Sites(nn.Module):
         """Site 3, on the residual stream `y` after the MLP is added; `x` is the stream before it."""
         return y
 
+    def zero(self) -> None:
+        """Make every site the identity, bit for bit, by its last layer's weights. Each method says how."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it becomes the identity")
+
 
 class Tuner(nn.Module):
-    """A tuning method. Subclasses override :meth:`sites` and/or :meth:`select`."""
+    """A tuning method. Subclasses override :meth:`sites` and/or :meth:`select`.
+
+    Attributes:
+        enabled: False inside :meth:`ivtuning.backbones.trunk.Trunk.disable_adapters`.
+        unmergeable: why :meth:`merge` is refused, in words that follow the method's name and a colon.
+    """
+
+    enabled = True
+    unmergeable = "what it adds to a block is no linear map"
 
     def attach(self, widths: Sequence[int]) -> None:
         """Build the added modules; `widths` holds the channel width of every block of the trunk, in order."""
@@ -54,3 +72,30 @@ class Tuner(nn.Module):
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
         """The trunk's own parameters that train. None of them, unless a method says otherwise."""
         return ()
+
+    def connect(self, trunk: nn.Module) -> None:
+        """Reach into the trunk where no site does, by forward hooks; called once, after :meth:`attach`."""
+
+    def enable(self, on: bool) -> None:
+        """Switch what was added on or off; :attr:`enabled` tells."""
+        self.enabled = on
+
+    def zero(self) -> None:
+        """Make what was added the identity, so that the trunk computes its frozen base."""
+        for sites in self.blocks or ():
+            sites.zero()
+
+    def merge(self, trunk: nn.Module) -> None:
+        """Write what was added into the trunk's weights, as far as the method can.
+
+        Raises:
+            UserError: it cannot; the message says why.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot be merged into the base: {self.unmergeable}; deploy the base with "
+            "the adapter file (--adapter)"
+        )
+
+    def unmerge(self, trunk: nn.Module) -> None:
+        """Undo :meth:`merge`."""
+        raise UserError(f"{type(self).__name__} is never merged: there is nothing to undo")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
-from .base import Sites, Tuner
+from .base import CONVOLUTION_INSIDE, Sites, Tuner
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
@@ -97,6 +97,12 @@ class HybridAdapter(nn.Module):
         u = nn.functional.gelu(u.reshape(batch, height, width, -1))
         return x + self.up(self.dropout(u))
 
+    @torch.no_grad()
+    def zero(self) -> None:
+        """Make it the identity."""
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
 
 class PromptAdapter(nn.Module):
     """IPA(C, r), the internal prompt adapter: a delta made of the carried prompt. (B, H, W, C) -> the same.
@@ -163,6 +169,10 @@ class IVSites(Sites):
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
         return self.adapter2(y) + self.prompt2(prompt)
 
+    def zero(self) -> None:
+        for module in self.children():
+            module.zero()
+
 
 PRESETS = {
     # What the paper's released modules do.
@@ -188,6 +198,8 @@ class IVTuning(Tuner):
         legacy_hw_swap: reproduce the original's (W, H) reading of non-square maps.
         preset: "parity" or "vitdet_v1"; sets the options that define it.
     """
+
+    unmergeable = CONVOLUTION_INSIDE
 
     def __init__(
         self,
@@ -226,9 +238,7 @@ class IVTuning(Tuner):
                 (adapter, HybridAdapter(width, **self.adapter_options)),
                 (prompt, PromptAdapter(width, **self.prompt_options)),
             )
+        sites = IVSites(*pairs)
         if self.zero_init:
-            for adapter, prompt in zip(*pairs, strict=True):
-                nn.init.zeros_(adapter.up.weight)
-                nn.init.zeros_(adapter.up.bias)
-                prompt.zero()
-        return IVSites(*pairs)
+            sites.zero()
+        return sites

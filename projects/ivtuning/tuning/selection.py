@@ -6,15 +6,97 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from ..errors import UserError
 from .base import Tuner
 
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
-class Frozen(Tuner):
+
+class Selection(Tuner):
+    """Base of these methods. What they learn is in the trunk's own weights: there is nothing to merge."""
+
+    def merge(self, trunk: nn.Module) -> None:
+        """Nothing to do."""
+
+    def unmerge(self, trunk: nn.Module) -> None:
+        """Nothing to do."""
+
+
+class Frozen(Selection):
     """Nothing of the trunk trains (the papers' "fixed" baseline)."""
 
 
-class Full(Tuner):
-    """Everything trains (full fine-tuning)."""
+class Full(Selection):
+    """Everything trains (full fine-tuning).
+
+    Args:
+        freeze_embed: leave the patch embedding as it is (``frozen_stages=1`` of the Mona paper on VOC).
+    """
+
+    def __init__(self, freeze_embed: bool = False):
+        super().__init__()
+        self.freeze_embed = freeze_embed
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
-        return trunk.base_parameters()
+        return _chosen(trunk, trunk.base_parameters(), self.freeze_embed)
+
+
+class BitFit(Selection):
+    """Biases train (arXiv 2106.10199): every parameter that is some module's `bias`.
+
+    Args:
+        rel_pos: Swin's relative position tables, biases of the attention scores, train as well, as in the
+            Mona paper's code. ViTDet's tables multiply the query and stay frozen.
+        freeze_embed: leave the patch embedding as it is.
+    """
+
+    def __init__(self, rel_pos: bool = True, freeze_embed: bool = False):
+        super().__init__()
+        self.roles = ("bias", "relative_position_bias_table") if rel_pos else ("bias",)
+        self.freeze_embed = freeze_embed
+
+    def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
+        found = (getattr(module, role, None) for module in trunk.base_modules() for role in self.roles)
+        return _chosen(trunk, (p for p in found if isinstance(p, nn.Parameter)), self.freeze_embed)
+
+
+class NormTuning(Selection):
+    """The norm layers train, those of patch embedding, patch merging and outputs included.
+
+    Args:
+        freeze_embed: leave the patch embedding as it is.
+    """
+
+    def __init__(self, freeze_embed: bool = False):
+        super().__init__()
+        self.freeze_embed = freeze_embed
+
+    def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
+        norms = (m for m in trunk.base_modules() if isinstance(m, NORMS))
+        return _chosen(trunk, (p for norm in norms for p in norm.parameters()), self.freeze_embed)
+
+
+class Partial(Selection):
+    """The last blocks train ("Partial-1" by default); norms after them do not.
+
+    Args:
+        n: how many blocks.
+
+    Raises:
+        UserError: there are not so many.
+    """
+
+    def __init__(self, n: int = 1):
+        super().__init__()
+        self.n = n
+
+    def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
+        blocks = list(trunk.blocks)
+        if not 1 <= self.n <= len(blocks):
+            raise UserError(f"tuner.n={self.n}: the trunk has {len(blocks)} blocks, give 1 to {len(blocks)}")
+        return [p for block in blocks[-self.n :] for p in block.parameters()]
+
+
+def _chosen(trunk: nn.Module, parameters: Iterable[nn.Parameter], freeze_embed: bool) -> list[nn.Parameter]:
+    held = {id(p) for p in trunk.patch_embed.parameters()} if freeze_embed else ()
+    return [p for p in parameters if id(p) not in held]

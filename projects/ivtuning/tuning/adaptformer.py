@@ -1,0 +1,50 @@
+"""AdaptFormer (arXiv 2205.13535), as the Mona paper's baseline has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .adapter import Bottleneck
+from .base import GELU_INSIDE, Sites, Tuner
+
+
+class AdaptFormerSites(Sites):
+    """A bottleneck beside the MLP, fed with the MLP's un-normed input; drop-path leaves it alone."""
+
+    def __init__(self, branch: Bottleneck, scale: float):
+        super().__init__()
+        self.branch, self.scale = branch, scale
+
+    def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
+        return y + self.scale * self.branch(x)
+
+    @torch.no_grad()
+    def zero(self) -> None:
+        self.branch.zero()
+
+
+class AdaptFormer(Tuner):
+    """AdaptFormer: one scaled bottleneck parallel to every MLP; the trunk is frozen. 129 C + 64 a block.
+
+    Args:
+        hidden_dim: width of the bottleneck.
+        dropout: rate inside, before the up-projection.
+        scale: fixed factor of the branch.
+        zero_init: start as the identity, as the original does; the Mona paper's code does not.
+    """
+
+    unmergeable = GELU_INSIDE
+
+    def __init__(
+        self, hidden_dim: int = 64, dropout: float = 0.1, scale: float = 0.1, zero_init: bool = False
+    ):
+        super().__init__()
+        self.options = dict(hidden_dim=hidden_dim, dropout=dropout)
+        self.scale, self.zero_init = scale, zero_init
+
+    def sites(self, width: int) -> AdaptFormerSites:
+        sites = AdaptFormerSites(Bottleneck(width, **self.options), self.scale)
+        if self.zero_init:
+            sites.zero()
+        return sites

@@ -1,0 +1,135 @@
+"""LoRA (arXiv 2106.09685) on the attention's projections, with the Mona paper's defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .base import Tuner
+
+TARGETS = ("q", "k", "v")
+
+
+class LowRank(nn.Module):
+    """``scaling * B A``, added to the rows `rows` of a linear layer's output. 2 r C parameters.
+
+    `lora_A` (r, C) starts Kaiming-uniform, `lora_B` (C, r) zero, so that nothing changes at first.
+    """
+
+    def __init__(self, channels: int, rank: int, scaling: float):
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, channels))
+        self.lora_B = nn.Parameter(torch.zeros(channels, rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.scaling = scaling
+        self.rows = slice(None)
+        self.active = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scaling
+
+    def weight(self) -> Tensor:
+        """What it adds to the layer's weight, (C, C)."""
+        return self.lora_B @ self.lora_A * self.scaling
+
+    def hook(self, layer: nn.Linear, args: tuple[Tensor], out: Tensor) -> None:
+        """Forward hook of the layer. In place: backward of a linear layer does not look at its output."""
+        if self.active:
+            out[..., self.rows].add_(self(args[0]))
+
+
+class LoRA(Tuner):
+    """LoRA: low-rank updates of the query and value projections; the trunk is frozen. 4 r C a block.
+
+    It is the one method that can be merged: see :meth:`ivtuning.backbones.trunk.Trunk.merge_adapters`.
+
+    Args:
+        rank: r, of each target.
+        alpha: the update's scale is alpha / rank; the paper's code has 1 / 64.
+        targets: which of "q", "k", "v" are updated.
+
+    Raises:
+        UserError: a rank below 1, or other targets.
+    """
+
+    def __init__(self, rank: int = 64, alpha: float = 1.0, targets: Sequence[str] = ("q", "v")):
+        super().__init__()
+        if rank < 1:
+            raise UserError(f"tuner.rank={rank}: give 1 or more")
+        unknown = [t for t in targets if t not in TARGETS]
+        if unknown or not targets:
+            raise UserError(f"tuner.targets={list(targets)}: give some of {', '.join(TARGETS)}, as [q,v]")
+        self.rank, self.scaling, self.targets = rank, alpha / rank, sorted(set(targets))
+        self.merged = False
+
+    def attach(self, widths: Sequence[int]) -> None:
+        super().attach(widths)
+        self.updates = nn.ModuleList(
+            nn.ModuleDict({t: LowRank(width, self.rank, self.scaling) for t in self.targets})
+            for width in widths
+        )
+
+    def connect(self, trunk: nn.Module) -> None:
+        for block, updates in zip(trunk.blocks, self.updates, strict=True):
+            for target, update in updates.items():
+                layer, update.rows = _projection(block.attn, target)
+                layer.register_forward_hook(update.hook)
+
+    def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
+        if self.merged:
+            raise UserError("LoRA is merged into the base: call the trunk's unmerge_adapters() first")
+        return ()
+
+    def enable(self, on: bool) -> None:
+        super().enable(on)
+        for update in self._updates():
+            update.active = on
+
+    def zero(self) -> None:
+        for update in self._updates():
+            nn.init.zeros_(update.lora_B)
+
+    def train(self, mode: bool = True) -> LoRA:
+        if mode and self.merged:
+            raise UserError("a merged LoRA does not train: call the trunk's unmerge_adapters() first")
+        return super().train(mode)
+
+    def merge(self, trunk: nn.Module) -> None:
+        if self.training:
+            raise UserError("merging LoRA is for inference: call model.eval() first")
+        if not all(p.isfinite().all() for p in self.parameters()):
+            raise UserError("LoRA holds infinite or NaN values: merging would ruin the base")
+        if not self.merged:
+            self._change_base(trunk, 1)
+
+    def unmerge(self, trunk: nn.Module) -> None:
+        if self.merged:
+            self._change_base(trunk, -1)
+
+    @torch.no_grad()
+    def _change_base(self, trunk: nn.Module, sign: int) -> None:
+        for block, updates in zip(trunk.blocks, self.updates, strict=True):
+            for target, update in updates.items():
+                layer, rows = _projection(block.attn, target)
+                layer.weight[rows] += sign * update.weight()
+        self.merged = sign > 0
+        for update in self._updates():
+            update.active = not self.merged
+
+    def _updates(self) -> Iterable[LowRank]:
+        return (update for updates in self.updates for update in updates.values())
+
+
+def _projection(attention: nn.Module, target: str) -> tuple[nn.Linear, slice]:
+    """The layer that makes `target`, and its rows: of a fused `qkv`, or of `q_proj` and its like."""
+    fused = getattr(attention, "qkv", None)
+    if fused is None:
+        return getattr(attention, f"{target}_proj"), slice(None)
+    width = fused.out_features // 3
+    start = TARGETS.index(target) * width
+    return fused, slice(start, start + width)
