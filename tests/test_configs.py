@@ -42,6 +42,16 @@ def test_config_builds(file):
     assert cfg.train.output_dir == f"output/{file.removeprefix('configs/').removesuffix('.py')}"
 
 
+MODELS = sorted(f"configs/common/models/{p.name}" for p in ROOT.glob("configs/common/models/*rcnn*.py"))
+
+
+@pytest.mark.parametrize("file", MODELS)
+def test_common_model_builds(file):
+    with torch.device("meta"):
+        model = instantiate(load_config(file).model)
+    assert model.roi_heads.mask_on == ("mask_rcnn" in file)
+
+
 @pytest.mark.parametrize("file", CONFIGS)
 def test_experiments_are_short(file):
     assert len((ROOT / file).read_text().splitlines()) <= 40
