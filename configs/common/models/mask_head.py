@@ -8,7 +8,7 @@ from timm.layers import LayerNorm2d
 
 
 def add_mask_head(model, conv_dims=(256, 256, 256, 256, 256), sampling_ratio=0):
-    """Add ViTDet's mask head on the levels that the box head uses; `conv_dims` ends with the deconvolution's."""
+    """Add ViTDet's mask head on the box head's levels; `conv_dims` ends with the deconvolution's."""
     heads = model.roi_heads
     heads.mask_in_features = list(heads.box_in_features)
     heads.mask_pooler = L(ROIPooler)(

@@ -194,7 +194,7 @@ class Swin(Trunk):
         return before + len(self.layers[int(parts[1])].blocks)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x, prompt = self.stem(*self.split(x), self.patch_embed)
+        x, prompt = self.enter(x)
         features, index = {}, 0
         for i, layer in enumerate(self.layers):
             if i or prompt is None:

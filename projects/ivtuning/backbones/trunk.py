@@ -69,23 +69,18 @@ class Trunk(Backbone):
         Raises:
             UserError: the tuner trains the base itself, or is merged into it.
         """
-        tuner, stem = self.tuner, self.stem
+        tuner = self.tuner
         if next(iter(tuner.select(self)), None) is not None:
             raise UserError(
                 f"{type(tuner).__name__} trains the trunk's own weights, so the base is no longer in it: to "
                 "compare, load the base's file into a model with model.backbone.net.tuner=Frozen"
             )
-        if not tuner.enabled:
-            yield
-            return
+        before = tuner.enabled
         tuner.enable(False)
-        if next(stem.parameters(), None) is not None:
-            stem.forward = VisibleOnly().forward
         try:
             yield
         finally:
-            tuner.enable(True)
-            vars(stem).pop("forward", None)
+            tuner.enable(before)
 
     def merge_adapters(self) -> None:
         """Write the tuner's part into the base, which then computes the same alone: faster, not trainable.
@@ -110,6 +105,12 @@ class Trunk(Backbone):
                 if name not in PLUGS:
                     _rest(child)
         return self
+
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3 or 6, H, W) -> the first map (B, h, w, C) and the prompt p0, None where there is none."""
+        learned = next(self.stem.parameters(), None) is not None
+        stem = VisibleOnly() if learned and not self.tuner.enabled else self.stem
+        return stem(*self.split(x), self.patch_embed)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, 3 or 6, H, W) -> visible and infrared (None for three channels), (B, 3, H, W) each."""

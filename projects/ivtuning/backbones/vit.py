@@ -152,7 +152,7 @@ class ViTDet(_ViT):
         img_size: side of the square, in pixels, that sizes the global blocks' position tables (inputs may
             have any size; tables are resized in the forward pass).
         window_size: side of the windows, in patches.
-        global_blocks: indices of the blocks that attend globally.
+        global_blocks: indices of the blocks that attend globally; None: the last of each quarter.
         pretrain_img_size: side of the images behind `pos_embed`, in pixels.
         class_token: `pos_embed` carries a slot for a cls token (MAE's does); the token itself is not used.
         frozen_eval: see :meth:`Trunk.plug`.
@@ -172,13 +172,15 @@ class ViTDet(_ViT):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         window_size: int = 14,
-        global_blocks: Sequence[int] = (2, 5, 8, 11),
+        global_blocks: Sequence[int] | None = None,
         use_rel_pos: bool = True,
         pretrain_img_size: int = 224,
         class_token: bool = True,
         frozen_eval: bool = True,
     ):
         super().__init__()
+        if global_blocks is None:
+            global_blocks = [depth * k // 4 - 1 for k in (1, 2, 3, 4)]
         unknown = [i for i in global_blocks if not 0 <= i < depth]
         if unknown:
             raise UserError(
@@ -206,7 +208,7 @@ class ViTDet(_ViT):
         self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x, prompt = self.stem(*self.split(x), self.patch_embed)
+        x, prompt = self.enter(x)
         x = x + self.positions(tuple(x.shape[1:3]))
         for i, block in enumerate(self.blocks):
             # IV-tuning 1.5: p0 for the first block, then each block's own input.
@@ -271,7 +273,7 @@ class PlainViT(_ViT):
         self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x, prompt = self.stem(*self.split(x), self.patch_embed)
+        x, prompt = self.enter(x)
         size = tuple(x.shape[1:3])
         x = (x + self.positions(size)).flatten(1, 2)
         if self.prefix:

@@ -1,0 +1,36 @@
+"""Trunks by name, in their published sizes; what a config need not say is left to each trunk's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from .swin import SWIN_SIZES, Swin
+from .trunk import Trunk
+from .vit import PlainViT, ViTDet
+
+# letter: (width, depth, heads)
+VIT_SIZES = {
+    "t": (192, 12, 3),
+    "s": (384, 12, 6),
+    "b": (768, 12, 12),
+    "l": (1024, 24, 16),
+    "h": (1280, 32, 16),
+}
+
+
+def _vits() -> dict[str, Callable[..., Trunk]]:
+    found = {}
+    for letter, (width, depth, heads) in VIT_SIZES.items():
+        size = dict(embed_dim=width, depth=depth, num_heads=heads)
+        found[f"vit_{letter}"] = partial(PlainViT, img_size=512, taps=(depth - 1,), **size)
+        found[f"vitdet_{letter}"] = partial(ViTDet, **size)
+    return found
+
+
+# Each is called with a stem and a tuner: swin_{t,s,b,l}, swin_{b,l}_w12, vit_{t,s,b,l,h} (positions for
+# 512 px) and vitdet_{t,s,b,l,h} (for 1024 px).
+TRUNKS: dict[str, Callable[..., Trunk]] = {
+    **{name: partial(Swin, **size) for name, size in SWIN_SIZES.items()},
+    **_vits(),
+}
