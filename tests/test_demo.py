@@ -45,10 +45,11 @@ def test_demo_writes_table_results_adapters_and_pictures(pairs, tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", list(demo.ROWS))
-def test_rows_differ_in_stem_and_tuner_alone(name):
+def test_rows_differ_in_stem_tuner_and_their_rate_alone(name):
     from ivtuning.config import load_config
 
     row, first = (load_config(demo.ROWS[n]) for n in (name, "visible only"))
     for cfg in (row, first):
         del cfg.model.backbone.net.stem, cfg.model.backbone.net.tuner, cfg.train.output_dir
+        del cfg.optimizer.params.added_lr_factor
     assert row == first

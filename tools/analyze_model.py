@@ -1,32 +1,58 @@
 #!/usr/bin/env python
-"""Print who trains and who is frozen in a model, with both ratios."""
+"""Print who trains and who is frozen in a model, with both ratios; or compare all tuners on one trunk."""
 
 from __future__ import annotations
 
 import json
 
 from ivtuning.config import load_config, tool_parser
-from ivtuning.errors import run_tool
+from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = (
-    "tools/analyze_model.py --config-file configs/M3FD/vitdet_ivtuning_b.py model.backbone.net.tuner=Full"
+    "tools/analyze_model.py --config-file configs/M3FD/vitdet_ivtuning_b.py model.backbone.net.tuner=Full\n"
+    "  tools/analyze_model.py --trunk swin_l --all-tuners --size 512 512"
 )
 
 
 def main(argv):
-    parser = tool_parser(__doc__, EXAMPLE)
+    parser = tool_parser(__doc__, EXAMPLE, config_required=False)
+    parser.add_argument(
+        "--trunk",
+        metavar="NAME",
+        help="swin_{t,s,b,l}, swin_{b,l}_w12, vit_{t,s,b,l,h} or vitdet_{t,s,b,l,h}, instead of a config",
+    )
+    parser.add_argument("--all-tuners", action="store_true", help="compare every tuner on --trunk")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="pixels for which multiply-accumulates are counted (default: 480 640)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
     args = parser.parse_args(argv)
-    cfg = load_config(args.config_file, args.overrides)
+    if bool(args.config_file) == bool(args.trunk):
+        raise UserError("give either --config-file FILE or --trunk NAME --all-tuners")
+    if bool(args.trunk) != args.all_tuners or (args.size and not args.trunk):
+        raise UserError("--trunk NAME, --all-tuners and --size H W belong together; --size may be left out")
+    if args.trunk and args.overrides:
+        raise UserError(f"{args.overrides[0]!r} changes a config: leave it out, or give --config-file FILE")
 
-    import torch
-    from detectron2.config import instantiate
+    if args.trunk:
+        from ivtuning.engine.compare import compare_tuners, comparison_table
 
-    from ivtuning.engine.report import count_parameters, parameter_table
+        counts, table = compare_tuners(args.trunk, tuple(args.size or (480, 640))), comparison_table
+    else:
+        cfg = load_config(args.config_file, args.overrides)
 
-    with torch.device("meta"):
-        counts = count_parameters(instantiate(cfg.model))
-    print(json.dumps(counts) if args.json else parameter_table(counts))
+        import torch
+        from detectron2.config import instantiate
+
+        from ivtuning.engine.report import count_parameters, parameter_table
+
+        with torch.device("meta"):
+            counts, table = count_parameters(instantiate(cfg.model)), parameter_table
+    print(json.dumps(counts) if args.json else table(counts))
 
 
 if __name__ == "__main__":

@@ -9,4 +9,6 @@ from .nano_ivtuning import data, dataloader, lr_multiplier, model, optimizer, tr
 
 model.backbone.net.stem = L(SumStem)()
 model.backbone.net.tuner = L(Full)()
+# The adapters' rate would hurt the infrared embedding here: docs/defaults.md.
+optimizer.params.added_lr_factor = 1.0
 train.output_dir = "output/MSRS/nano_full"

@@ -29,6 +29,7 @@ dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_lengt
 
 optimizer.lr = 1e-3
 optimizer.weight_decay = 0.05
+optimizer.params.added_lr_factor = 3.0  # docs/defaults.md
 lr_multiplier = cosine()
 train.max_iter = 800
 train.clip_norm = 1.0

@@ -15,6 +15,7 @@ dataloader.train.num_workers = dataloader.test.num_workers = 0
 
 optimizer.lr = 1e-3
 optimizer.weight_decay = 0.05
+optimizer.params.added_lr_factor = 3.0  # docs/defaults.md
 lr_multiplier = cosine()
 train.max_iter = 250
 train.clip_norm = 1.0

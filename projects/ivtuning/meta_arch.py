@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import GeneralizedRCNN
 
-from .errors import UserError
+from .data.images import MODALITIES
+from .errors import UserError, nearest
+
+# Keys of a sample's images, in the order of the channels.
+KEYS = ("image", "image_ir")
+FILLS = ("error", "zero", "mean")
 
 
 class PairedInput:
@@ -18,16 +23,24 @@ class PairedInput:
     Args (keyword, besides those of the architecture):
         square_pad: pad every batch to a square of at least this side, in pixels; 0 pads to the backbone's
             divisibility only.
+        missing: what stands in for an image that a sample lacks: "error" refuses such a sample, "zero" is
+            black, "mean" the mean pixel, that is exactly 0 after normalisation.
+
+    Raises:
+        UserError: `missing` is none of these.
     """
 
-    def __init__(self, *, square_pad: int = 0, **kwargs):
+    def __init__(self, *, square_pad: int = 0, missing: str = "error", **kwargs):
         super().__init__(**kwargs)
+        if missing not in FILLS:
+            raise UserError(f"model.missing={missing!r}: give {', '.join(FILLS)}{nearest(missing, FILLS)}")
         self.square_pad = square_pad
+        self.missing = missing
 
     def _stack(self, batched_inputs: list[dict]) -> list[dict]:
         channels = self.pixel_mean.numel()
         return [
-            x if len(x["image"]) == channels else {**x, "image": stack_pair(x, channels)}
+            x if len(x.get("image", ())) == channels else stack_pair(x, channels, self.missing)
             for x in batched_inputs
         ]
 
@@ -43,6 +56,10 @@ class PairedInput:
 
     def preprocess_image(self, batched_inputs: list[dict]):
         images = super().preprocess_image(batched_inputs)
+        if self.missing == "mean":
+            for image, x in zip(images.tensor, batched_inputs, strict=True):
+                for i in x.get("filled", ()):  # black so far
+                    image[3 * i : 3 * i + 3] = 0
         if self.square_pad:
             height, width = images.tensor.shape[-2:]
             side = max(self.square_pad, height, width)
@@ -50,26 +67,34 @@ class PairedInput:
         return images
 
 
-def stack_pair(x: dict, channels: int) -> torch.Tensor:
-    """The (`channels`, H, W) uint8 input of one sample: 3 = visible, 6 = visible and infrared.
+def stack_pair(x: dict, channels: int, missing: str = "error") -> dict:
+    """A copy of the sample `x` whose "image" is the model's (`channels`, H, W) uint8 input.
+
+    Three channels are visible, six visible and infrared. An image that is not there becomes black, unless
+    `missing` is "error"; "filled" lists such places, 0 for visible and 1 for infrared.
 
     Raises:
-        UserError: the sample has no infrared image, or one of another size.
+        UserError: the sample lacks an image and may not, it has none at all, or two of unequal size.
     """
-    visible, infrared = x["image"], x.get("image_ir")
-    if channels == 3:
-        return visible
     name = x.get("file_name", "a sample")
-    if infrared is None:
+    images = [x.get(key) for key in KEYS]
+    present = [image for image in images if image is not None]
+    if not present:
+        raise UserError(f"{name}: the sample has neither 'image' nor 'image_ir': use PairedDatasetMapper")
+    images = images[: channels // 3]
+    filled = [i for i, image in enumerate(images) if image is None]
+    if filled and missing == "error":
         raise UserError(
-            f"{name}: the model takes pairs, but the sample has no 'image_ir': use PairedDatasetMapper"
+            f"{name}: the model takes {' and '.join(MODALITIES[: len(images)])}, but the sample has no "
+            f"{KEYS[filled[0]]!r}: use PairedDatasetMapper, or set model.missing=mean if it may lack one"
         )
-    if infrared.shape != visible.shape:
+    images = [torch.zeros_like(present[0]) if image is None else image for image in images]
+    if images[0].shape != images[-1].shape:
         raise UserError(
-            f"{name}: visible is {tuple(visible.shape)}, infrared {tuple(infrared.shape)}: "
+            f"{name}: visible is {tuple(images[0].shape)}, infrared {tuple(images[-1].shape)}: "
             "both must be (3, H, W) in one frame"
         )
-    return torch.cat([visible, infrared])
+    return {**x, "image": torch.cat(images), "filled": filled}
 
 
 class PairedRCNN(PairedInput, GeneralizedRCNN):

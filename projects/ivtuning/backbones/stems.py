@@ -49,10 +49,11 @@ class TwoEmbeddings(Stem):
     """Base of the stems that give infrared a patch embedding of its own.
 
     Args:
-        from_visible: start it as a copy of the trunk's (once its weights are read) instead of at random.
+        from_visible: start it as a copy of the trunk's (once its weights are read) instead of at random; see
+            docs/defaults.md for what that is worth.
     """
 
-    def __init__(self, from_visible: bool = True):
+    def __init__(self, from_visible: bool = False):
         super().__init__()
         self.from_visible = from_visible
 
@@ -88,7 +89,7 @@ class PromptStem(TwoEmbeddings):
     """
 
     def __init__(
-        self, hidden_dim: int = 8, norm: str = "BN", zero_init: bool = True, from_visible: bool = True
+        self, hidden_dim: int = 8, norm: str = "BN", zero_init: bool = True, from_visible: bool = False
     ):
         super().__init__(from_visible)
         self.options = dict(hidden_dim=hidden_dim, norm=norm)

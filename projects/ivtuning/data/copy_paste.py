@@ -11,6 +11,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from ..errors import UserError
 
+IMAGES = {"image", "image_ir"}
+
 
 class CopyPaste:
     """A mapper around a mapper: now and then it pastes the objects of another random pair."""
@@ -50,6 +52,8 @@ class CopyPaste:
         source = self.mapper(self.dataset[index])
         if source is None or len(source.get("instances", ())) == 0:
             return sample
+        if any(key in sample and key not in source for key in IMAGES):  # dropped or missing there
+            return sample
         found = len(source["instances"])
         count = np.random.randint(1, min(found, self.max_objects) + 1)
         chosen = torch.from_numpy(np.sort(np.random.permutation(found)[:count]))
@@ -58,12 +62,12 @@ class CopyPaste:
 
 def _paste(sample: dict, source: dict, objects: Instances) -> dict:
     """Paste `objects` of `source` into `sample`; where sizes differ, the common top left corner counts."""
-    height, width = sample["image"].shape[1:]
-    h, w = (min(a, b) for a, b in zip(sample["image"].shape[1:], source["image"].shape[1:], strict=True))
+    height, width = size = sample["instances"].image_size
+    h, w = (min(a, b) for a, b in zip(size, source["instances"].image_size, strict=True))
     regions = torch.zeros(len(objects), height, width, dtype=torch.bool)
     regions[:, :h, :w] = _regions(objects)[:, :h, :w]
     covered = regions.any(0)
-    for key in ("image", "image_ir"):
+    for key in IMAGES & sample.keys():
         corner = sample[key][:, :h, :w]
         sample[key][:, :h, :w] = torch.where(covered[:h, :w], source[key][:, :h, :w], corner)
 

@@ -15,6 +15,7 @@ from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
 
 import ivtuning  # noqa: F401  (prepares detectron2's import)
+from ivtuning.data.images import check_modality
 from ivtuning.data.preparation import data_root
 from ivtuning.data.synthetic import generate
 from ivtuning.errors import UserError, nearest
@@ -71,9 +72,12 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     if not images or not categories:
         raise UserError(f"{json_file} lists no {'categories' if images else 'images'}: prepare the set again")
     for image in images.values():
-        if not image.get("ir_file_name"):
+        missing = image.get("missing")
+        check_modality(missing, f"{json_file}: image {image['file_name']!r} says missing")
+        if not image.get("ir_file_name") and missing != "infrared":
             raise UserError(
-                f"{json_file}: image {image['file_name']!r} has no ir_file_name; prepare it again"
+                f"{json_file}: image {image['file_name']!r} has no ir_file_name; prepare it again, or state "
+                '"missing": "infrared" there'
             )
     ids = set()
     for box in content["annotations"]:
@@ -90,9 +94,9 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     dicts = load_coco_json(json_file, str(root), name, extra_annotation_keys=["modality"])
     for record in dicts:
         image = images[record["image_id"]]
-        record["ir_file_name"] = str(root / image["ir_file_name"])
-        if "time" in image:
-            record["time"] = image["time"]
+        if image.get("ir_file_name"):
+            record["ir_file_name"] = str(root / image["ir_file_name"])
+        record.update({key: image[key] for key in ("time", "missing") if key in image})
     return dicts
 
 
@@ -107,7 +111,9 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
     """Register a paired set, to be read when asked for. Other paths under a known name replace the old ones.
 
     Its dicts are detectron2's standard ones plus ``ir_file_name``, ``time`` ("day"/"night") where known, and
-    per annotation ``modality`` where known. ``info.image_root`` of the JSON wins over `image_root`.
+    per annotation ``modality`` where known. An image of the JSON may state ``"missing": "infrared"`` (it then
+    needs no ``ir_file_name``) or ``"missing": "visible"`` (``file_name`` is then a mere name); its dict says
+    so too. ``info.image_root`` of the JSON wins over `image_root`.
 
     Reading raises UserError for a missing or broken JSON, an image without partner, an unknown category id
     and an annotation id that occurs twice.

@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import _apply_exif_orientation
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 
 # What Pillow's decoders raise on cut or garbled files.
 _UNREADABLE = (
@@ -25,6 +25,10 @@ _UNREADABLE = (
 _GRAY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
+# What a pair is made of; `missing` of a dataset dict and `drop` of the mapper name one of them.
+MODALITIES = ("visible", "infrared")
+
+
 class BadPair(UserError):
     """A pair that cannot be used; `file_name` is the file to mend."""
 
@@ -33,7 +37,16 @@ class BadPair(UserError):
         self.file_name = file_name
 
 
-def read_pair(dataset_dict: dict, ir_range: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def check_modality(name: str | None, where: str) -> None:
+    """UserError where `name` is neither None nor a modality; `where` begins the message."""
+    if name is not None and name not in MODALITIES:
+        known = " or ".join(MODALITIES)
+        raise UserError(f"{where}={name!r}: give {known}{nearest(str(name), MODALITIES)}")
+
+
+def read_pair(
+    dataset_dict: dict, ir_range: Sequence[float] | None = None, absent: str | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Read the two images of a dataset dict, EXIF orientation applied as detectron2 does.
 
     Args:
@@ -41,30 +54,34 @@ def read_pair(dataset_dict: dict, ir_range: Sequence[float] | None = None) -> tu
             16-bit with 1 channel) and optionally `height` and `width`, pixels, which must then be true.
         ir_range: raw counts (lo, hi) of a 16-bit infrared image that become 0 and 255;
             None: the 1st and 99th percentile of each image. 8-bit images are left as they are.
+        absent: "visible" or "infrared", which is then not looked for.
 
     Returns:
-        visible (H,W,3) uint8 RGB and infrared (H,W,3) uint8; gray infrared is replicated.
+        visible (H,W,3) uint8 RGB and infrared (H,W,3) uint8; gray infrared is replicated. None for `absent`.
 
     Raises:
         BadPair: a file is missing, unreadable or of the wrong kind, or the sizes disagree.
+        UserError: `absent` is no modality.
     """
     path = dataset_dict["file_name"]
+    check_modality(absent, f"{path}: missing")
     ir_path = dataset_dict.get("ir_file_name")
-    if not ir_path:
+    if not ir_path and absent != "infrared":
         raise BadPair(f"{path} has no infrared partner: give the image an ir_file_name in the JSON", path)
-    visible = _visible(path)
-    infrared = _infrared(ir_path, ir_range)
-    if visible.shape != infrared.shape:
+    visible = None if absent == "visible" else _visible(path)
+    infrared = None if absent == "infrared" else _infrared(ir_path, ir_range)
+    if absent is None and visible.shape != infrared.shape:
         raise BadPair(
             f"visible {path} is {_size(visible)} but infrared {ir_path} is {_size(infrared)}: "
             "register the pair to one size",
             path,
         )
-    height, width = visible.shape[:2]
+    path, seen = (ir_path, infrared) if visible is None else (path, visible)
+    height, width = seen.shape[:2]
     stated = dataset_dict.get("width", width), dataset_dict.get("height", height)
     if stated != (width, height):
         raise BadPair(
-            f"{path} is {_size(visible)} but its JSON says {stated[0]}x{stated[1]}: "
+            f"{path} is {_size(seen)} but its JSON says {stated[0]}x{stated[1]}: "
             "write the true width and height there",
             path,
         )

@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks
 
 from ..errors import UserError
-from .images import read_pair
+from .images import MODALITIES, check_modality, read_pair
 
 Photometric = Callable[[np.ndarray], np.ndarray]
 _PHOTOMETRIC_TRANSFORMS = (T.BlendTransform, T.ColorTransform)
@@ -21,6 +21,10 @@ _PHOTOMETRIC_TRANSFORMS = (T.BlendTransform, T.ColorTransform)
 
 class PairedDatasetMapper:
     """Reads a pair, moves both images and the annotations alike, then changes each image's pixels alone.
+
+    An image may be absent: the dict names no `ir_file_name`, its `missing` is "visible" or "infrared", or an
+    option here drops it. The sample then lacks it and the model decides (`model.missing`); a named file that
+    is not there stays an error.
 
     All draws come from numpy's, torch's and Python's global generators, so equal states give equal samples.
     """
@@ -33,6 +37,8 @@ class PairedDatasetMapper:
         photometric_ir: Sequence[Photometric] = (),
         use_instance_mask: bool = False,
         ir_range: Sequence[float] | None = None,
+        drop: str | None = None,
+        modality_dropout: float = 0.0,
     ):
         """
         Args:
@@ -43,18 +49,29 @@ class PairedDatasetMapper:
             use_instance_mask: needs a segmentation (polygons or RLE) in every annotation; adds `gt_masks`
                 (BitMasks) and, after a crop, takes the boxes from the masks.
             ir_range: raw counts (lo, hi) of 16-bit infrared, see :func:`.images.read_pair`.
+            drop: "visible" or "infrared", which no sample then has.
+            modality_dropout: in training, probability, 0..1, that a complete pair loses one of its two
+                images, either with equal chance. Its objects all stay.
 
         Raises:
-            UserError: `ir_range` is not two increasing numbers.
+            UserError: `ir_range` is not two increasing numbers, `drop` no modality, `modality_dropout` no
+                probability or not for training.
         """
         if ir_range is not None and (len(ir_range) != 2 or not ir_range[0] < ir_range[1]):
             raise UserError(f"ir_range={list(ir_range)}: give two increasing raw counts, such as (0, 16383)")
+        check_modality(drop, "drop")
+        if not 0 <= modality_dropout <= 1:
+            raise UserError(f"modality_dropout={modality_dropout}: give a probability in 0..1")
+        if modality_dropout and not is_train:
+            raise UserError("modality_dropout is for training: evaluate with drop=visible or drop=infrared")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.photometric = list(photometric)
         self.photometric_ir = list(photometric_ir)
         self.use_instance_mask = use_instance_mask
         self.ir_range = ir_range
+        self.drop = drop
+        self.modality_dropout = modality_dropout
 
     def __call__(self, dataset_dict: dict) -> dict:
         """
@@ -62,33 +79,49 @@ class PairedDatasetMapper:
             dataset_dict: one registered pair; it is not modified.
 
         Returns:
-            dict: the same keys without `annotations`, and `image`, `image_ir` (3,H,W) uint8; in training
-            `instances` with `gt_boxes` (XYXY pixels of the augmented image), `gt_classes`, perhaps
-            `gt_masks` (N,H,W). `height` and `width` stay those of the file.
+            dict: the same keys without `annotations`, and `image`, `image_ir` (3,H,W) uint8, or one of them
+            where the other is absent; in training `instances` with `gt_boxes` (XYXY pixels of the augmented
+            image), `gt_classes`, perhaps `gt_masks` (N,H,W). `height` and `width` stay those of the file.
 
         Raises:
             BadPair: see :func:`.images.read_pair`.
             UserError: a photometric transform among the geometric ones or the reverse; a missing
-                segmentation.
+                segmentation; `drop` leaves nothing of the pair.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
-        visible, infrared = read_pair(dataset_dict, self.ir_range)
-        dataset_dict.setdefault("height", visible.shape[0])
-        dataset_dict.setdefault("width", visible.shape[1])
+        visible, infrared = read_pair(dataset_dict, self.ir_range, self._absent(dataset_dict))
+        seen = T.AugInput(infrared if visible is None else visible)
+        dataset_dict.setdefault("height", seen.image.shape[0])
+        dataset_dict.setdefault("width", seen.image.shape[1])
 
-        seen = T.AugInput(visible)
         transforms = self.augmentations(seen)
         _check_geometric(transforms)
-        dataset_dict["image"] = _finish(seen.image, self.photometric)
-        dataset_dict["image_ir"] = _finish(transforms.apply_image(infrared), self.photometric_ir)
+        if visible is not None:
+            dataset_dict["image"] = _finish(seen.image, self.photometric)
+        if infrared is not None:
+            image = seen.image if visible is None else transforms.apply_image(infrared)
+            dataset_dict["image_ir"] = _finish(image, self.photometric_ir)
 
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
-            dataset_dict["instances"] = self._instances(annotations, transforms, dataset_dict)
+            dataset_dict["instances"] = self._instances(
+                annotations, transforms, seen.image.shape[:2], dataset_dict
+            )
         return dataset_dict
 
-    def _instances(self, annotations, transforms, dataset_dict):
-        shape = tuple(dataset_dict["image"].shape[1:])
+    def _absent(self, dataset_dict: dict) -> str | None:
+        """The modality that the sample goes without."""
+        lacking = dataset_dict.get("missing") or (None if dataset_dict.get("ir_file_name") else "infrared")
+        if lacking and self.drop not in (None, lacking):
+            name = dataset_dict["file_name"]
+            raise UserError(f"{name} has no {lacking} image: drop={self.drop} would leave nothing of it")
+        absent = self.drop or lacking
+        # Without dropout nothing is drawn: the other draws of a seed are then what they always were.
+        if absent is None and self.modality_dropout and np.random.uniform() < self.modality_dropout:
+            absent = MODALITIES[np.random.randint(2)]
+        return absent
+
+    def _instances(self, annotations, transforms, shape, dataset_dict):
         annotations = [a for a in annotations if not a.get("iscrowd", 0)]
         for annotation in annotations:
             if self.use_instance_mask:

@@ -184,10 +184,12 @@ def check_annotations(content: dict) -> Iterator[Finding]:
 
 def _check_pair(image: dict, root: Path, measure: bool) -> tuple[list[Finding], dict[str, str], Shift | None]:
     """Findings of one pair, its pixel hashes by file name and, if asked and possible, its shift."""
-    name, partner = image["file_name"], image.get("ir_file_name")
-    if not partner:
+    name, partner, absent = image["file_name"], image.get("ir_file_name"), image.get("missing")
+    if not partner and absent != "infrared":
         return [Finding("missing", name, "the JSON names no ir_file_name")], {}, None
-    files = {file: root / file for file in (name, partner)}
+    present = {"visible": name, "infrared": partner}
+    present.pop(absent, None)
+    files = {file: root / file for file in present.values()}
     if lost := [Finding("missing", f, f"no file {path}") for f, path in files.items() if not path.is_file()]:
         return lost, {}, None
     try:
@@ -199,11 +201,14 @@ def _check_pair(image: dict, root: Path, measure: bool) -> tuple[list[Finding], 
         ]
         if len(set(sizes.values())) > 1:
             return [*findings, Finding("unequal sizes", name, " and ".join(sizes.values()))], {}, None
-        visible, infrared = read_pair({"file_name": str(files[name]), "ir_file_name": str(files[partner])})
+        paths = {"file_name": str(root / name), "ir_file_name": str(root / (partner or ""))}
+        visible, infrared = read_pair(paths, absent=absent)
     except UserError as error:
         # The reader chains what a decoder said; without that, it is the kind of image that is wrong.
         kind = "unreadable" if error.__cause__ else "channels"
         return [Finding(kind, getattr(error, "file_name", name), str(error))], {}, None
+    if absent:  # nothing to compare it with
+        return findings, {}, None
     if np.ptp(infrared, axis=2).mean() > 8:
         findings.append(Finding("coloured infrared", partner, "channels differ by over 8 levels on average"))
     grays = {file: cv2.cvtColor(a, cv2.COLOR_RGB2GRAY) for file, a in ((name, visible), (partner, infrared))}

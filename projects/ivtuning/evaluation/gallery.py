@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
@@ -40,7 +41,9 @@ def draw_all(
     output.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Picture] = {}
     for record in track(records, "drawing"):
-        vis, ir = read_pair(record, getattr(predict, "ir_range", None))
+        images = read_pair(record, getattr(predict, "ir_range", None), record.get("missing"))
+        # What is missing is drawn black.
+        vis, ir = (np.zeros_like(b) if a is None else a for a, b in (images, images[::-1]))
         truth = record.get("annotations")
         found = predict(record) if predict else None
         stem = Path(record["file_name"]).stem

@@ -1,0 +1,10 @@
+"""Mona on Swin-L, Flowers-102, with the rate of all other methods.
+
+The paper's other baselines are this file with ``model.backbone.net.tuner=<Name>``: Frozen, BitFit,
+NormTuning, Partial, Adapter, LoRA, AdaptFormer; give each a ``train.output_dir`` of its own.
+"""
+
+from .mona_swin_l import data, dataloader, lr_multiplier, model, optimizer, train
+
+optimizer.lr = 1.5625e-5
+train.output_dir = "output/Flowers102/mona_equal_lr_swin_l"

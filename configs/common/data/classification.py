@@ -1,0 +1,34 @@
+"""Loaders of image classification data at 224 px. An experiment sets the names."""
+
+from detectron2.config import LazyCall as L
+from torchvision.transforms import v2
+
+from ivtuning.data.classification import ClassificationMapper, build_test_loader, labelled_images
+from ivtuning.data.loader import build_train_loader
+from ivtuning.evaluation.classification import TopKEvaluator
+
+# "stop" names the first image that cannot be read and ends the run; "skip" counts and reports.
+data = dict(on_bad_pair="stop")
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(labelled_images)(names="???", every_class=True),
+        mapper=L(ClassificationMapper)(
+            is_train=True,
+            augmentations=[L(v2.RandomResizedCrop)(size=224), L(v2.RandomHorizontalFlip)(p=0.5)],
+        ),
+        total_batch_size=16,
+        num_workers=4,
+        seed="${train.seed}",
+        on_bad_pair="${data.on_bad_pair}",
+    ),
+    test=L(build_test_loader)(
+        dataset=L(labelled_images)(names="???"),
+        mapper=L(ClassificationMapper)(
+            is_train=False, augmentations=[L(v2.Resize)(size=256), L(v2.CenterCrop)(size=224)]
+        ),
+        batch_size=32,
+        num_workers=4,
+    ),
+    evaluator=L(TopKEvaluator)(dataset_name="${..test.dataset.names}", topk=(1, 5)),
+)
