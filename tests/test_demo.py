@@ -20,6 +20,7 @@ def test_demo_writes_table_results_adapters_and_pictures(pairs, tmp_path, monkey
 
     assert json.loads((tmp_path / "demo" / "results.json").read_text()) == json.loads(json.dumps(results))
     rows = {row["name"]: row for row in results["rows"]}
+    assert [row["name"] for row in results["missing"]] == ["IV-tuning, no infrared", "IV-tuning, no visible"]
     assert list(rows) == ["visible only", "infrared only", "full", "IV-tuning"]
     known = {"AP", "AP50", "AP_both", "backbone_trainable", "ratio_of_base", "adapter_mb"}
     assert known <= rows["full"].keys()

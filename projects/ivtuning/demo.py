@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from pathlib import Path
@@ -56,11 +57,13 @@ def main(output: Path, overrides: list[str]) -> dict:
         for name, file in ROWS.items()
     }
     rows = [_row(name, cfg) for name, cfg in configs.items()]
+    missing = [_without(configs["IV-tuning"], rows[-1], modality) for modality in ("infrared", "visible")]
 
     print("\n4/4  pictures", flush=True)
     page = _draw(configs, output / "pictures")
     results = {
         "rows": rows,
+        "missing": missing,
         "pretraining": {"AP": pretrained["AP"], "iterations": int(pretraining.train.max_iter)},
         "single_modality_share": scenes["val"]["single_share"],
         "seconds": round(time.time() - start, 1),
@@ -90,7 +93,8 @@ def table(results: dict) -> str:
     formats = {"backbone_trainable": "{:,}", "ratio_of_base": "{:.1%}", "ratio_of_total": "{:.1%}"}
     formats |= {"name": "{}", "adapter_mb": "{:.2f}", "train_seconds": "{:.0f}"}
     body = [
-        [formats.get(key, "{:.1f}").format(row[key]) for key in columns.values()] for row in results["rows"]
+        [formats.get(key, "{:.1f}").format(row[key]) for key in columns.values()]
+        for row in results["rows"] + results["missing"]
     ]
     first, last = results["rows"][0], results["rows"][-1]
     notes = [
@@ -98,6 +102,7 @@ def table(results: dict) -> str:
         f"Trunk: pretrained on visible images for {results['pretraining']['iterations']} iterations; then "
         f"{first['iterations']} iterations a row, one seed.",
         "AP both | vis only | ir only: AP on the objects that both images show, or only one of them.",
+        "no infrared, no visible: the same model with one of the two images missing (filled with its mean).",
         f"Adapter: stem and tuner (full: the whole trunk too); neck and heads add {last['task_mb']:.2f} MB.",
         f"{results['seconds']:.0f} s in all.",
     ]
@@ -123,6 +128,21 @@ def _write_trunk(cfg: DictConfig, path: Path) -> None:
         torch.save({"model": {name: p.data for name, p in trunk.named_base_parameters()}}, temp)
 
 
+def _without(cfg: DictConfig, row: dict, modality: str) -> dict:
+    """The trained model's `row` once more, evaluated without one of the two images (filled with its mean)."""
+    cfg = copy.deepcopy(cfg)
+    cfg.dataloader.test.mapper.drop = modality
+    cfg.model.missing = "mean"
+    found = run.evaluate_checkpoint(cfg, _final(cfg))["bbox"]
+    return {**row, "name": f"{row['name']}, no {modality}", **_figures(found)}
+
+
+def _figures(found: dict) -> dict:
+    return {
+        key.replace("-", "_"): found[key] for key in ("AP", "AP50", "AP-both", "AP-visible", "AP-infrared")
+    }
+
+
 def _row(name: str, cfg: DictConfig) -> dict:
     start = time.time()
     found = run.train(cfg, progress=name)["bbox"]
@@ -136,10 +156,7 @@ def _row(name: str, cfg: DictConfig) -> dict:
     counts = count_parameters(model)
     return {
         "name": name,
-        **{
-            key.replace("-", "_"): found[key]
-            for key in ("AP", "AP50", "AP-both", "AP-visible", "AP-infrared")
-        },
+        **_figures(found),
         **{
             key: counts[key]
             for key in ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total")
