@@ -172,6 +172,8 @@ def _where_from(file: Path) -> str:
     """How to get the missing `file`, as far as its name tells."""
     if file.name in SOURCES:
         return f": get it with `curl -L --create-dirs -o {file} {SOURCES[file.name]}`"
+    if file.name == "trunk.pth":
+        return ": `make demo` makes one, output/demo/trunk.pth"
     import timm
 
     if timm.is_model(file.stem):

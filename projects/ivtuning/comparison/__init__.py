@@ -1,0 +1,7 @@
+"""Every tuning method on the same trunk, data and schedule, over several seeds: mean and spread of AP."""
+
+from .methods import METHODS, Method
+from .runs import compare
+from .table import markdown
+
+__all__ = ["METHODS", "Method", "compare", "markdown"]

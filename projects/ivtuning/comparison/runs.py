@@ -1,0 +1,173 @@
+"""The runs of a comparison: one, and all of them, each a process of one thread.
+
+A run leaves result.json in its folder, so that a comparison that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import save_adapter
+from ..checkpoint.adapter import group_sizes
+from ..checkpoint.files import atomic
+from ..config import load_config
+from ..data.images import MODALITIES
+from ..engine import run
+from ..engine.report import count_parameters
+from ..errors import UserError, mendable, nearest
+from ..progress import track
+from . import table
+from .methods import METHODS, Job, conditions, plan
+
+COUNTS = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total")
+
+
+def compare(
+    config: str,
+    output: Path,
+    overrides: Sequence[str] = (),
+    seeds: int = 3,
+    only: Sequence[str] = (),
+    processes: int | None = None,
+) -> dict:
+    """Run what is not there yet, and write results.json and table.md into `output`.
+
+    Args:
+        config: a detection config whose tuner is IV-tuning.
+        overrides: changes to every run's config; those of stem and tuner reach IV-tuning alone.
+        seeds: how many, from 0.
+        only: keys of METHODS to run, () = all. The results hold every finished run of this config.
+        processes: runs at a time, None = one a core; 1 runs them in this process.
+
+    Returns:
+        What results.json holds: "conditions", "rows" (see :func:`.table.summarise`) and "failed", for each
+        run that failed one line.
+
+    Raises:
+        UserError: no such method, a number below 1; see :func:`.methods.conditions`.
+    """
+    for key in only:
+        if key not in METHODS:
+            raise UserError(f"no method {key!r}{nearest(key, METHODS)}; there are {', '.join(METHODS)}")
+    cores = os.cpu_count() or 1
+    processes = cores if processes is None else processes
+    if seeds < 1 or processes < 1:
+        raise UserError(f"seeds={seeds}, processes={processes}: give 1 or more of each")
+    shared = conditions(config, overrides)
+    jobs = plan(shared, overrides, seeds, output, processes)
+    chosen = [job for job in jobs if not only or job.method in only]
+    pending = [job for job in chosen if job.result() is None]
+    print(f"{len(chosen)} runs, {len(chosen) - len(pending)} of them done before", flush=True)
+
+    failed = {}
+    with track(_run_all(pending, processes), "runs", total=len(pending)) as bar:
+        for job, failure in bar:
+            if failure is not None:
+                failed[job.label] = failure
+                bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
+    found = [result for job in jobs if (result := job.result())]
+    shared |= {"seeds": seeds, "cores": cores}
+    results = {"conditions": shared, "rows": table.summarise(found), "failed": failed}
+    with atomic(output / "results.json") as temp:
+        temp.write_text(json.dumps(results, indent=2) + "\n")
+    with atomic(output / "table.md") as temp:
+        temp.write_text(table.markdown(results) + "\n", encoding="utf-8")
+    return results
+
+
+def work(job: Job) -> None:
+    """Train and evaluate, write adapter.safetensors and, last, result.json into the job's folder.
+
+    The checkpoint goes: base weights and the adapter file give the model back.
+    """
+    warnings.simplefilter("ignore")  # of libraries about each other
+    torch.set_num_threads(1)
+    folder = Path(job.folder)
+    cfg = load_config(job.config, job.overrides)
+    history = folder / "metrics.json"
+    history.unlink(missing_ok=True)  # detectron2 would append to it
+    figures = {"none": run.train(cfg, progress=job.label)["bbox"]}
+    model = run.load_model(cfg, str(folder / "model_final.pth"))
+    for lost in MODALITIES if METHODS[job.method].missing else ():
+        lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.missing=mean"]
+        other = load_config(job.config, lacking)
+        figures[lost] = run.evaluate(other, run.load_model(other, str(folder / "model_final.pth")))["bbox"]
+    adapter = folder / "adapter.safetensors"
+    save_adapter(model, adapter, metadata={"AP": f"{figures['none']['AP']:.2f}"}, config=cfg)
+    for checkpoint in [*folder.glob("model_*.pth"), folder / "last_checkpoint"]:
+        checkpoint.unlink(missing_ok=True)
+
+    counts = count_parameters(model)
+    steps = [json.loads(line) for line in history.read_text().splitlines()]
+    times = [step["time"] for step in steps if "time" in step]
+    result = {
+        "method": job.method,
+        "seed": job.seed,
+        "identity": job.identity,
+        # NaN, a figure without ground truth, is none.
+        "figures": {
+            lost: {k: v for k, v in found.items() if not math.isnan(v)} for lost, found in figures.items()
+        },
+        **{key: counts[key] for key in COUNTS},
+        "adapter_mb": group_sizes(adapter)["backbone"] / 1e6,
+        "seconds_per_step": statistics.median(times) if times else None,
+        "device": next(model.parameters()).device.type,
+        "processes": job.processes,
+    }
+    with atomic(folder / "result.json") as temp:
+        temp.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str | None]]:
+    """Every job as it ends, with the line of its failure."""
+    for job in jobs:
+        Path(job.folder).mkdir(parents=True, exist_ok=True)
+    if processes == 1:
+        yield from ((job, _run_here(job)) for job in jobs)
+        return
+    with ThreadPoolExecutor(processes) as pool:
+        ends = {pool.submit(_run_apart, job): job for job in jobs}
+        try:
+            for end in as_completed(ends):
+                yield ends[end], end.result()
+        finally:  # stopped from the keyboard: nothing more starts
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _run_here(job: Job) -> str | None:
+    with open(Path(job.folder, "log.txt"), "w") as log:
+        try:
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                work(job)
+        except Exception as error:
+            traceback.print_exc(file=log)
+            line = mendable(error) or f"{type(error).__name__}: {error}".splitlines()[0]
+            return f"{line}; see {log.name}"
+    return None
+
+
+def _run_apart(job: Job) -> str | None:
+    command = [sys.executable, "-m", "ivtuning.comparison", json.dumps(dataclasses.asdict(job))]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # read once, before any code of ours
+    file = Path(job.folder, "log.txt")
+    with open(file, "w") as log:
+        code = subprocess.run(command, stdout=log, stderr=log, env=env).returncode
+    if code == 0:
+        return None
+    last = next((line for line in reversed(file.read_text().splitlines()) if line.strip()), "no output")
+    line = last.removeprefix("error: ") if code > 0 else f"ended by signal {-code}"
+    return f"{line}; see {file}"
