@@ -17,7 +17,7 @@ from torch import nn
 
 from ivtuning import compat
 from ivtuning.backbones.feature_pyramid import SimpleFeaturePyramid
-from ivtuning.backbones.stems import STEMS
+from ivtuning.backbones.stems import STEMS, PromptStem
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.checkpoint import load_pretrained
 from ivtuning.checkpoint.files import local_path, read_state
@@ -108,7 +108,7 @@ def save(path, state):
 
 
 def test_mae_fills_vitdet_and_starts_the_stem(tmp_path):
-    state, trunk = mae_state(), randomise(vitdet())
+    state, trunk = mae_state(), randomise(vitdet(PromptStem(from_visible=True)))
     added = {n: t for n, t in snapshot(trunk).items() if n.startswith("tuner.")}
     report = load_pretrained(trunk, save(tmp_path / "mae.pth", {"model": state}))
     new = trunk.state_dict()
