@@ -17,7 +17,7 @@ from torch import nn
 
 from ivtuning import compat
 from ivtuning.backbones.feature_pyramid import SimpleFeaturePyramid
-from ivtuning.backbones.stems import STEMS, PromptStem
+from ivtuning.backbones.stems import STEMS
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.checkpoint import load_pretrained
 from ivtuning.checkpoint.files import local_path, read_state
@@ -108,7 +108,8 @@ def save(path, state):
 
 
 def test_mae_fills_vitdet_and_starts_the_stem(tmp_path):
-    state, trunk = mae_state(), randomise(vitdet(PromptStem(from_visible=True)))
+    state, trunk = mae_state(), randomise(vitdet())
+    trunk.stem.from_visible = True
     added = {n: t for n, t in snapshot(trunk).items() if n.startswith("tuner.")}
     report = load_pretrained(trunk, save(tmp_path / "mae.pth", {"model": state}))
     new = trunk.state_dict()
@@ -191,6 +192,7 @@ def test_detectron2_zoo_pickle_fills_trunk_neck_and_heads(tmp_path):
     path = tmp_path / "model_final_61ccd1.pkl"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "ViTDet", "matching_heuristics": True}))
     model = Detector(vitdet(), classes=80)
+    model.backbone.net.stem.from_visible = True
     report = load_pretrained(model, path)
     assert all(torch.equal(model.state_dict()[n], t) for n, t in source.state_dict().items())
     assert report.ignored == ["roi_heads.mask_head.deconv.weight"]

@@ -116,8 +116,8 @@ def test_any_size_and_stem(stem, size):
         height, width = (math.ceil(s / 2) for s in (height, width))
 
 
-def test_infrared_embedding_has_a_norm_and_starts_from_the_visible_one():
-    trunk = randomise(swin())
+def test_infrared_embedding_has_a_norm_and_starts_from_the_visible_one_when_asked():
+    trunk = randomise(swin(PromptStem(from_visible=True)))
     trunk.stem.base_loaded(trunk.patch_embed)
     for name, tensor in trunk.patch_embed.state_dict().items():
         assert torch.equal(trunk.stem.embed.state_dict()[name], tensor), name

@@ -78,6 +78,7 @@ def test_microsofts_weights_compute_what_timm_makes_of_them(tmp_path, prefix):
 
 def test_output_norms_are_the_identity_and_the_stem_starts_from_the_base(tmp_path):
     trunk = randomise(swin(), 3)
+    trunk.stem.from_visible = True
     added = {n: t for n, t in snapshot(trunk).items() if n.startswith("tuner.")}
     report = load_pretrained(trunk, save(tmp_path / "swin.pth", {"model": microsoft_state()}))
     assert set(report.identity) == NORMS and "not in the file, identity" in str(report)
