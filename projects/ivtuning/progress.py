@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -11,7 +12,9 @@ from tqdm import tqdm
 def track(items: Iterable, label: str, total: int | None = None) -> tqdm:
     """Iterate over `items` behind a bar that shows count, rate and ETA on stderr.
 
-    A terminal sees it move; a log file gets a line every 15 seconds at most.
+    A terminal sees it move; a log file gets a line every 15 seconds at most. Of several processes under
+    torchrun the first one shows it.
     """
     interval = 0.1 if sys.stderr.isatty() else 15.0
-    return tqdm(items, desc=label, total=total, mininterval=interval, dynamic_ncols=True)
+    hidden = os.environ.get("RANK", "0") != "0"
+    return tqdm(items, label, total, mininterval=interval, dynamic_ncols=True, disable=hidden)
