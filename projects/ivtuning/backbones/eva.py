@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from timm.layers import PatchEmbed, create_rope_embed, trunc_normal_
+from timm.layers import create_rope_embed
 from timm.models import eva
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..tuning import Tuner
 from .block import OpenBlock
 from .stems import Stem
@@ -77,38 +75,27 @@ class Eva02(PlainViT):
         final_norm: bool = False,
         frozen_eval: bool = True,
     ):
-        # What PlainViT builds has timm's plain blocks: only its forward pass is shared.
-        super(PlainViT, self).__init__()
-        unknown = [i for i in taps if not 0 <= i < depth]
-        if unknown:
-            raise UserError(f"taps names block {unknown[0]}, the trunk has {depth}: give indices below it")
-        self.prefix = int(class_token)
-        self.patch_embed = PatchEmbed(
-            None, patch_size, 3, embed_dim, output_fmt="NHWC", strict_img_size=False, dynamic_img_pad=True
-        )
-        tokens = (img_size // patch_size) ** 2 + self.prefix
-        self.pos_embed = nn.Parameter(trunc_normal_(torch.zeros(1, tokens, embed_dim), std=0.02))
-        self.cls_token = (
-            nn.Parameter(trunc_normal_(torch.zeros(1, 1, embed_dim), std=0.02)) if class_token else None
+        super().__init__(
+            stem,
+            tuner,
+            img_size,
+            patch_size,
+            embed_dim,
+            depth,
+            num_heads,
+            mlp_ratio,
+            drop_path_rate,
+            taps,
+            class_token,
+            final_norm,
+            frozen_eval,
         )
         self.rope = create_rope_embed(
             "cat", dim=embed_dim, num_heads=num_heads, in_pixels=False, ref_feat_shape=(rope_grid, rope_grid)
         )
-        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(
-            Eva02Block(embed_dim, num_heads, mlp_ratio, rate, self.prefix) for rate in rates
-        )
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
-        self.taps = tuple(taps)
-        self._out_features = [f"block{i}" for i in self.taps]
-        self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
-        self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)
-        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
+
+    def _block(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> OpenBlock:
+        return Eva02Block(dim, num_heads, mlp_ratio, drop_path, self.prefix)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         size = [-(-side // self.size_divisibility) for side in x.shape[2:]]

@@ -126,7 +126,8 @@ class _ViT(Trunk):
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @property
     def size_divisibility(self) -> int:
@@ -252,14 +253,7 @@ class PlainViT(_ViT):
             raise UserError(f"taps names block {unknown[0]}, the trunk has {depth}: give indices below it")
 
         def block(i, drop_path):
-            return PlainBlock(
-                embed_dim,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                qkv_bias=True,
-                drop_path=drop_path,
-                norm_layer=LayerNorm,
-            )
+            return self._block(embed_dim, num_heads, mlp_ratio, drop_path)
 
         self._build(block, embed_dim, depth, patch_size, img_size // patch_size, class_token, drop_path_rate)
         self.cls_token = (
@@ -271,6 +265,11 @@ class PlainViT(_ViT):
         self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
         self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)
         self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
+
+    def _block(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> OpenBlock:
+        return PlainBlock(
+            dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=LayerNorm
+        )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
