@@ -37,7 +37,7 @@ from .classification_layouts import (
     read_voc2007,
 )
 from .datasets import metadata
-from .images import _UNREADABLE, BadPair
+from .images import UNREADABLE, BadPair
 from .preparation import data_root
 
 KNOWN: dict[str, tuple[str, Reader]] = {
@@ -144,7 +144,7 @@ class ClassificationMapper:
             image = torch.from_numpy(read_image(path, "RGB").transpose(2, 0, 1).copy())
         except FileNotFoundError:
             raise BadPair(f"image {path} is missing: restore it, or take it off the list", path) from None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             why = " ".join(str(error).split()) or type(error).__name__
             raise BadPair(f"image {path} cannot be read ({why}): fetch it again", path) from error
         for change in self.augmentations:

@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import UserError, nearest
 
 # What Pillow's decoders raise on cut or garbled files.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -102,7 +102,7 @@ def _decode(path: str, role: str) -> tuple[Image.Image, str]:
             image.load()
     except FileNotFoundError:
         raise BadPair(f"{role} image {path} is missing: restore it or drop the pair", path) from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise BadPair(f"{role} image {path} cannot be read ({why}): fetch it again", path) from error
     channels = len(image.getbands())

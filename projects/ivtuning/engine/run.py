@@ -93,9 +93,10 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     resume = resume and checkpointer.has_checkpoint()
     if options.init_checkpoint and not resume:
         logger.info("%s", load_weights(model, options.init_checkpoint, strict=False))
-    if not (options.init_checkpoint or resume) and count_parameters(model)["groups"]["trunk"]["trained"] == 0:
+    counts = count_parameters(model)
+    if not (options.init_checkpoint or resume) and counts["groups"]["trunk"]["trained"] == 0:
         logger.warning("train.init_checkpoint is empty: the frozen trunk is RANDOM")
-    logger.info("parameters\n%s", parameter_table(count_parameters(model)))
+    logger.info("parameters\n%s", parameter_table(counts))
 
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)

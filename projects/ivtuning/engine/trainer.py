@@ -106,25 +106,27 @@ class Trainer(TrainerBase):
             # DDP needs to reduce once per step only, with the last batch.
             quiet = isinstance(self.model, DistributedDataParallel) and not last
             with self.model.no_sync() if quiet else contextlib.nullcontext():
-                losses = self._losses(batch)
+                losses, values = self._losses(batch)
                 total = sum(losses.values())
                 self.scaler.scale(total / self.accumulate).backward()
-            for name, value in losses.items():
-                metrics[name] = metrics.get(name, 0.0) + value.item() / self.accumulate
+            for name, value in values.items():
+                metrics[name] = metrics.get(name, 0.0) + value / self.accumulate
         self._update()
         self._log(metrics, waited)
 
-    def _losses(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+    def _losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """The losses and their values, each read from the device once; they are finite."""
         enabled = self.dtype is not None
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=enabled):
             try:
                 losses = self.model(batch)
             except FloatingPointError as error:  # detectron2's proposals notice before there is a loss
                 raise self._not_finite(str(error).rstrip("."), batch) from error
-        bad = {name: value.item() for name, value in losses.items() if not math.isfinite(value.item())}
+        values = {name: loss.item() for name, loss in losses.items()}
+        bad = {name: value for name, value in values.items() if not math.isfinite(value)}
         if bad:
             raise self._not_finite(", ".join(f"{name}={value}" for name, value in bad.items()), batch)
-        return losses
+        return losses, values
 
     def _not_finite(self, what: str, batch: list[dict]) -> NonFiniteLoss:
         files = ", ".join(str(x.get("file_name", "?")) for x in batch)
