@@ -5,7 +5,7 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from PIL import Image
 
 import ivtuning  # noqa: F401  (prepares detectron2's import)
-from ivtuning.data.augmentation import Contrast, Gain, GaussianNoise, Offset, Saturation
+from ivtuning.data.augmentation import ColorDistortion, Contrast, Gain, GaussianNoise, Offset, Saturation
 from ivtuning.data.copy_paste import CopyPaste
 from ivtuning.data.mapper import PairedDatasetMapper
 from ivtuning.errors import UserError
@@ -92,6 +92,19 @@ def test_draws_follow_numpys_generator(image):
         np.random.seed(value)
         results.append(GaussianNoise(1.0)(Gain(1.0)(image)))
     assert (results[0] == results[1]).all() and (results[0] != results[2]).any()
+
+
+def test_color_distortion_follows_torchs_generator(image):
+    before, results = image.copy(), []
+    image.setflags(write=False)
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(np.stack([ColorDistortion()(image) for _ in range(8)]))
+    assert (image == before).all()
+    assert results[0].dtype == np.uint8 and results[0].shape == (8, *image.shape)
+    assert (results[0] == results[1]).all() and (results[0] != results[2]).any()
+    changed = [(out != image).any() for out in results[0]]
+    assert sum(changed) >= 6  # each of four changes has probability 0.5
 
 
 @pytest.mark.parametrize(

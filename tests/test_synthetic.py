@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as mask_util
 
 from ivtuning.data import synthetic
-from ivtuning.data.layout import MAX_OCCLUDED, deal, draw_pair
+from ivtuning.data.layout import MAX_OCCLUDED, deal, draw_pair, label_map
 from ivtuning.data.scenes import CLASSES
-from ivtuning.data.synthetic import describe, generate, summarize
+from ivtuning.data.synthetic import LABELS, describe, generate, summarize
 from ivtuning.errors import UserError
 
+# By scene of the training set: mean levels of its four quarters, visible and infrared.
+GOLDEN = {
+    1: [18.77, 15.82, 15.42, 12.11, 62.37, 62.18, 69.22, 73.25],
+    4: [158.75, 171.02, 117.06, 117.99, 74.54, 67.34, 79.28, 76.91],
+    256: [20.56, 22.71, 22.88, 20.14, 46.98, 48.85, 52.58, 52.36],
+}
 SHOWS, VANISHED = 15.0, 8.0  # levels of local contrast: more than the one shows, less than the other does not
 
 
@@ -71,6 +79,63 @@ def test_modality_is_true_to_the_pixels(made):
     assert len(shown) > 100 and len(vanished) > 50
     assert min(shown) > SHOWS
     assert max(vanished) < VANISHED
+
+
+def test_label_maps_hold_the_objects_and_nothing_else(made):
+    root, _ = made
+    shares, seen = [], set()
+    for split in ("train", "val"):
+        coco, by_image = read(root, split)
+        maps = json.loads((root / "segmentation" / f"{split}.json").read_text())
+        assert [c["name"] for c in maps["categories"]] == list(LABELS) == ["background", *CLASSES]
+        assert [c["id"] for c in maps["categories"]] == [0, 1, 2, 3, 4]
+        assert all(c["color"] == list(LABELS[c["name"]]) for c in maps["categories"])
+        assert maps["info"]["split"] == split and "annotations" not in maps
+        for image, boxed in zip(maps["images"], coco["images"], strict=True):
+            path = image.pop("sem_seg_file_name")
+            assert image == boxed and path == image["file_name"].replace("/vis/", "/labels/")
+            with Image.open(root / path) as file:
+                assert file.mode == "L"
+                labels = np.asarray(file)
+            assert labels.shape == (144, 192)
+            drawn = np.zeros(labels.shape, bool)
+            for annotation in by_image[image["id"]]:
+                mask = fill(annotation, labels.shape)
+                shares.append(np.mean(labels[mask] == annotation["category_id"]))
+                seen.add((annotation["category_id"], annotation["modality"]))
+                drawn |= mask
+            # Outside there are decoys, which are background, and pixels cut by an outline.
+            assert np.mean((labels > 0)[~drawn]) < 0.002
+    assert min(shares) > 0.8 and np.mean(shares) > 0.98
+    assert seen >= {(1, "infrared"), (2, "infrared"), (3, "visible"), (4, "visible")}
+
+
+def test_of_two_objects_the_one_in_front_has_the_pixel():
+    crowd = [("person", "both"), ("engine", "both"), ("sign", "both")] * 2
+    shared = 0
+    for seed in range(12):
+        _, _, sprites = draw_pair((144, 192), "day", crowd, [], np.random.default_rng(seed))
+        labels = label_map(sprites, (144, 192))
+        for i, front in enumerate(sprites):
+            solid = front.alpha((144, 192)) == 1
+            for other in sprites[i + 1 :]:
+                solid &= other.alpha((144, 192)) == 0
+            assert (labels[solid] == CLASSES.index(front.kind) + 1).all()
+            shared += sum(
+                (solid & (o.alpha(solid.shape) > 0.5) & (o.kind != front.kind)).sum() for o in sprites[:i]
+            )
+    assert shared > 100
+
+
+def test_pixels_are_those_that_the_published_figures_rest_on():
+    """Any other draw moves the mean levels of a scene's quarters, another OpenCV's rounding does not."""
+    plans = deal(256, np.random.default_rng([0, 0]))
+    for number, expected in GOLDEN.items():
+        visible, infrared, _ = draw_pair(
+            (144, 192), *plans[number - 1], np.random.default_rng([0, 0, number])
+        )
+        quarters = [p.reshape(2, 72, 2, 96, -1).mean((1, 3, 4)).ravel() for p in (visible, infrared)]
+        assert np.concatenate(quarters) == pytest.approx(expected, abs=0.05)
 
 
 def test_boxes_and_areas_describe_the_polygons(made):
@@ -156,9 +221,9 @@ def test_same_seed_same_bytes_and_splits_differ(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         generate(tmp_path / name, train=3, val=3, size=(96, 72), seed=seed)
     a, b, c = (files(tmp_path / name) for name in "abc")
-    assert a == b and len(a) == 14
+    assert a == b and len(a) == 22
     pictures = [data for made in (a, c) for name, data in made.items() if name.endswith(".png")]
-    assert len(set(pictures)) == len(pictures) == 24
+    assert len(set(pictures)) == len(pictures) == 36
 
 
 def test_finished_set_is_recognised_and_others_are_replaced(tmp_path, capsys):
@@ -172,6 +237,15 @@ def test_finished_set_is_recognised_and_others_are_replaced(tmp_path, capsys):
     next((root / "val/ir").iterdir()).unlink()  # a damaged set is made anew
     assert generate(root, train=2, val=2, size=(96, 72)) == first
     assert len(list((root / "val/ir").iterdir())) == 2
+    # A set from before there were label maps gets them, and keeps its pictures and boxes.
+    whole = files(root)
+    for path in (root / "segmentation", root / "train/labels", root / "val/labels"):
+        shutil.rmtree(path)
+    assert generate(root, train=2, val=2, size=(96, 72)) == first
+    assert files(root) == whole
+    next((root / "val/labels").iterdir()).unlink()
+    generate(root, train=2, val=2, size=(96, 72))
+    assert files(root) == whole
     assert generate(root, train=3, val=2, size=(96, 72))["train"]["images"] == 3
     assert len(list((root / "train/vis").iterdir())) == 3
     assert list(tmp_path.iterdir()) == [root]

@@ -1,8 +1,8 @@
 """Photometric jitter and noise, for `photometric` and `photometric_ir` of the mapper.
 
-Visible: Gain, Contrast, Saturation, GaussianNoise. Infrared: Gain, Contrast, Offset and
+Visible: Gain, Contrast, Saturation, GaussianNoise, or ColorDistortion. Infrared: Gain, Contrast, Offset and
 GaussianNoise(gray=True); under these a gray image (three equal channels) stays gray.
-Each instance makes its own draws from numpy's global generator.
+Each instance makes its own draws, from numpy's global generator unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torchvision.transforms import v2
 
 from ..errors import UserError
 
@@ -92,3 +94,22 @@ class GaussianNoise(_Jitter):
         # A generator of its own: several times faster than numpy's global one in float32.
         fast = np.random.default_rng(np.random.randint(2**31))
         return image + value * fast.standard_normal(shape, dtype=np.float32)
+
+
+class ColorDistortion:
+    """Brightness, contrast, saturation and hue of an RGB image, each changed with probability 0.5.
+
+    The strengths are those of mmsegmentation's PhotoMetricDistortion, which UPerNet's recipe has; its
+    brightness is added, torchvision's here multiplies. Draws come from torch's global generator.
+    """
+
+    def __init__(self):
+        strengths = dict(brightness=32 / 255, contrast=0.5, saturation=0.5, hue=0.1)
+        self.changes = [v2.RandomApply([v2.ColorJitter(**{k: s})], p=0.5) for k, s in strengths.items()]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H,W,3) uint8 -> (H,W,3) uint8."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        for change in self.changes:
+            pixels = change(pixels)
+        return pixels.numpy().transpose(1, 2, 0)

@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from ..errors import UserError
 
-IMAGES = {"image", "image_ir"}
+PASTED = {"image", "image_ir", "sem_seg"}  # (..., H, W)
 
 
 class CopyPaste:
@@ -52,7 +52,7 @@ class CopyPaste:
         source = self.mapper(self.dataset[index])
         if source is None or len(source.get("instances", ())) == 0:
             return sample
-        if any(key in sample and key not in source for key in IMAGES):  # dropped or missing there
+        if any(key in sample and key not in source for key in PASTED):  # dropped or missing there
             return sample
         found = len(source["instances"])
         count = np.random.randint(1, min(found, self.max_objects) + 1)
@@ -67,9 +67,9 @@ def _paste(sample: dict, source: dict, objects: Instances) -> dict:
     regions = torch.zeros(len(objects), height, width, dtype=torch.bool)
     regions[:, :h, :w] = _regions(objects)[:, :h, :w]
     covered = regions.any(0)
-    for key in IMAGES & sample.keys():
-        corner = sample[key][:, :h, :w]
-        sample[key][:, :h, :w] = torch.where(covered[:h, :w], source[key][:, :h, :w], corner)
+    for key in PASTED & sample.keys():
+        corner = sample[key][..., :h, :w]
+        sample[key][..., :h, :w] = torch.where(covered[:h, :w], source[key][..., :h, :w], corner)
 
     own = sample["instances"]
     before = _regions(own)

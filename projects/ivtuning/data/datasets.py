@@ -6,19 +6,16 @@ their JSON files are made by the scripts in the repository's ``datasets`` folder
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import load_coco_json
-from iopath.common.file_io import file_lock
 
-import ivtuning  # noqa: F401  (prepares detectron2's import)
-from ivtuning.data.images import check_modality
+from ivtuning.data import catalog, segmentation
+from ivtuning.data.catalog import image_root_of, metadata
 from ivtuning.data.preparation import data_root
-from ivtuning.data.synthetic import generate
-from ivtuning.errors import UserError, nearest
+from ivtuning.errors import UserError
 
 # set: (folder under the root, what makes its JSON, splits; None for a set without a named split)
 KNOWN = {
@@ -37,48 +34,20 @@ REQUIRED = {
 
 def read_json(json_file: str | Path) -> dict:
     """The content of a COCO JSON with images, annotations and categories; UserError where it is not one."""
-    path = Path(json_file)
-    if not path.is_file():
-        known = (script for folder, script, _ in KNOWN.values() if folder == path.parent.parent.name)
-        script = next(known, "a script of datasets/")
-        raise UserError(f"{path} is missing: make it with {script}, or point DETECTRON2_DATASETS to its root")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): prepare the set again") from error
-    for key, fields in REQUIRED.items():
-        items = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(items, list):
-            raise UserError(f"{path} has no list {key!r}, so it is no COCO detection file; prepare it again")
-        for number, item in enumerate(items):
-            if lacking := [name for name in fields if name not in item]:
-                raise UserError(f"{path}: {key}[{number}] has no {lacking[0]!r}; prepare the set again")
-    return content
-
-
-def image_root_of(content: dict, json_file: str | Path, default: str | Path) -> Path:
-    """Where the images lie: ``info.image_root`` (relative to two levels above the JSON), else `default`."""
-    recorded = (content.get("info") or {}).get("image_root")
-    return Path(json_file).parent.parent / recorded if recorded else Path(default)
+    makers = {folder: script for folder, script, _ in KNOWN.values()}
+    return catalog.read_json(json_file, REQUIRED, makers)
 
 
 def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     if name.startswith("synthetic_") and not Path(json_file).exists():
-        _generate(Path(image_root))
+        catalog.generate_synthetic(image_root)
     content = read_json(json_file)
     root = image_root_of(content, json_file, image_root)
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"]: category["name"] for category in content["categories"]}
     if not images or not categories:
         raise UserError(f"{json_file} lists no {'categories' if images else 'images'}: prepare the set again")
-    for image in images.values():
-        missing = image.get("missing")
-        check_modality(missing, f"{json_file}: image {image['file_name']!r} says missing")
-        if not image.get("ir_file_name") and missing != "infrared":
-            raise UserError(
-                f"{json_file}: image {image['file_name']!r} has no ir_file_name; prepare it again, or state "
-                '"missing": "infrared" there'
-            )
+    catalog.check_partners(images.values(), json_file)
     ids = set()
     for box in content["annotations"]:
         if box["category_id"] not in categories:
@@ -93,18 +62,8 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
         ids.add(box["id"])
     dicts = load_coco_json(json_file, str(root), name, extra_annotation_keys=["modality"])
     for record in dicts:
-        image = images[record["image_id"]]
-        if image.get("ir_file_name"):
-            record["ir_file_name"] = str(root / image["ir_file_name"])
-        record.update({key: image[key] for key in ("time", "missing") if key in image})
+        catalog.add_pair_keys(record, images[record["image_id"]], root)
     return dicts
-
-
-def _generate(root: Path) -> None:
-    """Make the synthetic set on first use; of several processes one does."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(str(root)):
-        generate(root)
 
 
 def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> None:
@@ -119,32 +78,19 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
     and an annotation id that occurs twice.
     """
     json_file, image_root = str(json_file), str(image_root)
-    if name in DatasetCatalog.list():
-        known = MetadataCatalog.get(name)
-        if (known.get("json_file"), known.get("image_root")) == (json_file, image_root):
-            return
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog.list():
-            catalog.remove(name)
-    DatasetCatalog.register(name, lambda: _load(name, json_file, image_root))
-    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    facts = dict(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    catalog.register(name, lambda: _load(name, json_file, image_root), **facts)
 
 
 def register_known() -> None:
-    """Register the sets of KNOWN as ``<set>_<split>_<part>`` under today's $DETECTRON2_DATASETS."""
+    """Register the sets of KNOWN as ``<set>_<split>_<part>``, and segmentation's, in today's data root."""
+    segmentation.register_known()
     for name, (folder, _, splits) in KNOWN.items():
         root = data_root() / folder
         for split in splits:
             for part in ("train", "val"):
                 stem = f"{split}_{part}" if split else part
                 register_pairs(f"{name}_{stem}", root / "annotations" / f"{stem}.json", root)
-
-
-def metadata(name: str):
-    """Metadata of a registered set; UserError with the nearest names where there is none."""
-    if name not in DatasetCatalog.list():
-        raise UserError(f"no data set is called {name!r}{nearest(name, DatasetCatalog.list())}")
-    return MetadataCatalog.get(name)
 
 
 def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> list[dict]:
@@ -157,7 +103,9 @@ def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> lis
     for name in names:
         json_file = metadata(name).json_file
         found = get_detection_dataset_dicts(name, filter_empty=False)
-        boxed = [record for record in found if any(not a.get("iscrowd") for a in record["annotations"])]
+        boxed = [
+            record for record in found if any(not a.get("iscrowd") for a in record.get("annotations", ()))
+        ]
         if not boxed:
             raise UserError(f"{name} has no box to train on in {json_file}: prepare it again with its labels")
         dicts += boxed if filter_empty else found

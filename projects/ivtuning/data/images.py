@@ -92,38 +92,49 @@ def _size(array: np.ndarray) -> str:
     return f"{array.shape[1]}x{array.shape[0]}"
 
 
-def _decode(path: str, role: str) -> tuple[Image.Image, str]:
-    """The decoded image and what it holds, such as "4 channels, 8 bits (RGBA)"."""
+def decode(path: str, role: str) -> tuple[Image.Image, int]:
+    """The decoded image as it is stored, and the bits of a sample: 16, 8, or 4 or 2 of a gray image.
+
+    `role` says in messages what the image is. Raises BadPair where the file is missing or unreadable.
+    """
     try:
         with PathManager.open(path, "rb") as file:
             image = Image.open(file)
-            # Pillow opens 16-bit RGB as 8-bit RGB without a word; only the decoder's raw mode tells.
-            deep = image.mode in _GRAY_16_BIT or any(";16" in str(tile[3]) for tile in image.tile)
+            # Pillow opens 16-bit RGB as 8-bit RGB without a word, and gray of fewer bits as 8-bit gray; only
+            # the decoder's raw mode tells.
+            raw = " ".join(str(tile[3]) for tile in image.tile)
             image.load()
     except FileNotFoundError:
-        raise BadPair(f"{role} image {path} is missing: restore it or drop the pair", path) from None
+        raise BadPair(f"{role} {path} is missing: restore it or drop the pair", path) from None
     except UNREADABLE as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise BadPair(f"{role} image {path} cannot be read ({why}): fetch it again", path) from error
+        raise BadPair(f"{role} {path} cannot be read ({why}): fetch it again", path) from error
+    marks = {";16": 16, "L;4": 4, "L;2": 2}
+    bits = next((bits for mark, bits in marks.items() if mark in raw), 8)
+    return image, 16 if image.mode in _GRAY_16_BIT else bits
+
+
+def kind_of(image: Image.Image, bits: int) -> str:
+    """What an image holds, such as "4 channels, 8 bits (RGBA)"."""
     channels = len(image.getbands())
-    kind = f"{channels} channel{'s' * (channels > 1)}, {16 if deep else 8} bits ({image.mode})"
-    return _apply_exif_orientation(image), kind
+    return f"{channels} channel{'s' * (channels > 1)}, {bits} bits ({image.mode})"
 
 
 def _visible(path: str) -> np.ndarray:
-    image, kind = _decode(path, "visible")
-    if kind != "3 channels, 8 bits (RGB)":
+    image, bits = decode(path, "visible image")
+    if (image.mode, bits) != ("RGB", 8):
         hint = "; is it the infrared partner?" if len(image.getbands()) == 1 else ""
-        raise BadPair(f"visible image {path} has {kind}: save it as 8-bit RGB{hint}", path)
-    return np.asarray(image)
+        raise BadPair(f"visible image {path} has {kind_of(image, bits)}: save it as 8-bit RGB{hint}", path)
+    return np.asarray(_apply_exif_orientation(image))
 
 
 def _infrared(path: str, ir_range: Sequence[float] | None) -> np.ndarray:
-    image, kind = _decode(path, "infrared")
-    array = np.asarray(image)
+    image, bits = decode(path, "infrared image")
+    array = np.asarray(_apply_exif_orientation(image))
     if image.mode in _GRAY_16_BIT:
         array = _to_8_bit(array, ir_range)
-    elif kind not in ("1 channel, 8 bits (L)", "3 channels, 8 bits (RGB)"):
+    elif image.mode not in ("L", "RGB") or bits > 8:
+        kind = kind_of(image, bits)
         raise BadPair(f"infrared image {path} has {kind}: save it as gray, 8 or 16 bits, or 8-bit RGB", path)
     return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
 

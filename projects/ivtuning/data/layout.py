@@ -123,3 +123,14 @@ def _uncover(sprites: list[Sprite], shape: tuple[int, int]) -> bool:
         mild &= bool(sprite.visible_part.sum() >= (1 - MAX_OCCLUDED) * alpha.sum())
         hidden = hidden + alpha * (1 - hidden)
     return mild
+
+
+def label_map(sprites: list[Sprite], shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint8 of what :func:`draw_pair` gives: 0 background, then CLASSES from 1.
+
+    A pixel belongs to the object that fills more than half of it; of two that share it, to the one in front.
+    """
+    labels = np.zeros(shape, np.uint8)
+    for sprite in sprites:
+        labels[sprite.visible_part > 0.5] = CLASSES.index(sprite.kind) + 1
+    return labels

@@ -14,13 +14,27 @@ from detectron2.structures import BitMasks
 
 from ..errors import UserError
 from .images import MODALITIES, check_modality, read_pair
+from .labels import IGNORE, UNUSED, read_labels
 
 Photometric = Callable[[np.ndarray], np.ndarray]
 _PHOTOMETRIC_TRANSFORMS = (T.BlendTransform, T.ColorTransform)
 
 
+class _Labelled(T.AugInput):
+    """What augmentations act on. A label that one makes up (padding, a turned image's corners) becomes 255.
+
+    Left alone, some write 0, which is a class, and detectron2's releases differ.
+    """
+
+    def transform(self, tfm: T.Transform) -> None:
+        mark = None if self.sem_seg is None else np.full_like(self.sem_seg, UNUSED)
+        super().transform(tfm)
+        if mark is not None:
+            self.sem_seg = np.where(tfm.apply_segmentation(mark) == UNUSED, self.sem_seg, np.uint8(IGNORE))
+
+
 class PairedDatasetMapper:
-    """Reads a pair, moves both images and the annotations alike, then changes each image's pixels alone.
+    """Reads a pair, moves both images and the labels alike, then changes each image's pixels alone.
 
     An image may be absent: the dict names no `ir_file_name`, its `missing` is "visible" or "infrared", or an
     option here drops it. The sample then lacks it and the model decides (`model.missing`); a named file that
@@ -42,7 +56,7 @@ class PairedDatasetMapper:
     ):
         """
         Args:
-            is_train: keep the annotations, as `instances`.
+            is_train: keep the annotations, as `instances`, and read the label map, as `sem_seg`.
             augmentations: geometric; drawn once on the visible image and re-applied to all the rest.
             photometric: callables (H,W,3) uint8 -> same for the visible image, after the geometry.
             photometric_ir: the same for the infrared image, with draws of their own.
@@ -81,21 +95,25 @@ class PairedDatasetMapper:
         Returns:
             dict: the same keys without `annotations`, and `image`, `image_ir` (3,H,W) uint8, or one of them
             where the other is absent; in training `instances` with `gt_boxes` (XYXY pixels of the augmented
-            image), `gt_classes`, perhaps `gt_masks` (N,H,W). `height` and `width` stay those of the file.
+            image), `gt_classes`, perhaps `gt_masks` (N,H,W), where the dict has `annotations`, and `sem_seg`
+            (H,W) int64, see :func:`.labels.read_labels`, where it has a `sem_seg_file_name`. `height` and
+            `width` stay those of the file.
 
         Raises:
-            BadPair: see :func:`.images.read_pair`.
-            UserError: a photometric transform among the geometric ones or the reverse; a missing
-                segmentation; `drop` leaves nothing of the pair.
+            BadPair: see :func:`.images.read_pair` and :func:`.labels.read_labels`.
+            UserError: a photometric transform among the geometric ones or the reverse, or one that blends
+                labels; an unknown label; a missing segmentation; `drop` leaves nothing of the pair.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         visible, infrared = read_pair(dataset_dict, self.ir_range, self._absent(dataset_dict))
-        seen = T.AugInput(infrared if visible is None else visible)
+        seen = _Labelled(infrared if visible is None else visible)
         dataset_dict.setdefault("height", seen.image.shape[0])
         dataset_dict.setdefault("width", seen.image.shape[1])
+        if self.is_train and "sem_seg_file_name" in dataset_dict:
+            seen.sem_seg = read_labels(dataset_dict)
 
         transforms = self.augmentations(seen)
-        _check_geometric(transforms)
+        _check_geometric(transforms, labelled=seen.sem_seg is not None)
         if visible is not None:
             dataset_dict["image"] = _finish(seen.image, self.photometric)
         if infrared is not None:
@@ -107,6 +125,8 @@ class PairedDatasetMapper:
             dataset_dict["instances"] = self._instances(
                 annotations, transforms, seen.image.shape[:2], dataset_dict
             )
+        if seen.sem_seg is not None:
+            dataset_dict["sem_seg"] = torch.from_numpy(seen.sem_seg.astype(np.int64))
         return dataset_dict
 
     def _absent(self, dataset_dict: dict) -> str | None:
@@ -156,8 +176,11 @@ def _to_rle(annotation: dict, dataset_dict: dict) -> dict:
     return segmentation
 
 
-def _check_geometric(transforms: T.TransformList) -> None:
+def _check_geometric(transforms: T.TransformList, labelled: bool) -> None:
     for transform in transforms.transforms:
+        if labelled and isinstance(transform, T.ExtentTransform):
+            # It tests `if interp` and Pillow's NEAREST is 0: between classes 0 and 2 it writes 1.
+            raise UserError("RandomExtent blends neighbouring labels: use ResizeScale and RandomCrop instead")
         if isinstance(transform, _PHOTOMETRIC_TRANSFORMS):
             # It carries the visible image's statistics: on infrared it would be wrong without a word.
             raise UserError(

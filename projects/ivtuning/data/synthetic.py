@@ -35,13 +35,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ivtuning.data.layout import deal, draw_pair
+from ivtuning.data.layout import deal, draw_pair, label_map
 from ivtuning.data.scenes import CLASSES, Sprite
 from ivtuning.errors import UserError
 from ivtuning.progress import track
 
 DESCRIPTION = "ivtuning synthetic infrared-visible scenes"
 VERSION = 1  # raise when the drawing changes: sets on disk are then made anew
+# Classes of the label maps and their colours, which are those of the boxes in pictures.
+LABELS = {
+    "background": (0, 0, 0),
+    **dict(zip(CLASSES, ((255, 176, 0), (86, 180, 233), (240, 84, 120), (0, 200, 140)), strict=True)),
+}
 
 
 def generate(
@@ -52,6 +57,9 @@ def generate(
     seed: int = 0,
 ) -> dict:
     """Write `train` + `val` pairs of `size` (width, height) pixels under `root`, unless they are there.
+
+    Boxes are listed in annotations/{train,val}.json, label maps ({train,val}/labels/*.png, 0 background, then
+    the classes from 1) in segmentation/{train,val}.json. In both an object counts that only one image shows.
 
     A finished set with the same parameters is left alone, one with others is replaced as a whole; `root`
     never holds half a set. The same arguments give the same bytes. Prints one line for each split.
@@ -127,14 +135,24 @@ def _read(root: Path) -> dict | None:
 
 
 def _complete(root: Path, sets: dict, parameters: dict) -> bool:
-    """Whether the set was made with `parameters` and still has all its images."""
+    """Whether the set was made with `parameters` and has all its files; older ones had no label maps."""
     return all(
         coco["info"].get("parameters") == parameters
+        and (root / "segmentation" / f"{split}.json").is_file()
         and all(
-            (root / image[key]).is_file() for image in coco["images"] for key in ("file_name", "ir_file_name")
+            (root / path).is_file()
+            for image in coco["images"]
+            for path in _paths(split, image["id"], image["time"]).values()
         )
-        for coco in sets.values()
+        for split, coco in sets.items()
     )
+
+
+def _paths(split: str, number: int, time: str) -> dict[str, str]:
+    """Files of one pair, relative to the set's root, under the keys of its JSON."""
+    name = f"{number:05d}{time[0].upper()}.png"
+    parts = {"file_name": "vis", "ir_file_name": "ir", "sem_seg_file_name": "labels"}
+    return {key: f"{split}/{part}/{name}" for key, part in parts.items()}
 
 
 def _write(root: Path, parameters: dict) -> dict:
@@ -143,7 +161,8 @@ def _write(root: Path, parameters: dict) -> dict:
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     new, old = work / "new", work / "old"
     try:
-        (new / "annotations").mkdir(parents=True)
+        for part in ("annotations", "segmentation"):
+            (new / part).mkdir(parents=True)
         sets = {split: _write_split(new, split, parameters) for split in ("train", "val")}
         if root.exists():
             os.rename(root, old)
@@ -162,21 +181,25 @@ def _write_split(folder: Path, split: str, parameters: dict) -> dict:
     stream = [parameters["seed"], ("train", "val").index(split)]
     width, height = parameters["size"]
     images, annotations = [], []
-    for part in ("vis", "ir"):
+    for part in ("vis", "ir", "labels"):
         (folder / split / part).mkdir(parents=True)
     plans = deal(parameters[split], np.random.default_rng(stream))
     for number, (time, objects, decoys) in enumerate(track(plans, f"synthetic {split}"), start=1):
         rng = np.random.default_rng([*stream, number])
         visible, infrared, sprites = draw_pair((height, width), time, objects, decoys, rng)
-        name = f"{number:05d}{time[0].upper()}.png"
-        paths = {"file_name": f"{split}/vis/{name}", "ir_file_name": f"{split}/ir/{name}"}
-        for path, picture in zip(paths.values(), (visible[..., ::-1], infrared), strict=True):
+        paths = _paths(split, number, time)
+        pictures = visible[..., ::-1], infrared, label_map(sprites, (height, width))
+        for path, picture in zip(paths.values(), pictures, strict=True):
             if not cv2.imwrite(str(folder / path), picture):
                 raise UserError(f"cannot write {folder / path}: is the disk full?")
         images.append({"id": number, **paths, "height": height, "width": width, "time": time})
         for sprite in sprites:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **_annotate(sprite)})
     info = {"description": DESCRIPTION, "split": split, "parameters": parameters}
+    categories = [{"id": n, "name": name, "color": rgb} for n, (name, rgb) in enumerate(LABELS.items())]
+    maps = {"info": info, "images": images, "categories": categories}
+    (folder / "segmentation" / f"{split}.json").write_text(json.dumps(maps))
+    images = [{k: v for k, v in image.items() if k != "sem_seg_file_name"} for image in images]
     categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
     coco = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations" / f"{split}.json").write_text(json.dumps(coco))

@@ -1,0 +1,67 @@
+"""Label maps of semantic segmentation: from the values in a file to train ids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import UserError
+from .images import BadPair, decode, kind_of
+
+IGNORE = 255  # of train ids, and of the values in files: no label, no say in loss and metrics
+MAX_CLASSES = 254
+UNUSED = 254  # never a train id
+
+
+def read_labels(record: dict) -> np.ndarray:
+    """The label map of a dataset dict.
+
+    The file is a lossless image of one channel, gray of 8 or 16 bits or a palette, whose index is then the
+    value; its EXIF orientation is not applied.
+
+    Args:
+        record: has `sem_seg_file_name`, `label_ids` ({value in the file: train id 0..253, or 255 where the
+            value is ignored}; the value 255 always is), and optionally `height` and `width` of the image,
+            pixels, which the label map must share.
+
+    Returns:
+        (H, W) uint8: train ids, and 255 where a pixel is ignored.
+
+    Raises:
+        BadPair: the file is missing, unreadable, of another kind or another size.
+        UserError: it holds a value that `label_ids` does not know.
+    """
+    path = record["sem_seg_file_name"]
+    image, bits = decode(path, "label map")
+    # Of 1, 2 and 4 bits, gray is scaled to 0..255 by decoders, and a palette's index is not.
+    if len(image.getbands()) > 1 or image.mode in ("1", "F") or bits < 8:
+        raise BadPair(
+            f"label map {path} has {kind_of(image, bits)}, not one class index a pixel: convert its colours "
+            "to indices and save them as 8-bit gray PNG",
+            path,
+        )
+    if image.format == "JPEG":
+        raise BadPair(f"label map {path} is a JPEG, whose compression mixes classes: fetch it as PNG", path)
+    width, height = image.size
+    stated = record.get("width", width), record.get("height", height)
+    if stated != (width, height):
+        name = record.get("file_name")
+        raise BadPair(
+            f"label map {path} is {width}x{height} but its image {name} is {stated[0]}x{stated[1]}: "
+            "labels must be of the image's size",
+            path,
+        )
+    values, known = np.asarray(image).astype(np.int32), record["label_ids"]
+    last = max(IGNORE, *known) + 1
+    table = np.full(last + 1, UNUSED, np.uint8)
+    table[list(known)] = list(known.values())
+    table[IGNORE] = IGNORE
+    labels = table[values.clip(-1, last)]  # what lies outside meets the table's last entry
+    if (unknown := labels == UNUSED).any():
+        found = np.unique(values[unknown])
+        some = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+        raise UserError(
+            f"label map {path} has {int(unknown.sum())} pixels of value {some}, which the set does not know "
+            f"(it has {len(known)} values from {min(known)} to {max(known)}, and {IGNORE}): mend the file, "
+            "or prepare the set again"
+        )
+    return labels
