@@ -1,4 +1,4 @@
-"""Verify paired sets: files, sizes, channels, boxes, duplicates and the misalignment of the two modalities.
+"""Verify paired sets: files, sizes, channels, boxes or label maps, duplicates, misaligned modalities.
 
 Give a train and a validation set together to find images that are in both. Ends with exit code 1 where there
 are errors; warnings do not fail.
@@ -14,10 +14,13 @@ from options import run
 
 PARSER = argparse.ArgumentParser(
     description=__doc__,
-    epilog="example:\n  python datasets/check_pairs.py m3fd_scene_train m3fd_scene_val --json",
+    epilog="example:\n  python datasets/check_pairs.py m3fd_scene_train m3fd_scene_val --json\n"
+    "  python datasets/check_pairs.py msrs_seg_train msrs_seg_test",
     formatter_class=argparse.RawDescriptionHelpFormatter,
 )
-PARSER.add_argument("sets", nargs="+", help="registered names (m3fd_scene_val, ...) or COCO JSON files")
+PARSER.add_argument(
+    "sets", nargs="+", help="registered names (m3fd_scene_val, ...) or JSON files of this form"
+)
 PARSER.add_argument(
     "--image-root", type=Path, help="of JSON files that record none (default: two levels above)"
 )

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivtuning.data.verification import CONFIDENT, KINDS, estimate_shift, verify
+from ivtuning.data.findings import CONFIDENT, KINDS
+from ivtuning.data.verification import estimate_shift, verify
 from ivtuning.errors import UserError
 
 REPO = Path(__file__).resolve().parent.parent
@@ -183,8 +184,134 @@ def test_each_fault_is_found(spoil, pairs, tmp_path):
     assert {f.kind for f in report.findings} <= {kind, *(["wrong size"] if kind == "unequal sizes" else [])}
 
 
+@pytest.fixture
+def labelled(pairs, tmp_path):
+    """The same pairs with label maps: "ground" left, "car" in a quarter, 7 (ignored) in another."""
+    content, _ = pairs
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "segmentation").mkdir()
+    values = np.zeros(SIZE[::-1], np.uint8)
+    values[: SIZE[1] // 2, SIZE[0] // 2 :] = 1
+    values[SIZE[1] // 2 :, SIZE[0] // 2 :] = 7
+    del content["annotations"]
+    for image in content["images"]:
+        image["sem_seg_file_name"] = f"labels/{image['id']}.png"
+        Image.fromarray(values).save(tmp_path / image["sem_seg_file_name"])
+    content["categories"] = [
+        {"id": 0, "name": "ground", "color": [0, 0, 0]},
+        {"id": 1, "name": "car", "color": [64, 0, 128]},
+    ]
+    content["ignored"] = [7]
+    path = tmp_path / "segmentation" / "train.json"
+
+    def check():
+        path.write_text(json.dumps(content))
+        return verify({"some_seg_train": (path, tmp_path)})
+
+    return content, check
+
+
+def test_label_maps_are_counted(labelled):
+    report = labelled[1]()
+    assert report.findings == []
+    text = report.text()
+    assert text.startswith("3 images, 3 label maps\n")
+    rows = [line.split() for line in text.splitlines()[3:6]]
+    assert rows == [["ground", "50.000", "3"], ["car", "25.000", "3"], ["ignored", "25.000", "3"]]
+    found = report.as_dict()["classes"]["some_seg_train"]
+    assert found["car"] == {"share": 0.25, "images": 3} and list(found) == ["ground", "car", "ignored"]
+
+
+def repaint(root, change):
+    path = root / "labels/2.png"
+    change(Image.open(path)).save(path)
+
+
+def recoloured(image):
+    """A palette image of the right indices whose luminance would be something else."""
+    image = image.copy()
+    image.putpalette([200, 10, 30, 5, 250, 90] + [9] * 18)
+    assert image.mode == "P"
+    return image
+
+
+def lost_label(root, content):
+    (root / "labels/2.png").unlink()
+
+
+def truncated_label(root, content):
+    data = (root / "labels/2.png").read_bytes()
+    (root / "labels/2.png").write_bytes(data[: len(data) // 2])
+
+
+def no_label(root, content):
+    (root / "labels/2.png").write_text("no image")
+
+
+def luminance(root, content):
+    repaint(root, lambda image: recoloured(image).convert("L"))
+
+
+def filled(value):
+    return lambda root, content: repaint(root, lambda image: Image.new("L", image.size, value))
+
+
+LABEL_FAULTS = {
+    lost_label: "missing",
+    truncated_label: "unreadable",
+    no_label: "unreadable",
+    luminance: "unknown value",
+    filled(9): "unknown value",
+    filled(0): "only background",
+    filled(7): "only ignored",
+    filled(255): "only ignored",
+    lambda r, c: repaint(r, lambda image: image.resize((40, 40), Image.Resampling.NEAREST)): "label size",
+    lambda r, c: repaint(r, lambda image: recoloured(image).convert("RGB")): "label mode",
+}
+
+
+@pytest.mark.parametrize("spoil", LABEL_FAULTS, ids=LABEL_FAULTS.values())
+def test_each_label_fault_is_found(spoil, labelled, tmp_path):
+    content, check = labelled
+    spoil(tmp_path, content)
+    report = check()
+    assert [(f.kind, f.where) for f in report.findings] == [(LABEL_FAULTS[spoil], "labels/2.png")]
+    read = 2 if report.count("error") else 3
+    assert f"3 images, {read} label maps" in report.text()
+
+
+def test_palette_gives_its_index(labelled, tmp_path):
+    repaint(tmp_path, recoloured)
+    assert labelled[1]().findings == []
+
+
+def test_visible_only_set(labelled, tmp_path):
+    content, check = labelled
+    for image in content["images"]:
+        del image["ir_file_name"]
+    report = check()
+    assert report.findings == [] and not report.shifts
+    Image.open(tmp_path / "vis/1.png").save(tmp_path / "vis/2.png")
+    assert [f.kind for f in check().findings] == ["duplicate image"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"categories": [{"id": "car", "name": "car", "color": [1, 1, 1]}]}, "at most 254 categories"),
+        ({"categories": [{"id": 1, "name": "car"}]}, r"categories\[0\] has no 'color'"),
+        ({"images": None}, "has no list 'images'"),
+    ],
+)
+def test_broken_segmentation_json(change, message, labelled):
+    content, check = labelled
+    content.update(change)
+    with pytest.raises(UserError, match=message):
+        check()
+
+
 def test_every_kind_has_a_test():
-    assert {kind for kind, _ in FAULTS.values()} == set(KINDS)
+    assert {kind for kind, _ in FAULTS.values()} | set(LABEL_FAULTS.values()) == set(KINDS)
 
 
 def test_images_shared_between_sets_are_found(pairs, tmp_path):
@@ -218,6 +345,25 @@ def test_tool_exit_code_and_json(main, pairs, tmp_path, capsys):
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["kinds"] == {"duplicate box": 1, "missing": 1}
     assert last["findings"][1]["where"] == "ir/2.png"
+
+
+def test_tool_on_label_maps(main, labelled, tmp_path, capsys):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from ivtuning.data.segmentation import register_segmentation
+
+    labelled[1]()
+    path = tmp_path / "segmentation" / "train.json"
+    register_segmentation("checked_seg_foreground", path, tmp_path, "foreground")
+    assert main(["checked_seg_foreground", "--json"]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["classes"]["checked_seg_foreground"]["ground"]["share"] == 0.5
+    lost_label(tmp_path, labelled[0])
+    assert main([str(path)]) == 1
+    with pytest.raises(UserError, match="make it with datasets/prepare_segmentation.py"):
+        main([str(tmp_path / "msrs" / "segmentation" / "train.json")])
+    DatasetCatalog.remove("checked_seg_foreground")
+    MetadataCatalog.remove("checked_seg_foreground")
 
 
 def test_tool_takes_names_and_an_image_root(main, pairs, tmp_path, capsys):

@@ -3,136 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from itertools import repeat
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tabulate import tabulate
 
-from ivtuning.data.datasets import image_root_of, read_json
-from ivtuning.data.images import read_pair
+from ivtuning.data import catalog, datasets, segmentation
+from ivtuning.data.findings import CONFIDENT, Finding, Report, Shift
+from ivtuning.data.images import BadPair, read_pair
+from ivtuning.data.labels import IGNORE, MAX_CLASSES, read_labels
 from ivtuning.data.preparation import image_size
 from ivtuning.errors import UserError
 from ivtuning.progress import track
 
-# kind: (severity, what to do)
-KINDS = {
-    "missing": (
-        "error",
-        "copy the file there, or mend info.image_root; else remove the pair and prepare again",
-    ),
-    "unreadable": ("error", "the file is truncated or no image: fetch it again"),
-    "channels": ("error", "visible must be 8-bit RGB, infrared gray or 8-bit RGB: are the two swapped?"),
-    "unequal sizes": ("error", "register the pair again, or crop and resize one image to the other"),
-    "wrong size": ("error", "the JSON was made from other files: prepare the set again"),
-    "same image": ("error", "the infrared file holds the visible image: fetch it again"),
-    "duplicate id": ("error", "ids must be unique: prepare the set again"),
-    "unknown image": ("error", "the annotation belongs to no image: prepare the set again"),
-    "unknown class": ("error", "mend the label or add the category, then prepare the set again"),
-    "box outside": ("error", "clip the box to the image (the prepare scripts do), or mend the label"),
-    "degenerate box": ("error", "remove the box: it is under 1 px wide or high"),
-    "coloured infrared": ("warning", "false colours or swapped folders: use the gray infrared images"),
-    "duplicate image": ("warning", "equal pixels twice: remove one, above all across train and validation"),
-    "duplicate box": ("warning", "equal box and class twice: remove one, it counts as a missed object"),
-    "misaligned": ("warning", "look at the pair; register it anew or leave it out"),
-}
-# Phase-correlation response from which a shift is believed: of 126 MSRS pairs put together wrongly on purpose
-# none reached 0.07.
-CONFIDENT = 0.07
 # Part of the image diagonal from which a believed shift is reported.
 MISALIGNED = 0.015
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault: its kind (a key of KINDS), the file or annotation, and the facts."""
-
-    kind: str
-    where: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Shift:
-    """Estimated translation of infrared against visible in pixels, and the response (0..1) behind it."""
-
-    file_name: str
-    dx: float
-    dy: float
-    confidence: float
-
-    @property
-    def length(self) -> float:
-        return float(np.hypot(self.dx, self.dy))
-
-
-@dataclass
-class Report:
-    """Findings and figures of one or several sets."""
-
-    images: int = 0
-    annotations: int = 0
-    findings: list[Finding] = field(default_factory=list)
-    shifts: list[Shift] = field(default_factory=list)
-
-    def count(self, severity: str) -> int:
-        return sum(KINDS[f.kind][0] == severity for f in self.findings)
-
-    def misalignment(self, worst: int = 5) -> dict:
-        """Figures over the sampled pairs whose estimate is confident; lengths in pixels, None without any."""
-        sure = sorted((s for s in self.shifts if s.confidence >= CONFIDENT), key=lambda s: -s.length)
-
-        def median(values: list[float]) -> float | None:
-            return round(float(np.median(values)), 2) if values else None
-
-        return {
-            "sampled": len(self.shifts),
-            "confident": len(sure),
-            "median_px": median([s.length for s in sure]),
-            "max_px": round(sure[0].length, 2) if sure else None,
-            "median_dx": median([s.dx for s in sure]),
-            "median_dy": median([s.dy for s in sure]),
-            "worst": [asdict(s) for s in sure[:worst]],
-        }
-
-    def as_dict(self) -> dict:
-        """For ``--json``: counts by kind, all findings, misalignment."""
-        return {
-            "images": self.images,
-            "annotations": self.annotations,
-            "errors": self.count("error"),
-            "warnings": self.count("warning"),
-            "kinds": dict(Counter(f.kind for f in self.findings)),
-            "findings": [asdict(f) for f in self.findings],
-            "misalignment": self.misalignment(),
-        }
-
-    def text(self, examples: int = 3) -> str:
-        """What a person reads: each kind with its first findings and what to do, then misalignment."""
-        groups = defaultdict(list)
-        for finding in self.findings:
-            groups[finding.kind].append(finding)
-        lines = [f"{self.images} pairs, {self.annotations} boxes"]
-        for kind, (severity, advice) in KINDS.items():
-            if found := groups.get(kind):
-                lines.append(f"{severity}: {kind} ({len(found)}): {advice}")
-                lines += [f"    {f.where}: {f.detail}" for f in found[:examples]]
-                lines += [f"    ... and {len(found) - examples} more"] if len(found) > examples else []
-        m = self.misalignment()
-        lines.append(
-            f"misalignment: {m['confident']} of {m['sampled']} sampled pairs estimated with confidence"
-        )
-        if m["confident"]:
-            lines[-1] += f"; shift median {m['median_px']} px, max {m['max_px']} px; worst:"
-            rows = [[w["file_name"], w["dx"], w["dy"], w["confidence"]] for w in m["worst"]]
-            lines.append(tabulate(rows, headers=["visible", "dx px", "dy px", "confidence"], floatfmt=".2f"))
-        lines.append(f"{self.count('error')} errors, {self.count('warning')} warnings")
-        return "\n".join(lines)
 
 
 def estimate_shift(visible: np.ndarray, infrared: np.ndarray) -> tuple[float, float, float]:
@@ -182,16 +72,33 @@ def check_annotations(content: dict) -> Iterator[Finding]:
             yield Finding("duplicate box", where, f"same as annotation {first}")
 
 
-def _check_pair(image: dict, root: Path, measure: bool) -> tuple[list[Finding], dict[str, str], Shift | None]:
-    """Findings of one pair, its pixel hashes by file name and, if asked and possible, its shift."""
+@dataclass
+class _Checked:
+    """What one image gave: findings, pixel hashes by file name, shift if measured, pixels of each class."""
+
+    findings: list[Finding]
+    hashes: dict[str, str] = field(default_factory=dict)
+    shift: Shift | None = None
+    pixels: np.ndarray | None = None
+
+
+def _check_image(root: Path, labels: _Labels | None, paired: bool, image: dict, measure: bool) -> _Checked:
+    checked = _check_pair(root, image | ({} if paired else {"missing": "infrared"}), measure)
+    if labels is not None:
+        finding, checked.pixels = labels.check(root, image)
+        checked.findings += [finding] if finding else []
+    return checked
+
+
+def _check_pair(root: Path, image: dict, measure: bool) -> _Checked:
     name, partner, absent = image["file_name"], image.get("ir_file_name"), image.get("missing")
     if not partner and absent != "infrared":
-        return [Finding("missing", name, "the JSON names no ir_file_name")], {}, None
+        return _Checked([Finding("missing", name, "the JSON names no ir_file_name")])
     present = {"visible": name, "infrared": partner}
     present.pop(absent, None)
     files = {file: root / file for file in present.values()}
     if lost := [Finding("missing", f, f"no file {path}") for f, path in files.items() if not path.is_file()]:
-        return lost, {}, None
+        return _Checked(lost)
     try:
         sizes = {file: "{}x{}".format(*image_size(path)) for file, path in files.items()}
         findings = [
@@ -200,28 +107,80 @@ def _check_pair(image: dict, root: Path, measure: bool) -> tuple[list[Finding], 
             if size != f"{image['width']}x{image['height']}"
         ]
         if len(set(sizes.values())) > 1:
-            return [*findings, Finding("unequal sizes", name, " and ".join(sizes.values()))], {}, None
+            return _Checked([*findings, Finding("unequal sizes", name, " and ".join(sizes.values()))])
         paths = {"file_name": str(root / name), "ir_file_name": str(root / (partner or ""))}
-        visible, infrared = read_pair(paths, absent=absent)
+        read = dict(zip(("visible", "infrared"), read_pair(paths, absent=absent), strict=True))
     except UserError as error:
         # The reader chains what a decoder said; without that, it is the kind of image that is wrong.
         kind = "unreadable" if error.__cause__ else "channels"
-        return [Finding(kind, getattr(error, "file_name", name), str(error))], {}, None
-    if absent:  # nothing to compare it with
-        return findings, {}, None
-    if np.ptp(infrared, axis=2).mean() > 8:
-        findings.append(Finding("coloured infrared", partner, "channels differ by over 8 levels on average"))
-    grays = {file: cv2.cvtColor(a, cv2.COLOR_RGB2GRAY) for file, a in ((name, visible), (partner, infrared))}
+        return _Checked([Finding(kind, getattr(error, "file_name", name), str(error))])
+    grays = {file: cv2.cvtColor(read[role], cv2.COLOR_RGB2GRAY) for role, file in present.items()}
     hashes = {f: hashlib.blake2b(g.tobytes() + sizes[f].encode()).hexdigest() for f, g in grays.items()}
+    if absent:  # nothing to compare it with
+        return _Checked(findings, hashes)
+    if np.ptp(read["infrared"], axis=2).mean() > 8:
+        findings.append(Finding("coloured infrared", partner, "channels differ by over 8 levels on average"))
     if len(set(hashes.values())) == 1:
-        return [*findings, Finding("same image", partner, "equal to its partner")], {name: hashes[name]}, None
+        findings.append(Finding("same image", partner, "equal to its partner"))
+        return _Checked(findings, {name: hashes[name]})
     if not measure:
-        return findings, hashes, None
+        return _Checked(findings, hashes)
     shift = Shift(name, *(round(value, 3) for value in estimate_shift(*grays.values())))
     diagonal = float(np.hypot(image["width"], image["height"]))
     if shift.confidence >= CONFIDENT and shift.length > MISALIGNED * diagonal:
         findings.append(Finding("misaligned", name, f"by about {shift.length:.1f} px"))
-    return findings, hashes, shift
+    return _Checked(findings, hashes, shift)
+
+
+class _Labels:
+    """Checks the label maps of one set. All its classes count, whatever the protocol it is used with."""
+
+    def __init__(self, content: dict, json_file: str | Path):
+        categories = content["categories"]
+        values = [c["id"] for c in categories] + (content.get("ignored") or [])
+        if len(categories) > MAX_CLASSES or not all(isinstance(v, int) and 0 <= v < 2**16 for v in values):
+            raise UserError(
+                f"{json_file}: give at most {MAX_CLASSES} categories, whose ids, like ignored, are values of "
+                "label files, 0 to 65535"
+            )
+        self.names = [c["name"] for c in categories]
+        self.ids = dict.fromkeys(values, IGNORE) | {c["id"]: i for i, c in enumerate(categories)}
+
+    def check(self, root: Path, image: dict) -> tuple[Finding | None, np.ndarray | None]:
+        """A fault of an image's label map, and (K + 1,) pixels of each class in it, the ignored ones last."""
+        name, size = image["sem_seg_file_name"], (image["width"], image["height"])
+        path = root / name
+        if not path.is_file():
+            return Finding("missing", name, f"no file {path}"), None
+        try:
+            if (found := image_size(path)) != size:
+                sizes = "{}x{}, image {}x{}".format(*found, *size)
+                return Finding("label size", name, sizes), None
+            labels = read_labels({"sem_seg_file_name": str(path), "label_ids": self.ids})
+        except UserError as error:
+            kind = "label mode" if isinstance(error, BadPair) else "unknown value"
+            return Finding("unreadable" if error.__cause__ else kind, name, str(error)), None
+        counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+        counts = np.append(counts[: len(self.names)], counts[IGNORE])
+        background = self.ids.get(segmentation.BACKGROUND, IGNORE)
+        if counts[-1] == labels.size:
+            return Finding("only ignored", name, "no pixel belongs to a class"), counts
+        if background != IGNORE and counts[background] == labels.size:
+            return Finding("only background", name, f"every pixel is {self.names[background]}"), counts
+        return None, counts
+
+
+def _read(json_file: str | Path) -> dict:
+    """The content of a detection or a segmentation JSON; UserError where it is neither."""
+    labelled = Path(json_file).parent.name == "segmentation"
+    if labelled:
+        makers = {folder: script for folder, (script, *_) in segmentation.KNOWN.items()}
+    else:
+        makers = {folder: script for folder, script, _ in datasets.KNOWN.values()}
+    content = catalog.read_json(json_file, {"images": ("file_name",)}, makers)
+    if labelled or any("sem_seg_file_name" in image for image in content["images"]):
+        return catalog.read_json(json_file, segmentation.REQUIRED, makers) | {"annotations": []}
+    return catalog.read_json(json_file, datasets.REQUIRED, makers)
 
 
 def verify(sets: dict[str, tuple[str | Path, str | Path]], sample: int = 64) -> Report:
@@ -231,28 +190,34 @@ def verify(sets: dict[str, tuple[str | Path, str | Path]], sample: int = 64) -> 
         sample: number of pairs per set, evenly spread, whose misalignment is estimated.
 
     Raises:
-        UserError: a JSON that is missing or no COCO detection file.
+        UserError: a JSON that is missing, or neither a detection nor a segmentation file.
     """
     report = Report()
     seen: dict[str, str] = {}
     for name, (json_file, image_root) in sets.items():
-        content = read_json(json_file)
-        root = image_root_of(content, json_file, image_root)
+        content = _read(json_file)
+        root = catalog.image_root_of(content, json_file, image_root)
         images = content["images"]
+        labels = _Labels(content, json_file) if any("sem_seg_file_name" in i for i in images) else None
+        paired = labels is None or any(image.get("ir_file_name") for image in images)
         report.images += len(images)
         report.annotations += len(content["annotations"])
         report.findings += check_annotations(content)
         measured = set(np.linspace(0, len(images) - 1, min(sample, len(images)), dtype=int).tolist())
         measure = [i in measured for i in range(len(images))]
+        pixels = []
         with ThreadPoolExecutor() as pool:
-            results = pool.map(_check_pair, images, repeat(root), measure)
-            for findings, hashes, shift in track(results, name, total=len(images)):
-                report.findings += findings
-                report.shifts += [shift] if shift else []
-                for file, digest in hashes.items():
+            results = pool.map(partial(_check_image, root, labels, paired), images, measure)
+            for checked in track(results, name, total=len(images)):
+                report.findings += checked.findings
+                report.shifts += [checked.shift] if checked.shift else []
+                pixels += [] if checked.pixels is None else [checked.pixels]
+                for file, digest in checked.hashes.items():
                     where = f"{name}: {file}"
                     if digest in seen:
                         report.findings.append(Finding("duplicate image", where, f"as {seen[digest]}"))
                     else:
                         seen[digest] = where
+        if labels is not None:
+            report.pixels[name] = (labels.names, np.array(pixels).reshape(-1, len(labels.names) + 1))
     return report
