@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils.events import EventStorage
 from tiny import detector, sample
 
@@ -26,6 +27,26 @@ def test_square_pad_never_crops():
     model = detector("model.square_pad=64")
     assert model.preprocess_image(model._stack([sample(40, 60)])).tensor.shape[-2:] == (64, 64)
     assert model.preprocess_image(model._stack([sample(40, 90)])).tensor.shape[-2:] == (96, 96)
+
+
+def test_a_batch_enters_as_detectron2_would_let_it_in():
+    model, batch = detector(), [sample(40, 60), sample(64, 33, seed=1)]
+    ours = model.preprocess_image(batch)
+    theirs = GeneralizedRCNN.preprocess_image(model, model._stack(batch))
+    assert torch.equal(ours.tensor, theirs.tensor) and ours.image_sizes == theirs.image_sizes
+    assert all(x["image"].shape[0] == 3 for x in batch)
+
+
+def test_labels_are_padded_as_images_are():
+    model = detector("model.square_pad=80")
+    labels = [torch.ones(40, 60, dtype=torch.int64), torch.ones(50, 20, dtype=torch.int64)]
+    padded = model.pad(labels, 255)
+    assert padded.tensor.shape == (2, 80, 80) and padded.tensor.dtype == torch.int64
+    assert padded.image_sizes == [(40, 60), (50, 20)]
+    for found, label in zip(padded.tensor, labels, strict=True):
+        height, width = label.shape
+        assert (found == 1).sum() == height * width == (found[:height, :width] == 1).sum()
+        assert (found == 255).sum() == 80 * 80 - height * width
 
 
 def test_losses_and_predictions():
@@ -62,6 +83,16 @@ def test_training_pictures_see_three_channels():
     with EventStorage() as storage:
         model([sample()])
     assert storage._vis_data[0][1].shape[0] == 3
+
+
+def test_training_pictures_of_a_pair_without_a_visible_image_are_black():
+    model = detector("model.vis_period=1", "model.missing=mean").train()
+    x = sample()
+    del x["image"]
+    with EventStorage() as storage:
+        model([x])
+    picture = storage._vis_data[0][1]
+    assert picture.shape[0] == 3 and (picture == 0).mean() > 0.5
 
 
 def test_missing_or_unequal_infrared_is_told():

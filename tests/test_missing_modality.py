@@ -11,6 +11,7 @@ from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.utils.events import EventStorage
+from test_segmentor import labelled, segmentor
 from tiny import detector, sample
 
 from ivtuning.config import load_config
@@ -22,6 +23,7 @@ from ivtuning.data.mapper import PairedDatasetMapper
 from ivtuning.data.verification import verify
 from ivtuning.errors import UserError
 from ivtuning.evaluation import gallery
+from ivtuning.heads.segmentation.inference import MultiScaleFlip, SlidingWindow
 
 KEYS = {"visible": "image", "infrared": "image_ir"}
 CONFIG = "configs/synthetic/ivtuning.py"
@@ -109,6 +111,54 @@ def test_whole_batches_without_a_modality_train_and_predict(modality, fill):
     with torch.no_grad():
         (found,) = model.eval()([without(modality)])
     assert found["instances"].image_size == (64, 96) and found["instances"].scores.isfinite().all()
+
+
+# ---- the segmentor's door ----
+
+
+@pytest.mark.parametrize("modality, channels", [("visible", slice(0, 3)), ("infrared", slice(3, 6))])
+@pytest.mark.parametrize("fill", ["mean", "zero"])
+def test_segmentor_fills_in_training_and_in_evaluation(modality, channels, fill):
+    model, entered = segmentor(missing=fill, square_pad=64), []
+    model.backbone.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    whole = labelled(40, 60)
+    lacking = {k: v for k, v in whole.items() if k != KEYS[modality]}
+    keys = set(lacking)
+    losses = model.train()([lacking, whole])
+    assert all(loss.isfinite() for loss in losses.values())
+    with torch.no_grad():
+        (found,) = model.eval()([lacking])
+    assert found["sem_seg"].shape == (3, 40, 60) and found["sem_seg"].isfinite().all()
+    black = -(model.pixel_mean / model.pixel_std)[channels].expand(3, 40, 60)
+    for batch in entered:
+        assert batch.shape[1:] == (6, 64, 64)
+        assert torch.equal(batch[0, channels, :40, :60], torch.zeros(3, 40, 60) if fill == "mean" else black)
+        assert not batch[0, :, 40:].any() and not batch[0, :, :, 60:].any()
+        other = slice(3, 6) if modality == "visible" else slice(0, 3)
+        assert torch.equal(batch[0, other], entered[0][1, other]) and batch[0, other].any()
+    assert set(lacking) == keys
+
+
+@pytest.mark.parametrize("modality, key", KEYS.items())
+@pytest.mark.parametrize("training", [True, False])
+def test_segmentor_refuses_a_missing_image_by_default(modality, key, training):
+    model, x = segmentor().train(training), labelled(40, 60)
+    del x[key]
+    with pytest.raises(UserError, match=f"vis/0.png: .*no {key!r}: .*model.missing=mean"):
+        model([x])
+
+
+@pytest.mark.parametrize("inference", [SlidingWindow(32, 16), MultiScaleFlip((0.5, 1.0))])
+@pytest.mark.parametrize("modality", KEYS)
+def test_mean_stays_the_mean_in_windows_and_at_every_scale(inference, modality):
+    model, x = segmentor(missing="mean", inference=inference).eval(), labelled(40, 60)
+    del x[KEYS[modality]]
+    entered = []
+    model.backbone.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    with torch.no_grad():
+        model([x])
+    gone, kept = (slice(0, 3), slice(3, 6)) if modality == "visible" else (slice(3, 6), slice(0, 3))
+    assert entered and all(not b[:, gone].any() and b[:, kept].any() for b in entered)
 
 
 # ---- the mapper ----

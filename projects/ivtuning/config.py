@@ -30,8 +30,8 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictC
     """Load the LazyConfig file `path` and apply `overrides` (``key=value``, Hydra's grammar) in order.
 
     A value that Hydra's grammar refuses (``~/x.pth``, ``https://host/f?x=True``) is taken as plain text.
-    ``<...>.tuner=<Name>`` and ``<...>.stem=<Name>`` replace that node whole by the named class with its
-    own defaults; they apply before all other overrides, wherever they stand.
+    ``<...>.tuner=<Name>``, ``<...>.stem=<Name>`` and ``<...>.inference=<Name>`` replace that node whole by the
+    named class with its own defaults; they apply before all other overrides, wherever they stand.
 
     Raises:
         UserError: no such file, a syntax error in it, a malformed override, an unknown key or name, a
@@ -162,7 +162,7 @@ def _replace_node(cfg: DictConfig, key: str, name: str) -> None:
 
 
 def _is_node_name(key: str, value: Any) -> bool:
-    return key.endswith((".tuner", ".stem")) and isinstance(value, str) and value.isidentifier()
+    return key.endswith((".tuner", ".stem", ".inference")) and isinstance(value, str) and value.isidentifier()
 
 
 def _node_table(kind: str) -> Mapping[str, Callable]:
@@ -170,6 +170,10 @@ def _node_table(kind: str) -> Mapping[str, Callable]:
         from .tuning import TUNERS
 
         return TUNERS
+    if kind == "inference":
+        from .heads.segmentation.inference import INFERENCE
+
+        return INFERENCE
     from .backbones.stems import STEMS
 
     return STEMS

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import ImageList
+from torch import Tensor
 
 from .data.images import MODALITIES
 from .errors import UserError, nearest
@@ -15,10 +17,14 @@ FILLS = ("error", "zero", "mean")
 
 
 class PairedInput:
-    """Mixin for a meta-architecture: stacks "image" and "image_ir" to six channels at the model's door.
+    """Mixin for a meta-architecture: "image" and "image_ir" become six channels at the model's door.
 
-    The architecture then normalises and pads both at once with six-long `pixel_mean` and `pixel_std`. With
-    three-long ones it sees the visible image alone. The caller's dicts are left as they are.
+    Both are normalised at once with six-long `pixel_mean` and `pixel_std`, then padded. With three-long ones
+    the model sees the visible image alone. The caller's dicts are left as they are.
+
+    Architectures that batch images in `preprocess_image`, as detectron2's detectors do, need no more than
+    this; others call it, or :meth:`normalise` and :meth:`pad`. Padding knows a backbone's `size_divisibility`
+    and `square_pad`, but not the `padding_constraints` of newer detectron2, so that all releases agree.
 
     Args (keyword, besides those of the architecture):
         square_pad: pad every batch to a square of at least this side, in pixels; 0 pads to the backbone's
@@ -44,27 +50,34 @@ class PairedInput:
             for x in batched_inputs
         ]
 
-    def forward(self, batched_inputs: list[dict]):
-        return super().forward(self._stack(batched_inputs))
+    def normalise(self, batched_inputs: list[dict]) -> list[Tensor]:
+        """Each sample as (3 or 6, H, W) float, on the model's device; see :func:`stack_pair` for errors."""
+        images = []
+        for x in self._stack(batched_inputs):
+            image = (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            if self.missing == "mean":
+                for i in x.get("filled", ()):  # black so far
+                    image[3 * i : 3 * i + 3] = 0
+            images.append(image)
+        return images
 
-    def inference(self, batched_inputs: list[dict], *args, **kwargs):
-        return super().inference(self._stack(batched_inputs), *args, **kwargs)
+    def pad(self, tensors: list[Tensor], value: float = 0) -> ImageList:
+        """Maps (..., H, W) of any sizes as one batch, with `value` at the right and the bottom."""
+        batch = ImageList.from_tensors(tensors, self.backbone.size_divisibility, value)
+        if self.square_pad:
+            height, width = batch.tensor.shape[-2:]
+            side = max(self.square_pad, height, width)
+            batch.tensor = F.pad(batch.tensor, (0, side - width, 0, side - height), value=value)
+        return batch
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """The samples as one normalised batch, padded with the mean pixel."""
+        return self.pad(self.normalise(batched_inputs))
 
     def visualize_training(self, batched_inputs: list[dict], proposals):
         # detectron2's picture of the training state draws on three channels.
-        return super().visualize_training([{**x, "image": x["image"][:3]} for x in batched_inputs], proposals)
-
-    def preprocess_image(self, batched_inputs: list[dict]):
-        images = super().preprocess_image(batched_inputs)
-        if self.missing == "mean":
-            for image, x in zip(images.tensor, batched_inputs, strict=True):
-                for i in x.get("filled", ()):  # black so far
-                    image[3 * i : 3 * i + 3] = 0
-        if self.square_pad:
-            height, width = images.tensor.shape[-2:]
-            side = max(self.square_pad, height, width)
-            images.tensor = F.pad(images.tensor, (0, side - width, 0, side - height))
-        return images
+        stacked = [{**x, "image": x["image"][:3]} for x in self._stack(batched_inputs)]
+        return super().visualize_training(stacked, proposals)
 
 
 def stack_pair(x: dict, channels: int, missing: str = "error") -> dict:

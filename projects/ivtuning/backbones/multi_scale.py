@@ -1,0 +1,35 @@
+"""A trunk's own feature maps, for heads that make their pyramid themselves."""
+
+from __future__ import annotations
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+
+class MultiScale(Backbone):
+    """The trunk at `backbone.net` and nothing else: no parameters are added.
+
+    Args:
+        net: the trunk.
+        size_divisibility: what the model pads height and width to multiples of, in pixels. The largest stride
+            of the maps, or a multiple of it, keeps their sizes in step; 1 leaves the rest to the trunk.
+
+    Forward: image (B, 3 or 6, H, W) -> the trunk's maps {name: (B, C, h, w)}.
+    """
+
+    def __init__(self, net: nn.Module, size_divisibility: int = 32):
+        super().__init__()
+        self.net = net
+        self._size_divisibility = size_divisibility
+
+    @property
+    def size_divisibility(self) -> int:
+        return self._size_divisibility
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and strides of the trunk's maps."""
+        return self.net.output_shape()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.net(x)

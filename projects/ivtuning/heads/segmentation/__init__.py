@@ -1,0 +1,1 @@
+"""Semantic segmentation: decoders by their papers, losses, and the head that joins them."""

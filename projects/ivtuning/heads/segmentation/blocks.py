@@ -1,0 +1,164 @@
+"""What decoders are made of: convolutions, their normalisation, the classifier, resizing.
+
+Initialisation is that of the code the published numbers come from (mmsegmentation): Kaiming normal over the
+fan-out for convolutions, normal of std 0.01 for classifiers, zero biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d
+from detectron2.layers.batch_norm import NaiveSyncBatchNorm
+from detectron2.utils import comm
+from fvcore.nn.weight_init import c2_msra_fill
+from torch import Tensor, nn
+
+from ...errors import UserError, nearest
+
+NORMS = ("BN", "SyncBN", "GN")
+
+
+class Reader(nn.Module):
+    """What reads maps out of the backbone's dict.
+
+    Args:
+        in_features: names of the maps that are read.
+        in_channels: of each of them.
+
+    Raises:
+        UserError: names and channels of unequal number; in the forward pass, a map that is missing or has
+            other channels.
+    """
+
+    def __init__(self, in_features: Sequence[str], in_channels: Sequence[int]):
+        super().__init__()
+        self.in_features, self.in_channels = tuple(in_features), tuple(in_channels)
+        if len(self.in_features) != len(self.in_channels):
+            raise UserError(
+                f"{type(self).__name__}: {len(in_features)} in_features and {len(in_channels)} in_channels: "
+                "give one number for each name"
+            )
+
+    def levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """The maps of `in_features`, in their order."""
+        reader = type(self).__name__
+        for name, wanted in zip(self.in_features, self.in_channels, strict=True):
+            if name not in features:
+                raise UserError(
+                    f"{reader} reads {name!r}, the backbone gives {', '.join(features)}: mend in_features"
+                    f"{nearest(name, features)}"
+                )
+            if (found := features[name].shape[1]) != wanted:
+                raise UserError(f"{reader}: {name!r} has {found} channels, not {wanted}: mend in_channels")
+        return [features[name] for name in self.in_features]
+
+
+class Decoder(Reader):
+    """Feature maps -> logits (B, K, h, w) at a stride of the decoder's own.
+
+    Args:
+        in_features, in_channels: as in :class:`Reader`.
+        num_classes: K.
+
+    Raises:
+        UserError: K is below 1.
+    """
+
+    def __init__(self, in_features: Sequence[str], in_channels: Sequence[int], num_classes: int):
+        super().__init__(in_features, in_channels)
+        if num_classes < 1:
+            raise UserError(f"num_classes={num_classes}: a decoder needs at least 1 class")
+        self.num_classes = num_classes
+
+
+class _OneValue:
+    """Mixin for batch norms: where a channel has one value, the running statistics take the batch's place.
+
+    It happens to a 1x1 map in a batch of one image (UPerNet's global pooling); one value has no variance, and
+    torch refuses to train on it. Here the layer then works as in evaluation, and learns no statistics.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        alone = isinstance(self, BatchNorm) or comm.get_world_size() == 1
+        if self.training and alone and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class BatchNorm(_OneValue, nn.BatchNorm2d):
+    """Batch norm over this process's images."""
+
+
+class SyncBatchNorm(_OneValue, nn.SyncBatchNorm):
+    """Batch norm over the images of all processes, on CUDA; one process of any device has its own."""
+
+
+class GlooSyncBatchNorm(_OneValue, NaiveSyncBatchNorm):
+    """The same for processes without CUDA, which torch's refuses; it has the same parameter names."""
+
+
+def build_norm(norm: str, channels: int) -> nn.Module:
+    """Normalisation of (B, `channels`, H, W) by detectron2's name: "BN", "SyncBN" or "GN" (32 groups).
+
+    Raises:
+        UserError: another name, or channels that 32 groups of at least 2 do not divide.
+    """
+    if norm == "SyncBN":
+        return (SyncBatchNorm if torch.cuda.is_available() else GlooSyncBatchNorm)(channels)
+    if norm == "BN":
+        return BatchNorm(channels)
+    if norm != "GN":
+        raise UserError(f"norm={norm!r}: give {', '.join(NORMS)}{nearest(norm, NORMS)}")
+    if channels % 32 or channels == 32:  # groups of one channel fail on 1x1 maps
+        raise UserError(f"norm='GN' has 32 groups: give the decoder 64, 96, ... channels, not {channels}")
+    return nn.GroupNorm(32, channels)
+
+
+def conv_block(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
+    """Convolution that keeps the map's size (no bias), normalisation, ReLU."""
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2,
+        bias=False,
+        norm=build_norm(norm, out_channels),
+        activation=F.relu,
+    )
+    c2_msra_fill(conv)
+    return conv
+
+
+def conv_blocks(in_channels: int, channels: int, count: int, norm: str) -> list[Conv2d]:
+    """`count` 3x3 blocks in a row, all of `channels`."""
+    widths = [in_channels] + [channels] * count
+    return [conv_block(a, b, 3, norm) for a, b in pairwise(widths)]
+
+
+def classifier(channels: int, num_classes: int, dropout: float = 0.0, kernel_size: int = 1) -> nn.Sequential:
+    """Dropout of whole channels and the convolution (with bias) that gives the logits."""
+    conv = nn.Conv2d(channels, num_classes, kernel_size, padding=kernel_size // 2)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)
+    return nn.Sequential(nn.Dropout2d(dropout), conv)
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """`x` (B, C, h, w) resized bilinearly to `size` (height, width); corners are not aligned."""
+    if tuple(size) == tuple(x.shape[-2:]):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def upsample(x: Tensor, scale: int) -> Tensor:
+    """`x` (B, C, h, w) enlarged bilinearly to `scale` times its size."""
+    return resize(x, (x.shape[-2] * scale, x.shape[-1] * scale))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Logits out of autocast: half precision would round what is interpolated and summed."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,175 @@
+"""Losses of label maps: cross-entropy, its hard pixels (OHEM), Dice, and sums of them.
+
+Each is called with logits (B, K, H, W), of any floating type, and targets (B, H, W) int64: class ids 0..K-1,
+and 255 where a pixel has no label and no say. It returns a scalar in float32 or better; a batch without any
+labelled pixel gives 0 and zero gradients.
+
+With K = 1 the single logit stands against a constant 0, so its sigmoid is the class's probability. No target
+says "not this class", so such a model learns that every pixel is the class; see SemSegHead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import UserError
+from .blocks import at_least_float32
+
+IGNORE = 255
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def check_targets(targets: Tensor, num_classes: int, where: str = "a batch") -> None:
+    """Refuse ids that no class has: cross-entropy would end the process with a device-side assert on CUDA.
+
+    Costs one synchronisation on CUDA and none on the CPU.
+
+    Args:
+        targets: integers of any shape.
+        where: a file, or whatever the message is to name.
+
+    Raises:
+        UserError: an id that is neither 0..`num_classes`-1 nor 255.
+    """
+    wrong = (targets < 0) | ((targets >= num_classes) & (targets != IGNORE))
+    if wrong.any():
+        ids = ", ".join(map(str, targets[wrong].unique()[:3].tolist()))
+        raise UserError(
+            f"{where} has label {ids}, which is none of the model's {num_classes} classes (0 to "
+            f"{num_classes - 1}, {IGNORE} is ignored): set model.sem_seg_head.num_classes to the set's"
+        )
+
+
+def against_rest(logits: Tensor) -> Tensor:
+    """Logits in float32 or better; a single class gets a constant 0 beside it, to be compared with."""
+    logits = at_least_float32(logits)
+    return torch.cat([logits, torch.zeros_like(logits)], 1) if logits.shape[1] == 1 else logits
+
+
+class CrossEntropy(nn.Module):
+    """Mean cross-entropy over the labelled pixels.
+
+    (mmsegmentation divides by all pixels, labelled or not, unless told otherwise.)
+
+    Args:
+        class_weights: one number from 0 for each class; the mean is then weighted with them, as in torch.
+
+    Raises:
+        UserError: a negative weight; in the forward pass, weights of another number than the classes.
+    """
+
+    def __init__(self, class_weights: Sequence[float] | None = None):
+        super().__init__()
+        if class_weights is not None and min(class_weights) < 0:
+            raise UserError(f"class_weights: {min(class_weights)} is negative: give weights from 0")
+        weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        classes, valid = logits.shape[1], targets != IGNORE
+        entropy = F.cross_entropy(against_rest(logits), targets, ignore_index=IGNORE, reduction="none")
+        weights = self.kept(entropy.detach(), valid).to(entropy.dtype)
+        if self.class_weights is not None:
+            if len(self.class_weights) != classes:
+                raise UserError(
+                    f"class_weights: {len(self.class_weights)} numbers for {classes} classes: give one each"
+                )
+            weights = weights * self.class_weights.to(entropy.dtype)[targets.masked_fill(~valid, 0)]
+        return (entropy * weights).sum() / weights.sum().clamp(min=torch.finfo(entropy.dtype).tiny)
+
+    def kept(self, entropy: Tensor, valid: Tensor) -> Tensor:
+        """Which pixels count, (B, H, W) bool: here all that are labelled."""
+        return valid
+
+
+class OHEM(CrossEntropy):
+    """Cross-entropy over hard pixels (online hard example mining, arXiv 1604.03540, as used per pixel).
+
+    Those are the labelled pixels whose own class has a probability below `threshold`, and at any rate the
+    `min_kept` hardest for each image of the batch, taken over the whole batch (as in mmsegmentation).
+
+    Args:
+        threshold: probability, above 0 and at most 1.
+        min_kept: pixels for each image, at least 1.
+        class_weights: as in :class:`CrossEntropy`; they do not change which pixels are hard.
+
+    Raises:
+        UserError: a figure outside its range.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.7,
+        min_kept: int = 100_000,
+        class_weights: Sequence[float] | None = None,
+    ):
+        super().__init__(class_weights)
+        if not 0 < threshold <= 1:
+            raise UserError(f"OHEM: threshold={threshold} is no probability: give one in (0, 1]")
+        if min_kept < 1:
+            raise UserError(f"OHEM: min_kept={min_kept}: keep at least 1 pixel an image")
+        self.threshold, self.min_kept = threshold, min_kept
+
+    def kept(self, entropy: Tensor, valid: Tensor) -> Tensor:
+        count = min(self.min_kept * len(entropy), entropy.numel())
+        # No entropy is negative, so unlabelled pixels come last; nothing here waits for the device.
+        least = entropy.masked_fill(~valid, -1.0).flatten().topk(count, sorted=False).values.min()
+        return valid & ((entropy > -math.log(self.threshold)) | (entropy >= least))
+
+
+class Dice(nn.Module):
+    """Soft Dice loss (V-Net, arXiv 1606.04797, section 3) of softmax probabilities.
+
+    ``1 - (2 sum(p g) + smooth) / (sum(p^2) + sum(g^2) + smooth)`` over the labelled pixels of an image, then
+    the mean over classes and images. A class that an image lacks counts too: it should have no probability.
+
+    Args:
+        smooth: above 0; keeps classes without any pixel from dividing by zero.
+
+    Raises:
+        UserError: `smooth` is not above 0.
+    """
+
+    def __init__(self, smooth: float = 1.0):
+        super().__init__()
+        if smooth <= 0:
+            raise UserError(f"Dice: smooth={smooth}: give a number above 0")
+        self.smooth = smooth
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        valid = (targets != IGNORE).unsqueeze(1)
+        p = against_rest(logits).softmax(1)[:, : logits.shape[1]] * valid
+        truth = torch.zeros_like(p).scatter_(
+            1, targets.unsqueeze(1).masked_fill(~valid, 0), valid.to(p.dtype)
+        )
+        overlap = (p * truth).sum((2, 3))
+        total = p.square().sum((2, 3)) + truth.sum((2, 3))
+        return (1 - (2 * overlap + self.smooth) / (total + self.smooth)).mean()
+
+
+class Sum(nn.Module):
+    """Weighted sum of losses.
+
+    Args:
+        losses: the terms.
+        weights: one number for each; None: 1 each.
+
+    Raises:
+        UserError: no loss, or another number of weights.
+    """
+
+    def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float] | None = None):
+        super().__init__()
+        self.weights = tuple(weights) if weights is not None else (1.0,) * len(losses)
+        if not losses or len(self.weights) != len(losses):
+            raise UserError(f"Sum: {len(losses)} losses and {len(self.weights)} weights: give one for each")
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        terms = zip(self.weights, self.losses, strict=True)
+        return sum(weight * loss(logits, targets) for weight, loss in terms)
