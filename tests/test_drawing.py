@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
 
 from ivtuning.errors import UserError
 from ivtuning.evaluation import drawing
 from ivtuning.evaluation.drawing import colour, draw_pair
+from ivtuning.evaluation.label_maps import IGNORED, WRONG, caption, draw_label_maps, palette
+from ivtuning.evaluation.panels import GAP, INK, Panel, lay_out
 
 CLASSES = ["person", "car"]
 
@@ -38,7 +41,7 @@ def panels(picture, rows, scale=7, width=80, height=60):
     footer_and_strips = picture.shape[0] - rows * tall
     strip = footer_and_strips // (rows + 1)
     return {
-        (r, c): picture[(r + 1) * strip + r * tall :][:tall, c * (wide + drawing.GAP) :][:, :wide]
+        (r, c): picture[(r + 1) * strip + r * tall :][:tall, c * (wide + GAP) :][:, :wide]
         for r in range(rows)
         for c in range(3)
     }
@@ -52,13 +55,13 @@ def test_small_images_are_enlarged_and_panels_show_both_and_their_blend():
     vis, ir = gray_pair(144, 192)
     picture = draw_pair(vis, ir)
     assert picture.dtype == np.uint8
-    assert picture.shape[1] == 3 * 192 * 3 + 2 * drawing.GAP  # 192 px x 3 >= 512 px
+    assert picture.shape[1] == 3 * 192 * 3 + 2 * GAP  # 192 px x 3 >= 512 px
     below = picture[-100:]
-    wide = 192 * 3 + drawing.GAP
+    wide = 192 * 3 + GAP
     assert [int(below[50, c * wide + 100, 0]) for c in range(3)] == [90, 40, 65]
-    assert count(picture[: -144 * 3], drawing.INK) > 50  # the caption strip names the panels
+    assert count(picture[: -144 * 3], INK) > 50  # the caption strip names the panels
     large = draw_pair(*gray_pair(48, 600))
-    assert large.shape[1] == 3 * 600 + 2 * drawing.GAP
+    assert large.shape[1] == 3 * 600 + 2 * GAP
 
 
 def test_truth_and_predictions_have_a_row_each_with_the_class_colour():
@@ -143,3 +146,99 @@ def test_colours_are_distinct():
 def test_sizes_that_differ_are_told():
     with pytest.raises(UserError, match="80x60 but infrared 40x60"):
         draw_pair(gray_pair()[0], np.zeros((60, 40), np.uint8))
+
+
+# --------------------------------------------------------------------------------------------- label maps
+
+PLACES = ["ground", "car", "person"]
+PAINT = [[0, 0, 0], [64, 0, 128], [0, 128, 192]]
+
+
+def label_maps():
+    """A car and an ignored strip; the prediction has half of the car as a person, and moves nothing else."""
+    truth = np.zeros((60, 80), np.uint8)
+    truth[20:40, 20:60] = 1
+    truth[50:] = 255
+    found = truth.copy()
+    found[20:40, 40:60] = 2
+    found[50:] = 1
+    return truth, found
+
+
+def pair(height=60, width=80):
+    return [np.full((height, width, 3), value, np.uint8) for value in (90, 40)]
+
+
+def at(cell, y, x, scale=7):
+    return cell[y * scale + 3, x * scale + 3].tolist()
+
+
+def test_label_maps_lie_over_both_images_and_errors_beside():
+    truth, found = label_maps()
+    cells = panels(draw_label_maps(*pair(), truth, found, PLACES, PAINT), rows=2)
+    for c, gray in ((0, 90), (1, 40)):
+        assert at(cells[0, c], 10, 10) == [gray] * 3  # black ground leaves the image as it is
+        assert at(cells[0, c], 30, 30) == [round(gray + 0.55 * (v - gray)) for v in PAINT[1]]
+        assert at(cells[0, c], 30, 50) == at(cells[0, c], 30, 30)
+        assert at(cells[1, c], 30, 50) == [round(gray + 0.55 * (v - gray)) for v in PAINT[2]]
+        outline = cells[0, c][20 * 7, 30 * 7]
+        assert (outline > at(cells[0, c], 30, 30)).all() and outline.min() > gray
+    assert [at(cells[0, 2], *p) for p in ((10, 10), (30, 30), (55, 10))] == [*PAINT[:2], list(IGNORED)]
+    errors = cells[1, 2]
+    assert at(errors, 30, 50) == list(WRONG) and at(errors, 55, 10) == list(IGNORED)
+    assert at(errors, 10, 10) == at(errors, 30, 30) == [40] * 3  # right: the image, dimmed
+    assert count(errors, WRONG) == 20 * 20 * 49
+
+
+def test_pairs_caption_has_accuracy_and_mean_iou():
+    truth, found = label_maps()
+    # 4000 pixels count, 400 are wrong; ground 3200/3200, car 400/800, person is not in the truth
+    assert caption(truth, found, 3) == caption(truth, found, 0) == "pixel accuracy 90.0, mIoU 75.0"
+
+
+def test_legend_names_what_is_shown(monkeypatch):
+    seen = {}
+
+    def remember(rows, legend=(), remark=""):
+        seen.update(legend=dict(legend), titles=[[(p.name, p.title) for p in row] for row in rows])
+        return lay_out(rows, legend, remark)
+
+    monkeypatch.setattr("ivtuning.evaluation.label_maps.lay_out", remember)
+    truth, found = label_maps()
+    draw_label_maps(*pair(), truth, found, PLACES, PAINT)
+    assert list(seen["legend"]) == [*PLACES, "wrong", "ignored"]
+    assert seen["legend"]["car"] == (64, 0, 128)
+    score = "prediction · pixel accuracy 90.0, mIoU 75.0"
+    assert seen["titles"] == [
+        [("visible", "ground truth"), ("infrared", "ground truth"), ("label map", "2 classes")],
+        [("visible", score), ("infrared", score), ("errors", "10.0 % of the pixels")],
+    ]
+    draw_label_maps(*pair(), None, {"full": found, "tuned": truth}, PLACES[:1])
+    assert list(seen["legend"]) == ["ground", "class 1", "class 2", "ignored"]
+    assert seen["legend"]["class 2"] == colour(2)
+    assert [row[2] for row in seen["titles"]] == [("label map", "3 classes"), ("label map", "2 classes")]
+    draw_label_maps(pair()[0], None, truth, None, PLACES, PAINT)  # a visible-only set
+    assert [name for name, _ in seen["titles"][0]] == ["visible", "label map"]
+    draw_label_maps(*pair())
+    assert seen["titles"] == [[("visible", ""), ("infrared", "")]] and not seen["legend"]
+
+
+def test_long_legends_take_more_lines():
+    panel = Panel(Image.new("RGB", (512, 100)), "visible")
+    one, three = (lay_out([[panel]], [(f"a class called {i}", colour(i)) for i in range(n)]) for n in (3, 9))
+    strip = (one.shape[0] - 100) // 2
+    assert three.shape[0] == 100 + 4 * strip
+    for i in range(9):
+        assert count(three[100 + strip :], colour(i)) > 80, i
+
+
+def test_palette_has_a_colour_for_every_label():
+    table = palette(PAINT)
+    assert table.shape == (256, 3) and table[:3].tolist() == PAINT and tuple(table[255]) == IGNORED
+    assert tuple(table[7]) == colour(7)
+
+
+def test_label_maps_of_another_size_are_told():
+    truth, found = label_maps()
+    with pytest.raises(UserError, match="prediction is 40x60 but the image 80x60"):
+        draw_label_maps(*pair(), truth, found[:, :40], PLACES, PAINT)

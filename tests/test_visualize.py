@@ -18,12 +18,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from test_drawing import CLASSES, annotation, instances
 
+from ivtuning.data.labels import read_labels
+from ivtuning.data.segmentation import register_segmentation
 from ivtuning.engine import run
 from ivtuning.errors import UserError
-from ivtuning.evaluation import gallery
+from ivtuning.evaluation import gallery, label_maps
 from ivtuning.evaluation.contact_sheet import Picture, write_contact_sheet
 from ivtuning.evaluation.curves import plot_curves, read_metrics, smooth
+from ivtuning.evaluation.label_maps import WRONG
 from ivtuning.evaluation.pairs import find_pairs
+from ivtuning.evaluation.panels import lay_out
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "tools" / "visualize.py"
@@ -261,6 +265,126 @@ class FakeModel(torch.nn.Module):
         return [{"instances": instances([[1, 1, 9, 9]], [x["mapped"] / 10], [0])} for x in inputs]
 
 
+@pytest.fixture
+def labelled(tmp_path):
+    """A registered set of two pairs with label maps, a day and a night one; the second has no infrared."""
+    vis, ir = write_pairs(tmp_path / "set", ["1D", "2N"])
+    (tmp_path / "set" / "segmentation").mkdir()
+    labels = np.zeros((60, 80), np.uint8)
+    labels[20:40, 20:60] = 1
+    images = []
+    for k, (stem, time) in enumerate([("1D", "day"), ("2N", "night")], 1):
+        Image.fromarray(labels).save(tmp_path / "set" / f"{stem}.png")
+        image = {"id": k, "file_name": f"vis/{stem}.png", "sem_seg_file_name": f"{stem}.png", "time": time}
+        partner = {"ir_file_name": f"ir/{stem}.jpg"} if k == 1 else {"missing": "infrared"}
+        images.append(image | partner | {"height": 60, "width": 80})
+    categories = [
+        {"id": 0, "name": "ground", "color": [0, 0, 0]},
+        {"id": 1, "name": "car", "color": [9, 99, 199]},
+    ]
+    path = tmp_path / "set" / "segmentation" / "val.json"
+    path.write_text(json.dumps({"info": {}, "images": images, "categories": categories}))
+    register_segmentation("drawn_labels", path, tmp_path / "set")
+    yield "drawn_labels"
+    DatasetCatalog.remove("drawn_labels")
+    MetadataCatalog.pop("drawn_labels")
+
+
+def half_right(record):
+    found = np.zeros((60, 80), np.uint8)
+    found[20:40, 20:40] = 1
+    return found
+
+
+def test_tool_draws_label_maps_of_a_dataset(tool, labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
+    monkeypatch.setattr(gallery, "load_predictor", lambda *args: half_right)
+    argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", labelled, "--grid"]
+    tool.main([*argv, "--output", str(tmp_path / "out")])
+    html = (tmp_path / "out" / "index.html").read_text()
+    # of 4800 pixels 800 are car, half of them found: (4000/4400 + 400/800) / 2
+    for piece in (
+        "all (2 classes)",
+        "mIoU here</dt><dd>70.5",
+        "1D, day<small>pixel accuracy 91.7, mIoU 70.5",
+    ):
+        assert piece in html, piece
+    assert "threshold" not in html and "in ground truth" not in html
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    both, single = (np.asarray(Image.open(tmp_path / "out" / f"{stem}.png")) for stem in ("1D", "2N"))
+    assert (both == WRONG).all(-1).sum() > 400 * 49 and both.shape[1] == 3 * 560 + 8
+    assert single.shape[1] == 2 * 560 + 4  # no column for what is missing
+
+    tool.main([*argv, "--output", str(tmp_path / "truth"), "--no-predictions"])
+    html = (tmp_path / "truth" / "index.html").read_text()
+    assert "all (2 classes)" in html and "mIoU" not in html
+    assert Image.open(tmp_path / "truth" / "1D.png").height < both.shape[0]
+
+
+def test_several_models_are_compared_by_name(labelled, tmp_path):
+    records, classes = gallery.read_dataset(labelled)
+    assert classes == ["ground", "car"]
+    painter = gallery.painter_of(labelled, 0.5)
+
+    def models(record):
+        return {"full": half_right(record), "tuned": read_labels(record)}
+
+    page = gallery.draw_records(records[:1], painter, models, tmp_path / "out", False, {"source": "x"})
+    html = page.read_text()
+    assert "full pixel accuracy 91.7, mIoU 70.5; tuned pixel accuracy 100.0, mIoU 100.0" in html
+    assert "mIoU here full</dt><dd>70.5" in html and "mIoU here tuned</dt><dd>100.0" in html
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_files_are_drawn_as_the_configs_task(tool, labelled, tmp_path, monkeypatch, prepared):
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.create({"dataloader": {"evaluator": {"dataset_name": labelled}}})
+    monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: cfg)
+    monkeypatch.setattr(gallery, "load_predictor", lambda *args: half_right)
+    if not prepared:
+        (tmp_path / "set" / "segmentation" / "val.json").unlink()
+    legends = []
+    monkeypatch.setattr(
+        label_maps, "lay_out", lambda rows, legend: legends.append(dict(legend)) or lay_out(rows, legend)
+    )
+    pair = ["--vis", str(tmp_path / "set/vis/1D.png"), "--ir", str(tmp_path / "set/ir/1D.jpg")]
+    argv = [*pair, "--config-file", "c.py"]
+    tool.main([*argv, "--weights", "w.pth", "--output", str(tmp_path / "out")])
+    tool.main([*argv, "--output", str(tmp_path / "bare")])
+    names = ["ground", "car"] if prepared else ["class 0", "class 1"]
+    assert list(legends[0]) == names and legends[1] == {}
+    assert Image.open(tmp_path / "bare" / "1D.png").width == 2 * 560 + 4
+
+
+def test_predictions_of_another_task_are_told(tool, labelled, dataset, tmp_path, monkeypatch):
+    boxes = instances([[10, 10, 40, 40]], [0.8], [1])
+    monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
+    for name, found, words in ((dataset, half_right(None), "label maps"), (labelled, boxes, "boxes")):
+        monkeypatch.setattr(gallery, "load_predictor", lambda *args, found=found: lambda record: found)
+        argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", name]
+        with pytest.raises(UserError, match=f"predicts {words}, which cannot be drawn on .*1D.png"):
+            tool.main([*argv, "--output", str(tmp_path / "out")])
+
+
+def test_predictor_of_a_segmentor_gives_class_ids(monkeypatch):
+    from detectron2.config import LazyCall
+    from omegaconf import OmegaConf
+
+    monkeypatch.setattr(run, "load_weights", lambda model, path, adapter=None: None)
+    cfg = OmegaConf.create({"train": {"init_checkpoint": "base.pth", "device": "cpu"}})
+    cfg.model = LazyCall(FakeSegmentor)()
+    cfg.dataloader = {"test": {"mapper": LazyCall(FakeMapper)(ir_range=None)}}
+    found = gallery.load_predictor(cfg, None, None)({"image_id": 1, "file_name": "a.png"})
+    assert found.dtype == np.uint8 and found.tolist() == [[2, 0]]
+
+
+class FakeSegmentor(torch.nn.Module):
+    def forward(self, inputs):
+        assert not self.training and not torch.is_grad_enabled()
+        return [{"sem_seg": torch.tensor([[[0.1, 3]], [[0.2, 1]], [[0.3, 2]]])} for _ in inputs]
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -297,5 +421,6 @@ def test_help_has_an_example_of_every_use(tool, capsys):
         tool.main(["--help"])
     shown = capsys.readouterr().out.partition("example")[2]
     assert end.value.code == 0
+    assert "msrs_seg_test" in shown
     for flag in ("--dataset", "--weights", "--adapter", "--vis", "--curves"):
         assert flag in shown

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Draw ground truth and predictions on visible | infrared | blend, or the training curves of runs."""
+"""Draw boxes or label maps, ground truth and predictions, on pairs; or the training curves of runs."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ivtuning.config import tool_parser
 from ivtuning.errors import UserError, run_tool
 
 CONFIG = "configs/M3FD/vitdet_ivtuning_b.py"
+SEGMENTATION = "configs/MSRS/segformer_ivtuning_swin_l.py"
 EXAMPLE = f"""\
 ground truth of a dataset
     tools/visualize.py --dataset m3fd_scene_val --output out/truth --limit 20
@@ -18,6 +20,9 @@ ground truth of a dataset
   one pair, or two folders of pairs with equal stems
     tools/visualize.py --config-file {CONFIG} --weights base.pth --adapter adapter.safetensors \\
         --vis my/visible --ir my/infrared --output out/mine --threshold 0.4
+  label maps: the same, with a segmentation set or config
+    tools/visualize.py --config-file {SEGMENTATION} --weights model.pth --dataset msrs_seg_test \\
+        --output out/labels
   training curves of two runs
     tools/visualize.py --curves output/ivtuning output/full --output out/curves"""
 
@@ -34,13 +39,17 @@ def parse(argv: Sequence[str]):
     parser.add_argument(
         "--adapter", metavar="FILE", help="adapter; --weights defaults to the config's init_checkpoint"
     )
-    parser.add_argument("--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val or msrs_seg_test"
+    )
     parser.add_argument("--vis", metavar="PATH", help="visible image, or a folder of them")
     parser.add_argument("--ir", metavar="PATH", help="its infrared partner, or a folder with the same stems")
     parser.add_argument("--curves", nargs="+", metavar="RUN", help="output folders of training runs")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the pictures and index.html go")
     parser.add_argument("--no-predictions", action="store_true", help="draw ground truth alone")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score drawn (default: 0.5)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="least score of a drawn box (default: 0.5)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="draw the first N pairs only")
     parser.add_argument("--grid", action="store_true", help="also write contact_sheet.png, for a quick look")
     args = parser.parse_args(argv)
@@ -70,18 +79,22 @@ def main(argv: Sequence[str]) -> None:
         return
 
     from ivtuning.config import load_config
-    from ivtuning.evaluation.gallery import draw_all, load_predictor, read_dataset
+    from ivtuning.evaluation.gallery import BoxPainter, draw_records, load_predictor, painter_of, read_dataset
 
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
-    records, classes = read_dataset(args.dataset) if args.dataset else read_files(args.vis, args.ir, cfg)
+    if args.dataset:
+        records = read_dataset(args.dataset)[0]
+        painter = painter_of(args.dataset, args.threshold)
+    else:
+        records = read_files(args.vis, args.ir)
+        painter = painter_of_config(cfg, args.threshold)
     records = records[: args.limit]
     predict = load_predictor(cfg, args.weights, args.adapter) if args.predict else None
-    page = draw_all(
+    page = draw_records(
         records,
-        classes,
+        painter,
         predict,
         output,
-        args.threshold,
         args.grid,
         facts={
             "source": args.dataset or f"{args.vis} + {args.ir}",
@@ -89,29 +102,35 @@ def main(argv: Sequence[str]) -> None:
             "overrides": " ".join(args.overrides) or None,
             "weights": args.weights if args.predict else None,
             "adapter": args.adapter if args.predict else None,
-            "threshold": f"{args.threshold:g}" if args.predict else None,
+            "threshold": f"{args.threshold:g}" if args.predict and isinstance(painter, BoxPainter) else None,
         },
     )
     print(f"wrote {len(records)} picture{'s' * (len(records) != 1)} and {page}")
 
 
-def read_files(vis: str, ir: str, cfg) -> tuple[list[dict], list[str]]:
-    """Dataset dicts of image files, and the class names of the dataset that `cfg` evaluates on."""
-    from ivtuning.evaluation.gallery import read_dataset
+def read_files(vis: str, ir: str) -> list[dict]:
+    """Dataset dicts of image files."""
     from ivtuning.evaluation.pairs import find_pairs
 
-    records = [
+    return [
         {"file_name": str(v), "ir_file_name": str(i), "image_id": k}
         for k, (v, i) in enumerate(find_pairs(vis, ir), 1)
     ]
-    if cfg is None:
-        return records, []
-    from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        return records, read_dataset(cfg.dataloader.evaluator.dataset_name)[1]
-    except (UserError, OmegaConfBaseException):
-        return records, []  # its annotations are not on this machine: pictures show class numbers
+
+def painter_of_config(cfg, threshold: float):
+    """What draws predictions of `cfg`'s model: that of the dataset which it is evaluated on."""
+    from ivtuning.evaluation.gallery import BoxPainter, painter_of, read_dataset
+
+    if cfg is not None:
+        from omegaconf.errors import OmegaConfBaseException
+
+        with contextlib.suppress(UserError, OmegaConfBaseException):
+            name = cfg.dataloader.evaluator.dataset_name
+            with contextlib.suppress(UserError):
+                read_dataset(name)  # for its classes; if it is not on this machine, pictures show numbers
+            return painter_of(name, threshold)
+    return BoxPainter([], threshold)
 
 
 if __name__ == "__main__":

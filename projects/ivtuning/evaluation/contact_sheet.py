@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .drawing import FAINT, INK, PAPER, save_image
+from .panels import FAINT, INK, PAPER, save_image
 
 THUMB = 640  # width of a thumbnail in pixels
 GRID = 24  # pictures of the one-image overview, at most
@@ -38,11 +38,13 @@ class Picture:
     title: str
     truth: int | None = None
     predictions: int | None = None
+    score: str = ""  # of the predictions, in words
 
     @property
-    def counts(self) -> str:
+    def note(self) -> str:
         parts = [(self.truth, "in ground truth"), (self.predictions, "predicted")]
-        return ", ".join(f"{n} {what}" for n, what in parts if n is not None)
+        counts = ", ".join(f"{n} {what}" for n, what in parts if n is not None)
+        return ", ".join(filter(None, (counts, self.score)))
 
 
 def write_contact_sheet(
@@ -77,7 +79,7 @@ def write_contact_sheet(
         cards.append(
             f'<figure><a href="{quote(picture.file)}"><img src="{quote(name)}" alt="{escape(picture.title)}"'
             f' width="{THUMB}" height="{tall}" loading="lazy"></a>'
-            f"<figcaption>{escape(picture.title)}<small>{picture.counts}</small></figcaption></figure>"
+            f"<figcaption>{escape(picture.title)}<small>{escape(picture.note)}</small></figcaption></figure>"
         )
     lines = {"pictures": len(pictures)}
     for key, label in (("truth", "objects in ground truth"), ("predictions", "objects predicted")):
@@ -108,6 +110,6 @@ def _grid(thumbs: Sequence[Image.Image], pictures: Sequence[Picture]) -> np.ndar
     for i, (thumb, picture) in enumerate(zip(thumbs, pictures, strict=False)):
         x, y = gap + i % columns * cell_wide, gap + i // columns * cell_tall
         pen.text((x, y + 12), picture.title, INK, font, anchor="lm")
-        pen.text((x + THUMB, y + 12), picture.counts, FAINT, font, anchor="rm")
+        pen.text((x + THUMB, y + 12), picture.note, FAINT, font, anchor="rm")
         sheet.paste(thumb, (x, y + 28))
     return np.asarray(sheet)

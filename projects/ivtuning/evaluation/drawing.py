@@ -1,12 +1,9 @@
-"""Pictures of a pair: visible | infrared | blend, with ground truth and predictions in a row each."""
+"""Pictures of a pair: visible | infrared | blend, with the boxes of truth and predictions in a row each."""
 
 from __future__ import annotations
 
-import colorsys
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -15,16 +12,9 @@ from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
+from .panels import PAPER, Panel, caption_font, colour, enlargement, lay_out
 
 PANELS = ("visible", "infrared", "blend")
-MIN_PANEL = 512  # narrower images are enlarged to at least this many pixels, or labels would cover them
-GAP = 4
-PAPER, INK, FAINT = (22, 24, 29), (238, 240, 243), (150, 156, 166)
-# Bright enough for dark infrared, far enough apart for the common colour-vision deficiencies.
-COLOURS = (
-    (255, 176, 0), (86, 180, 233), (240, 84, 120), (0, 200, 140), (204, 121, 255),
-    (240, 228, 66), (255, 120, 40), (90, 120, 255), (160, 230, 90), (255, 150, 200),
-)  # fmt: skip
 
 
 @dataclass
@@ -85,29 +75,19 @@ def draw_pair(
             rows.append((f"{name} · {len(objects)}", objects))
     rows = rows or [("", None)]
 
-    scale = max(1, -(-MIN_PANEL // width))
+    scale = enlargement(width)
     size = width * scale, height * scale
     blend = ((vis.astype(np.uint16) + ir) // 2).astype(np.uint8)
     images = [Image.fromarray(a).resize(size, Image.Resampling.BICUBIC) for a in (vis, ir, blend)]
-    font = ImageFont.load_default(max(14, round(size[0] / 36)))
-    strip = round(font.size * 1.9)
+    font = caption_font(size[0])
+    panels = []
+    for title, objects in rows:
+        drawn = [i if objects is None else draw_objects(i, objects, classes, scale, font) for i in images]
+        panels.append([Panel(i, name, title) for i, name in zip(drawn, PANELS, strict=True)])
     shown = sorted({c for _, objects in rows if objects for c in objects.classes})
-    canvas = Image.new(
-        "RGB", (3 * size[0] + 2 * GAP, len(rows) * (strip + size[1]) + (strip if shown else 0)), PAPER
-    )
-    pen = ImageDraw.Draw(canvas)
-    for r, (title, objects) in enumerate(rows):
-        top = r * (strip + size[1])
-        for c, (name, image) in enumerate(zip(PANELS, images, strict=True)):
-            left = c * (size[0] + GAP)
-            pen.text((left + font.size * 0.6, top + strip / 2), name, INK, font, anchor="lm")
-            pen.text((left + size[0] - font.size * 0.6, top + strip / 2), title, FAINT, font, anchor="rm")
-            drawn = image if objects is None else draw_objects(image, objects, classes, scale, font)
-            canvas.paste(drawn, (left, top + strip))
-    if shown:
-        dashed = any(any(objects.dashed) for _, objects in rows if objects)
-        _legend(pen, shown, classes, dashed, canvas.height - strip / 2, font)
-    return np.asarray(canvas)
+    dashed = any(any(objects.dashed) for _, objects in rows if objects)
+    legend = [(_name(c, classes), colour(c)) for c in shown]
+    return lay_out(panels, legend, "dashed: only one camera shows it" if dashed else "")
 
 
 def from_annotations(annotations: Sequence[dict], height: int, width: int) -> Objects:
@@ -135,15 +115,6 @@ def from_instances(instances, threshold: float = 0.0) -> Objects:
     )
 
 
-def colour(category: int) -> tuple[int, int, int]:
-    """RGB of a contiguous class id; distinct for as many classes as anyone can tell apart."""
-    if category < len(COLOURS):
-        return COLOURS[category]
-    hue = category * 0.618034 % 1  # golden ratio: neighbours lie far apart
-    rgb = colorsys.hsv_to_rgb(hue, 0.55 + 0.3 * (category % 2), 1.0)
-    return tuple(round(255 * v) for v in rgb)
-
-
 def draw_objects(
     image: Image.Image, objects: Objects, classes: Sequence[str], scale: int, font: ImageFont.FreeTypeFont
 ) -> Image.Image:
@@ -168,14 +139,6 @@ def draw_objects(
             text += f" ({objects.notes[i]})"
         _label(pen, box, text, colour(category), font, image.size, taken)
     return image
-
-
-def save_image(image: np.ndarray, path: Path) -> None:
-    """Write (H, W, 3) uint8 RGB to `path`, in the format its suffix names; never half a file."""
-    part = path.with_name(f".{path.name}.part")
-    # PNG's default compression takes three times as long for 2 % of the size.
-    Image.fromarray(image).save(part, {".jpg": "JPEG"}.get(path.suffix, "PNG"), compress_level=4, quality=85)
-    os.replace(part, path)
 
 
 def _name(category: int, classes: Sequence[str]) -> str:
@@ -242,13 +205,3 @@ def _label(pen, box, text: str, rgb, font, size, taken: list[tuple]) -> None:
 
 def _overlap(a: tuple, b: tuple) -> int:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _legend(pen, shown, classes, dashed: bool, middle: float, font) -> None:
-    x, side = font.size * 0.6, font.size * 0.8
-    for category in shown:
-        pen.rectangle((x, middle - side / 2, x + side, middle + side / 2), fill=colour(category))
-        pen.text((x + side * 1.5, middle), _name(category, classes), INK, font, anchor="lm")
-        x += side * 3 + pen.textlength(_name(category, classes), font)
-    if dashed:
-        pen.text((x, middle), "dashed: only one camera shows it", FAINT, font, anchor="lm")

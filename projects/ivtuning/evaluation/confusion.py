@@ -1,0 +1,75 @@
+"""The arithmetic of label maps: confusion matrices and what follows from them."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from ..data.labels import IGNORE
+
+
+def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels by class, (K, K) int64; rows: ground truth, columns: prediction.
+
+    Args:
+        truth: (H, W) uint8, below `classes`, or 255: ignored.
+        found: (H, W) uint8, below `classes`.
+    """
+    index = np.minimum(truth, classes).astype(np.intp) * classes + found
+    counts = np.bincount(index.ravel(), minlength=(classes + 1) * classes)
+    return counts.reshape(classes + 1, classes)[:-1]
+
+
+def per_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and accuracy, each (K,) float64 on 0..100, of a confusion matrix; NaN where a class has no row."""
+    hits, truth, found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    shown = truth > 0
+    union = np.where(shown, truth + found - hits, 0)
+    return 100 * ratio(hits, union), 100 * ratio(hits, truth)
+
+
+def summary(matrix: np.ndarray) -> dict[str, float]:
+    """mIoU, fwIoU, mACC and pACC on 0..100 of a confusion matrix (K, K); NaN where it is empty."""
+    iou, acc = per_class(matrix)
+    truth, shown = matrix.sum(1), ~np.isnan(iou)
+    total = truth.sum()
+    return {
+        "mIoU": mean(iou),
+        "fwIoU": float(ratio((iou * truth)[shown].sum(), total)),
+        "mACC": mean(acc),
+        "pACC": float(100 * ratio(matrix.trace(), total)),
+    }
+
+
+def boundary_counts(truth: np.ndarray, found: np.ndarray, classes: int, width: float = 0.02) -> np.ndarray:
+    """Intersection and union, (2, K) int64 pixels, of the bands inside the outlines of each class.
+
+    Boundary IoU (arXiv 2103.16562) with each class' pixels in an image as one mask. A band is the part of the
+    mask that is closer to its outline, or to the image's border, than `width` times the image's diagonal.
+    Pixels that the truth ignores are cut out of both maps, so their outlines agree.
+    """
+    reach = max(1, round(width * math.hypot(*truth.shape)))
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    found = np.where(truth == IGNORE, IGNORE, found)
+    counts = np.zeros((2, classes), np.int64)
+    for k in np.union1d(truth, found):
+        if k != IGNORE:
+            masks = [(labels == k).astype(np.uint8) for labels in (truth, found)]
+            cores = [cv2.erode(m, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) for m in masks]
+            a, b = (mask > core for mask, core in zip(masks, cores, strict=True))
+            counts[:, k] = (a & b).sum(), (a | b).sum()
+    return counts
+
+
+def ratio(part, whole) -> np.ndarray:
+    """part / whole in float64; NaN where `whole` is 0."""
+    part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
+    return np.divide(part, whole, out=np.full(part.shape, math.nan), where=whole > 0)
+
+
+def mean(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN where nothing is left."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else math.nan

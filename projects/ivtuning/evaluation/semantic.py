@@ -1,0 +1,206 @@
+"""Mean IoU and its kin of label maps: overall, per class, by day and night."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import SemSegEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import create_small_table
+from tabulate import tabulate
+from torch import Tensor
+
+from ..checkpoint.files import atomic
+from ..data.catalog import metadata
+from ..data.labels import read_labels
+from ..data.segmentation import PROTOCOLS
+from ..errors import UserError
+from .confusion import boundary_counts, confusion, mean, per_class, ratio, summary
+
+TIMES = ("day", "night")
+
+
+class PairSemSegEvaluator(SemSegEvaluator):
+    """Figures of label maps on 0..100, from one confusion matrix of all pixels that are not ignored.
+
+    `evaluate()` returns ``{"sem_seg": {...}}`` with
+
+    - ``mIoU, fwIoU, mACC, pACC``: mean IoU; IoU weighted by the classes' share of the pixels; mean accuracy
+      (recall) of the classes; accuracy of the pixels;
+    - ``mIoU-day, mIoU-night`` where the set's records carry "time";
+    - per class ``IoU-<class>`` and ``ACC-<class>``;
+    - with `boundary`, ``mBoundaryIoU`` and ``BoundaryIoU-<class>``, see :func:`boundary_counts`.
+
+    A class that the ground truth never shows has no IoU (NaN) and is left out of all means, as in
+    detectron2's main branch; detectron2 0.6 and mmsegmentation count it as 0 once a single pixel is taken for
+    it. mIoU-day and mIoU-night leave out what their own images never show.
+
+    The ground truth is what the dataset's records say, so it follows the protocol that the set is registered
+    with. The two releases of detectron2 give different mIoUs and the newer one always computes a boundary
+    IoU, by eroding label numbers rather than masks: nothing of their arithmetic is used here.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None, boundary: bool = False):
+        """
+        Args:
+            dataset_name: a registered segmentation set.
+            output_dir: where ``sem_seg_predictions.json`` (COCO RLE of each class and image; slow) and
+                ``sem_seg_evaluation.json`` (the figures and the confusion matrices, rows: ground truth) go;
+                None writes nothing.
+            boundary: also compute the boundary IoU; slow.
+
+        Raises:
+            UserError: the dataset is not registered, or not by
+                :func:`ivtuning.data.segmentation.register_segmentation`.
+        """
+        self._protocol = metadata(dataset_name).get("protocol")
+        if self._protocol not in PROTOCOLS:
+            raise UserError(
+                f"{dataset_name} has no label maps: evaluate on a set that register_segmentation registered"
+            )
+        super().__init__(dataset_name, output_dir=output_dir)
+        self._boundary = boundary
+        self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
+        self.reset()
+
+    def reset(self) -> None:
+        classes = self._num_classes
+        # By day, by night, at an unknown time.
+        self._confusion = np.zeros((len(TIMES) + 1, classes, classes), np.int64)
+        self._images = np.zeros(len(TIMES) + 1, np.int64)
+        self._bands = np.zeros((2, classes), np.int64)
+        self._predictions: list[dict] = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Count one batch.
+
+        Args:
+            inputs: have "file_name".
+            outputs: have "sem_seg", (K, H, W) scores at the label map's size; the highest wins.
+
+        Raises:
+            UserError: an image of another dataset, unreadable labels or some without a class (see
+                :func:`ivtuning.data.labels.read_labels`), or scores that do not fit them or are not finite.
+        """
+        for x, output in zip(inputs, outputs, strict=True):
+            name = x["file_name"]
+            if name not in self._records:
+                raise UserError(
+                    f"{name} was predicted, but {self._dataset_name} lacks it: evaluate on the dataset that "
+                    "the loader reads"
+                )
+            record = self._records[name]
+            truth = read_labels(record)
+            found = self._label_map(output["sem_seg"], truth.shape, name)
+            time = record.get("time")
+            part = TIMES.index(time) if time in TIMES else len(TIMES)
+            self._confusion[part] += confusion(truth, found, self._num_classes)
+            self._images[part] += 1
+            if self._boundary:
+                self._bands += boundary_counts(truth, found, self._num_classes)
+            if self._output_dir:
+                self._predictions += self.encode_json_sem_seg(found, name)
+
+    def _label_map(self, scores: Tensor, shape: tuple[int, int], name: str) -> np.ndarray:
+        if len(scores) != self._num_classes:
+            raise UserError(
+                f"the model has {len(scores)} classes, {self._dataset_name} {self._num_classes}: "
+                f"set model.sem_seg_head.num_classes={self._num_classes}"
+            )
+        if tuple(scores.shape[1:]) != shape:
+            raise UserError(
+                f"the prediction for {name} is {tuple(scores.shape[1:])}, its label map {shape}: "
+                "give the image its own height and width"
+            )
+        return label_map(scores, name)
+
+    def evaluate(self) -> dict:
+        """Figures of everything processed on all ranks since `reset()`, on rank 0; ``{}`` on the others.
+
+        Raises:
+            UserError: nothing was processed.
+        """
+        comm.synchronize()
+        gathered = comm.gather((self._confusion, self._images, self._bands, self._predictions), dst=0)
+        if not comm.is_main_process():
+            return {}
+        confusions, images, bands, predictions = (
+            sum(part[1:], part[0]) for part in zip(*gathered, strict=True)
+        )
+        if not images.sum():
+            raise UserError(f"no image of {self._dataset_name} was evaluated: look at dataloader.test")
+
+        parts = {"all": (images.sum(), confusions.sum(0))}
+        if any("time" in record for record in self._records.values()):
+            parts |= {time: (images[i], confusions[i]) for i, time in enumerate(TIMES)}
+        means = {part: summary(matrix) for part, (_, matrix) in parts.items()}
+        figures = dict(means["all"]) | {f"mIoU-{t}": means[t]["mIoU"] for t in TIMES if t in parts}
+        columns = [per_class(matrix) for _, matrix in parts.values()]
+        iou, acc = columns[0]
+        figures |= self._named("IoU", iou) | self._named("ACC", acc)
+        if self._boundary:
+            band = 100 * ratio(*bands)
+            band[np.isnan(iou)] = math.nan
+            figures |= {"mBoundaryIoU": mean(band)} | self._named("BoundaryIoU", band)
+        self._report(figures, parts, means, [iou, acc, *(c[0] for c in columns[1:])])
+        if self._output_dir:
+            self._write(figures, parts, predictions)
+        return {"sem_seg": figures}
+
+    def _named(self, kind: str, values: np.ndarray) -> dict[str, float]:
+        return {f"{kind}-{name}": v for name, v in zip(self._class_names, values.tolist(), strict=True)}
+
+    def _report(self, figures: dict, parts: dict, means: dict, columns: Sequence[np.ndarray]) -> None:
+        """Log the tables: the whole set and its parts, then the classes."""
+        images, matrix = parts["all"]
+        seen = f"{images} of {len(self._records)}" if images < len(self._records) else images
+        title = (
+            f"semantic segmentation on {self._dataset_name}, protocol {self._protocol} "
+            f"({self._num_classes} classes), {seen} images"
+        )
+        keys = ["mIoU", "fwIoU", "mACC", "pACC", "mBoundaryIoU"]
+        whole = create_small_table({key: figures[key] for key in keys if key in figures})
+        if len(parts) > 1:
+            rows = [[part, parts[part][0], *means[part].values()] for part in TIMES]
+            whole += "\n\n" + tabulate(rows, ["part", "images", *keys[:4]], tablefmt="pipe", floatfmt=".3f")
+        share = 100 * ratio(matrix.sum(1), matrix.sum())
+        rows = zip(self._class_names, share, *columns, strict=True)
+        headers = ["class", "% of pixels", "IoU", "ACC", *(f"IoU {part}" for part in parts if part != "all")]
+        table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f")
+        self._logger.info(f"{title}:\n{whole}\n\n{table}")
+
+    def _write(self, figures: dict, parts: dict, predictions: list[dict]) -> None:
+        folder = Path(self._output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        summed = {
+            "dataset": self._dataset_name,
+            "protocol": self._protocol,
+            "classes": list(self._class_names),
+            "images": {part: int(images) for part, (images, _) in parts.items()},
+            # JSON knows no NaN.
+            "figures": {key: None if math.isnan(value) else value for key, value in figures.items()},
+            "confusion": {part: matrix.tolist() for part, (_, matrix) in parts.items()},
+        }
+        for name, data in (("sem_seg_predictions", predictions), ("sem_seg_evaluation", summed)):
+            with atomic(folder / f"{name}.json") as temp:
+                temp.write_text(json.dumps(data))
+
+
+def label_map(scores: Tensor, name: str) -> np.ndarray:
+    """The class of each pixel, (H, W) uint8, from scores (K, H, W) on any device.
+
+    One class always wins; a network with one output for two classes is not known here.
+
+    Raises:
+        UserError: scores of the image `name` that are not finite.
+    """
+    best, labels = scores.detach().max(0)
+    # NaN passes for the highest score.
+    if not best.isfinite().all():
+        raise UserError(f"scores of {name} are not finite: look at the weights")
+    return labels.byte().cpu().numpy()
