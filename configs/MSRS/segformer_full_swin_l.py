@@ -1,0 +1,12 @@
+"""SegFormer on Swin-L fully fine-tuned on two summed patch embeddings; else segformer_ivtuning_swin_l.py."""
+
+from detectron2.config import LazyCall as L
+
+from ivtuning.backbones.stems import SumStem
+from ivtuning.tuning import Full
+
+from .segformer_ivtuning_swin_l import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.net.stem = L(SumStem)()
+model.backbone.net.tuner = L(Full)()
+train.output_dir = "output/MSRS/segformer_full_swin_l"

@@ -1,0 +1,10 @@
+"""SETR-MLA on ViT-L with IV-tuning, MSRS segmentation, nine classes, 512 px.
+
+The recipe is not published. Our choice: common/recipes/msrs_segmentation.py.
+"""
+
+from ..common.models.setr_mla_vit import model
+from ..common.recipes.msrs_segmentation import data, dataloader, lr_multiplier, optimizer, train
+
+train.init_checkpoint = "weights/mae_pretrain_vit_large.pth"
+train.output_dir = "output/MSRS/setr_mla_ivtuning_vit_l"

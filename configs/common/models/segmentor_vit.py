@@ -1,0 +1,22 @@
+"""A segmentor on plain ViT-L, positions for 512 px, taps at blocks 9, 14, 19, 23, without its decoder."""
+
+from detectron2.config import LazyCall as L
+
+from ivtuning.backbones.stems import PromptStem
+from ivtuning.backbones.vit import PlainViT
+from ivtuning.tuning import IVTuning
+
+from .segmentor import model
+
+taps = (9, 14, 19, 23)
+model.backbone.net = L(PlainViT)(
+    stem=L(PromptStem)(),
+    tuner=L(IVTuning)(),
+    img_size=512,
+    embed_dim=1024,
+    depth=24,
+    num_heads=16,
+    drop_path_rate=0.1,
+    taps=taps,
+)
+features = [f"block{i}" for i in taps]

@@ -1,0 +1,15 @@
+"""SETR-PUP on ViT-L (arXiv 2012.15840): the last tap upsampled step by step; auxiliary heads on the taps."""
+
+from detectron2.config import LazyCall as L
+
+from ivtuning.heads.segmentation.setr import SETRPUP
+
+from .segmentor_vit import features, model
+
+model.sem_seg_head.decoder = L(SETRPUP)(
+    in_feature=features[-1], in_channels=1024, num_classes="${..num_classes}"
+)
+model.sem_seg_head.auxiliary = [
+    L(SETRPUP)(in_feature=tap, in_channels=1024, num_classes="${...num_classes}", convs=1, scale=4)
+    for tap in features
+]
