@@ -35,7 +35,7 @@ def test_config_builds(file):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == trained > 0
     multiplier = instantiate(cfg.lr_multiplier)
-    assert 0 <= multiplier(0.0) < multiplier(0.5) <= 1 and multiplier(0.999) < multiplier(0.5)
+    assert 0 <= multiplier(0.0) <= multiplier(0.5) <= 1 and multiplier(0.999) < multiplier(0.5)
     for part in ("train", "test"):
         mapper = instantiate(cfg.dataloader[part].mapper)
         assert mapper.is_train == (part == "train")

@@ -275,6 +275,13 @@ def test_exif_orientation_is_honoured(pair, tmp_path):
     assert (visible == infrared).all()
 
 
+def test_gray_photograph_without_partner(pair, tmp_path):
+    """Sets of visible images such as COCO hold some gray ones; beside a partner gray would be a mix-up."""
+    alone = {"file_name": save(pattern(), tmp_path / "gray.png")}
+    visible, infrared = read_pair(alone, absent="infrared")
+    assert infrared is None and (visible == np.stack([pattern()] * 3, 2)).all()
+
+
 def rgb(height=H, width=W):
     return np.stack([pattern(height, width)] * 3, 2)
 

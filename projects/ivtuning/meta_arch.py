@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import GeneralizedRCNN, RetinaNet
 from detectron2.structures import ImageList
 from torch import Tensor
 
@@ -112,3 +112,13 @@ def stack_pair(x: dict, channels: int, missing: str = "error") -> dict:
 
 class PairedRCNN(PairedInput, GeneralizedRCNN):
     """Faster and Mask R-CNN on pairs."""
+
+
+class PairedRetinaNet(PairedInput, RetinaNet):
+    """RetinaNet on pairs. A batch's losses are divided by its own positive anchors, at least 1.
+
+    detectron2's moving average of that number is no part of a checkpoint: a resumed run would start it anew.
+    """
+
+    def _ema_update(self, name: str, value: float, initial_value: float, momentum: float = 0.9) -> float:
+        return value

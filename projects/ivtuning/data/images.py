@@ -68,7 +68,7 @@ def read_pair(
     ir_path = dataset_dict.get("ir_file_name")
     if not ir_path and absent != "infrared":
         raise BadPair(f"{path} has no infrared partner: give the image an ir_file_name in the JSON", path)
-    visible = None if absent == "visible" else _visible(path)
+    visible = None if absent == "visible" else _visible(path, gray=not ir_path)
     infrared = None if absent == "infrared" else _infrared(ir_path, ir_range)
     if absent is None and visible.shape != infrared.shape:
         raise BadPair(
@@ -120,8 +120,10 @@ def kind_of(image: Image.Image, bits: int) -> str:
     return f"{channels} channel{'s' * (channels > 1)}, {bits} bits ({image.mode})"
 
 
-def _visible(path: str) -> np.ndarray:
+def _visible(path: str, gray: bool) -> np.ndarray:
     image, bits = decode(path, "visible image")
+    if gray and (image.mode, bits) == ("L", 8):
+        image = image.convert("RGB")  # a photograph without partner cannot be a mix-up: COCO has gray ones
     if (image.mode, bits) != ("RGB", 8):
         hint = "; is it the infrared partner?" if len(image.getbands()) == 1 else ""
         raise BadPair(f"visible image {path} has {kind_of(image, bits)}: save it as 8-bit RGB{hint}", path)
