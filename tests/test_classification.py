@@ -216,6 +216,7 @@ def test_recipe(name):
     assert cfg.model.num_classes == CLASSES[data]
     assert round(cfg.train.max_iter * cfg.dataloader.train.total_batch_size / IMAGES[data], 2) == 100
     assert (cfg.train.clip_norm, cfg.train.best_metric) == (5.0, "classification/top1")
+    assert cfg.train.eval_period == -(-IMAGES[data] // 16)  # every epoch
     net = cfg.model.backbone.net
     assert net.drop_path_rate == 0.3 and list(net.out_indices) == [3] and not net.frozen_eval
     multiplier = instantiate(cfg.lr_multiplier)

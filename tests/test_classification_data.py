@@ -106,6 +106,25 @@ def test_lists_win_over_the_release(root):
     assert found("pets_test") == {"w": 2} and MetadataCatalog.get("pets_test").classes == ["0", "1", "2"]
 
 
+def test_known_names_read_lists_and_class_folders_of_all_parts(root):
+    (root / "pets/meta").mkdir()
+    for i, part in enumerate(("train", "val", "test")):
+        write(root / f"pets/meta/{part}.txt", "x.png 0", f"y{i}.png 1")
+        for name in ("x.png", f"y{i}.png"):
+            picture(root / "pets" / part / name)
+        for name in ("cat", "dog"):
+            picture(root / "flowers102" / part / name / f"{name}{i}.png")
+    C.register_known()
+    assert [found(f"pets_{part}") for part in ("train", "val", "test")] == [
+        {"x": 0, f"y{i}": 1} for i in range(3)
+    ]
+    # Plain folders, where the images of the release would be beside them.
+    assert [found(f"flowers102_{part}") for part in ("train", "val", "test")] == [
+        {f"cat{i}": 0, f"dog{i}": 1} for i in range(3)
+    ]
+    assert MetadataCatalog.get("flowers102_val").classes == ["cat", "dog"]
+
+
 def test_folders(root):
     for path in ("train/dog/1.png", "train/cat/2.JPG", "train/cat/notes.txt", "test/dog/3.png"):
         picture(root / "own" / path) if not path.endswith("txt") else write(root / "own" / path, "no image")
@@ -190,6 +209,11 @@ MISTAKES = {
     "voc class": ("voc2007cls_train", lambda r: None, r"class 0 \(aeroplane\) has no image"),
     "meta line": ("pets_train", lambda r: _meta(r, "a.jpg"), "train.txt:1: expected `path label`"),
     "meta label": ("pets_train", lambda r: _meta(r, "a.jpg -1"), "unknown label -1"),
+    "val": (
+        "flowers102_val",
+        lambda r: None,
+        "neither meta/val.txt nor val/.*flowers102_test",
+    ),
     "typo": ("pest_train", lambda r: None, "did you mean 'pets_train'"),
     "pairs": ("synthetic_train", lambda r: None, "no classification set"),
 }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import test_tuners
 import torch
-from timm.models.eva import Eva
+from timm.models.eva import Eva, checkpoint_filter_fn
 
 from ivtuning.backbones.eva import Eva02
+from ivtuning.backbones.presets import TRUNKS
 from ivtuning.backbones.stems import PromptStem, SumStem, VisibleOnly
+from ivtuning.backbones.vit import PlainViT
 from ivtuning.checkpoint import load_pretrained
+from ivtuning.checkpoint.files import read_state
 from ivtuning.errors import UserError
 from ivtuning.tuning import Frozen, Full, IVTuning
 
@@ -56,6 +59,56 @@ def test_equals_timms(size, tmp_path):
     found = ours(x)["block3"]
     assert found.shape == (2, 24, size[0] // 8, -(-size[1] // 8))
     assert torch.allclose(found.flatten(2), expected, atol=1e-4)
+
+
+def released() -> dict:
+    """timm's weights under the names of EVA-02's own release, with what else its files hold."""
+    names = {"mlp.norm": "mlp.ffn_ln", "mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.fc2": "mlp.w3"}
+    names |= {"q_proj.bias": "q_bias", "v_proj.bias": "v_bias"}
+    state = {"mask_token": torch.zeros(1, 1, 24), "rope.freqs_cos": torch.zeros(36, 12)}
+    state |= {"lm_head.weight": torch.zeros(8, 24), "lm_head.bias": torch.zeros(8)}
+    for name, tensor in timms().state_dict().items():
+        if not name.startswith("head."):
+            for ours, theirs in names.items():
+                name = name.replace(ours, theirs)
+            state[name] = tensor
+    return state | {f"blocks.{i}.attn.rope.freqs_sin": torch.zeros(36, 12) for i in range(4)}
+
+
+@pytest.mark.parametrize("wrapper", ["module", "model"])
+def test_the_releases_own_names(tmp_path, wrapper):
+    file, model = tmp_path / "eva02_L_pt_m38m_p14to16.pt", timms()
+    torch.save({wrapper: released()}, file)
+    ours, plain = eva02(), eva02()
+    report = load_pretrained(ours, file)
+    assert report.fresh == report.missing == report.resized == []
+    assert {n.split(".")[0] for n in report.ignored} == {"mask_token", "rope", "lm_head", "norm", "blocks"}
+    wanted = checkpoint_filter_fn(read_state(file), model)
+    torch.save({n: t for n, t in wanted.items() if not n.startswith("fc_norm")}, tmp_path / "timm.pth")
+    load_pretrained(plain, tmp_path / "timm.pth")
+    assert all(torch.equal(t, plain.state_dict()[n]) for n, t in ours.state_dict().items())
+
+
+def test_another_architecture_is_told(tmp_path):
+    torch.save(released(), tmp_path / "eva.pt")
+    plain = PlainViT(VisibleOnly(), Frozen(), **SIZE, taps=(3,))
+    with pytest.raises(UserError, match="has EVA-02's separate projections .*, which PlainViT lacks"):
+        load_pretrained(plain, tmp_path / "eva.pt")
+    torch.save(plain.state_dict(), tmp_path / "vit.pt")
+    with pytest.raises(UserError, match="is no EVA-02 checkpoint, the trunk is Eva02"):
+        load_pretrained(eva02(), tmp_path / "vit.pt")
+    lacking = {n: t for n, t in released().items() if n != "blocks.2.attn.v_bias"}
+    torch.save(lacking, tmp_path / "cut.pt")
+    with pytest.raises(UserError, match="1 tensors of the trunk are not in it .blocks.2.attn.v_proj.bias"):
+        load_pretrained(eva02(), tmp_path / "cut.pt")
+
+
+def test_presets_come_in_their_published_sizes():
+    with torch.device("meta"):
+        found = {n: TRUNKS[n](VisibleOnly(), Frozen()) for n in ("eva02_b", "eva02_l")}
+        counts = {n: sum(p.numel() for p in trunk.parameters()) for n, trunk in found.items()}
+    assert counts == {"eva02_b": 86_485_248, "eva02_l": 304_237_504}
+    assert found["eva02_b"].taps == (11,) and found["eva02_l"].taps == (23,)
 
 
 def test_rotary_positions_matter():

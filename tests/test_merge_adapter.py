@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 
 import pytest
 import torch
@@ -56,10 +57,10 @@ def files(folder, adapter: str = "a.safetensors", output: str = "merged.pth"):
     return "--weights", folder / "base.pth", "--adapter", folder / adapter, "--output", folder / output
 
 
-def features(model) -> torch.Tensor:
+def features(backbone) -> torch.Tensor:
     images = torch.randn(1, 6, 64, 96, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        return torch.cat([f.flatten() for f in model.backbone(images).values()])
+        return torch.cat([f.flatten() for f in backbone(images).values()])
 
 
 @pytest.mark.parametrize(
@@ -71,9 +72,9 @@ def test_merged_weights_alone_do_what_base_and_adapter_do(tmp_path, capsys, tune
     assert "the whole model; use it with model.backbone.net.tuner=Frozen" in capsys.readouterr().out
     other = detector(*overrides("Frozen", stem)).eval()
     load_pretrained(other, tmp_path / "base.pth")
-    assert (features(other) - features(model)).abs().max() > 1e-2
+    assert (features(other.backbone) - features(model.backbone)).abs().max() > 1e-2
     load_weights(other, tmp_path / "merged.pth")  # strict: it fills the whole model
-    assert torch.allclose(features(other), features(model), atol=1e-4)
+    assert torch.allclose(features(other.backbone), features(model.backbone), atol=1e-4)
     heads = model.roi_heads.state_dict()
     assert all(torch.equal(tensor, heads[name]) for name, tensor in other.roi_heads.state_dict().items())
 
@@ -84,6 +85,60 @@ def test_an_adapter_of_the_backbone_gives_a_trunk(tmp_path, capsys):
     assert "without neck and heads" in capsys.readouterr().out
     names = torch.load(tmp_path / "merged.pth")["model"].keys()
     assert names == {f"backbone.net.{n}" for n in torch.load(tmp_path / "base.pth")}
+
+
+def undo(folder, adapter="a.safetensors", weights="merged.pth", **kwargs):
+    paths = "--weights", folder / weights, "--adapter", folder / adapter, "--output", folder / "back.pth"
+    return merge("--undo", *paths, **kwargs)
+
+
+@pytest.mark.parametrize("groups", [("backbone", "task"), ("backbone",)])
+def test_merged_weights_give_the_base_back(tmp_path, capsys, groups):
+    trained(tmp_path, groups=groups)
+    assert merge(*files(tmp_path)) == 0
+    before = features(loaded(tmp_path / "merged.pth").backbone.net)
+    capsys.readouterr()
+    assert undo(tmp_path) == 0
+    assert "the base again, up to rounding; it takes the adapter" in capsys.readouterr().out
+    base, back, merged = (torch.load(tmp_path / f"{n}.pth") for n in ("base", "back", "merged"))
+    base = {f"backbone.net.{n}": tensor for n, tensor in base.items()}
+    assert back["model"].keys() == merged["model"].keys() and back.keys() == {"model"}
+    assert all((back["model"][n] - tensor).abs().max() < 1e-6 for n, tensor in base.items())
+    assert any((merged["model"][n] - tensor).abs().max() > 1e-3 for n, tensor in base.items())
+    tuned = loaded(tmp_path / "back.pth", tmp_path / "a.safetensors", "LoRA")
+    assert torch.allclose(features(tuned.backbone.net), before, atol=1e-4)
+
+
+def loaded(weights, adapter=None, tuner="Frozen"):
+    model = detector(*overrides(tuner)).eval()
+    load_weights(model, weights, adapter, strict=False)
+    return model
+
+
+def test_what_was_not_merged_is_not_taken_out(tmp_path, capsys):
+    trained(tmp_path)
+    assert merge(*files(tmp_path)) == 0
+    model = loaded(tmp_path / "base.pth", tmp_path / "a.safetensors", "LoRA")
+    model.backbone.net.tuner.updates[0]["q"].lora_B.data += 1
+    save_adapter(model, tmp_path / "b.safetensors")
+    capsys.readouterr()
+    for arguments, message in (
+        (dict(weights="base.pth"), "base.pth: was not written by merging"),
+        (dict(adapter="b.safetensors"), "merged.pth: another adapter is merged into it, not .*b.safetens"),
+    ):
+        assert undo(tmp_path, **arguments) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(message, line)
+    assert not (tmp_path / "back.pth").exists()
+
+
+@pytest.mark.parametrize("tuner", ["BitFit", "Frozen"])
+def test_a_replaced_base_cannot_be_taken_out(tmp_path, capsys, tuner):
+    trained(tmp_path, tuner)
+    assert merge(*files(tmp_path), tuner=tuner) == 0
+    capsys.readouterr()
+    assert undo(tmp_path, tuner=tuner) == 1
+    assert f"{tuner} added nothing that could be taken out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

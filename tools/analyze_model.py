@@ -19,7 +19,8 @@ def main(argv):
     parser.add_argument(
         "--trunk",
         metavar="NAME",
-        help="swin_{t,s,b,l}, swin_{b,l}_w12, vit_{t,s,b,l,h} or vitdet_{t,s,b,l,h}, instead of a config",
+        help="swin_{t,s,b,l}, swin_{b,l}_w12, vit_{t,s,b,l,h}, vitdet_{t,s,b,l,h} or eva02_{b,l}, instead "
+        "of a config",
     )
     parser.add_argument("--all-tuners", action="store_true", help="compare every tuner on --trunk")
     parser.add_argument(

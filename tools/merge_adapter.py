@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Write base weights that compute alone what base and adapter compute together (LoRA, and methods that train
-parts of the trunk itself)."""
+parts of the trunk itself); with --undo, take LoRA out of them again."""
 
 from __future__ import annotations
 
@@ -21,28 +21,45 @@ def main(argv):
     parser.add_argument("--weights", required=True, metavar="FILE", help="the base, or a checkpoint with it")
     parser.add_argument("--adapter", required=True, metavar="FILE", help="adapter file, *.safetensors")
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write, *.pth")
+    parser.add_argument(
+        "--undo", action="store_true", help="--weights is what this tool wrote: write the base again"
+    )
     args = parser.parse_args(argv)
     if not args.output.endswith(".pth"):
         raise UserError(f"--output {args.output}: the name of a file of weights ends in .pth")
     cfg = load_config(args.config_file, args.overrides)
 
+    import hashlib
     import os
 
     import torch
     from detectron2.config import instantiate
 
     from ivtuning.backbones.trunk import find_trunk
-    from ivtuning.checkpoint import load_weights
-    from ivtuning.checkpoint.adapter import read_metadata
-    from ivtuning.checkpoint.files import atomic
+    from ivtuning.checkpoint import load_adapter, load_weights
+    from ivtuning.checkpoint.adapter import fingerprint, read_metadata
+    from ivtuning.checkpoint.files import atomic, local_path, read
 
-    groups = read_metadata(args.adapter)["groups"]
-    if "backbone" not in groups:
-        raise UserError(f"{args.adapter}: holds the group {groups[0]!r} alone: there is nothing to merge")
+    header = read_metadata(args.adapter)
+    if "backbone" not in header["groups"]:
+        held = header["groups"][0]
+        raise UserError(f"{args.adapter}: holds the group {held!r} alone: there is nothing to merge")
+    with open(local_path(args.adapter), "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
     model = instantiate(cfg.model).eval()
-    report = load_weights(model, args.weights, args.adapter, strict=False)
     place, trunk = find_trunk(model)
-    trunk.merge_adapters()
+    if args.undo:
+        _check_merged(args, read(local_path(args.weights)), digest)
+        report = load_weights(model, args.weights, strict=False)
+        load_adapter(model, args.adapter, merged=True)
+        trunk.unmerge_adapters()
+        same = fingerprint(trunk) == header["fingerprint"]
+        use = "it takes the adapter" if same else "one rounded otherwise, so that the adapter refuses it"
+        told, extra = f"the base again, up to rounding; {use}", {}
+    else:
+        report = load_weights(model, args.weights, args.adapter, strict=False)
+        trunk.merge_adapters()
+        told, extra = "use it with model.backbone.net.tuner=Frozen", {"merged": digest}
     # Neck and heads go along as far as either file has them; random ones do not.
     left_out = set(report.fresh)
     state = {
@@ -51,10 +68,21 @@ def main(argv):
         if name not in left_out and not name.startswith(f"{place}.tuner.")
     }
     with atomic(args.output) as temp, open(temp, "wb") as f:
-        torch.save({"model": state}, f)
+        torch.save({"model": state, **extra}, f)
     megabytes = os.path.getsize(args.output) / 1e6
     what = "without neck and heads" if left_out else "the whole model"
-    print(f"{args.output}: {megabytes:.2f} MB, {what}; use it with model.backbone.net.tuner=Frozen")
+    print(f"{args.output}: {megabytes:.2f} MB, {what}; {told}")
+
+
+def _check_merged(args, file, digest):
+    """Raise UserError where `file`, read from --weights, is not the adapter merged into something."""
+    merged = file.get("merged") if isinstance(file, dict) else None
+    if merged is None:
+        raise UserError(f"{args.weights}: was not written by merging: give the file that this tool wrote")
+    if merged != digest:
+        raise UserError(
+            f"{args.weights}: another adapter is merged into it, not {args.adapter}: give that one"
+        )
 
 
 if __name__ == "__main__":

@@ -8,4 +8,5 @@ dataloader.test.dataset.names = "pets_test"
 
 train.max_iter = 23_000
 train.output_dir = "output/Pets/mona_swin_l"
-train.eval_period = train.checkpointer.period = 2300
+train.eval_period = 230
+train.checkpointer.period = 2300

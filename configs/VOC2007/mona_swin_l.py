@@ -15,4 +15,5 @@ optimizer.lr = 1.5625e-5
 
 train.max_iter = 31_319
 train.output_dir = "output/VOC2007/mona_swin_l"
-train.eval_period = train.checkpointer.period = 3132
+train.eval_period = 314
+train.checkpointer.period = 3132

@@ -53,7 +53,7 @@ class Eva02(PlainViT):
         taps: indices of the blocks whose output is returned, as "block<i>".
         class_token: prepend a cls token.
         final_norm: end with a LayerNorm (applied to the last block's tap).
-        frozen_eval: see :meth:`ivtuning.backbones.trunk.Trunk.plug`.
+        frozen_eval, recompute: see :meth:`ivtuning.backbones.trunk.Trunk.plug`.
 
     Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)} for each tap.
     """
@@ -74,6 +74,7 @@ class Eva02(PlainViT):
         class_token: bool = True,
         final_norm: bool = False,
         frozen_eval: bool = True,
+        recompute: str | None = None,
     ):
         super().__init__(
             stem,
@@ -89,6 +90,7 @@ class Eva02(PlainViT):
             class_token,
             final_norm,
             frozen_eval,
+            recompute,
         )
         self.rope = create_rope_embed(
             "cat", dim=embed_dim, num_heads=num_heads, in_pixels=False, ref_feat_shape=(rope_grid, rope_grid)

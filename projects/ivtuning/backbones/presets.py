@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from .eva import Eva02
 from .swin import SWIN_SIZES, Swin
 from .trunk import Trunk
 from .vit import PlainViT, ViTDet
@@ -25,11 +26,13 @@ def _vits() -> dict[str, Callable[..., Trunk]]:
         size = dict(embed_dim=width, depth=depth, num_heads=heads)
         found[f"vit_{letter}"] = partial(PlainViT, img_size=512, taps=(depth - 1,), **size)
         found[f"vitdet_{letter}"] = partial(ViTDet, **size)
+        if letter in "bl":
+            found[f"eva02_{letter}"] = partial(Eva02, taps=(depth - 1,), **size)
     return found
 
 
-# Each is called with a stem and a tuner: swin_{t,s,b,l}, swin_{b,l}_w12, vit_{t,s,b,l,h} (positions for
-# 512 px) and vitdet_{t,s,b,l,h} (for 1024 px).
+# Each is called with a stem and a tuner: swin_{t,s,b,l}, swin_{b,l}_w12, vit_{t,s,b,l,h} and eva02_{b,l}
+# (positions for 512 px), and vitdet_{t,s,b,l,h} (for 1024 px).
 TRUNKS: dict[str, Callable[..., Trunk]] = {
     **{name: partial(Swin, **size) for name, size in SWIN_SIZES.items()},
     **_vits(),

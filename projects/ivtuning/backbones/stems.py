@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning.iv_tuning import PromptGenerator
+from ..tuning.options import need_whole
 
 
 class Stem(nn.Module):
@@ -86,12 +87,16 @@ class PromptStem(TwoEmbeddings):
         norm: normalisation inside the generator, "BN" | "SyncBN" | "GN".
         zero_init: start with p0 = 0, so that the trunk starts from the visible image it knows.
         from_visible: start the infrared embedding as a copy of the visible one.
+
+    Raises:
+        UserError: `hidden_dim` is no whole number from 4.
     """
 
     def __init__(
         self, hidden_dim: int = 8, norm: str = "BN", zero_init: bool = True, from_visible: bool = False
     ):
         super().__init__(from_visible)
+        need_whole("stem.hidden_dim", hidden_dim, least=4)  # a quarter of it has a convolution
         self.options = dict(hidden_dim=hidden_dim, norm=norm)
         self.zero_init = zero_init
 

@@ -118,7 +118,7 @@ class Swin(Trunk):
         out_indices: stages whose output is returned.
         output_norms: a LayerNorm on every output, part of the base. ImageNet weights lack them: they then are
             the identity's scale and shift, and stay so unless the tuner trains them.
-        frozen_eval: see :meth:`Trunk.plug`.
+        frozen_eval, recompute: see :meth:`Trunk.plug`.
 
     Forward: (B, 3 or 6, H, W) float -> {"p0": (B, C, H/4, W/4), "p1": (B, 2C, H/8, W/8), ...}, rounded up.
     """
@@ -136,6 +136,7 @@ class Swin(Trunk):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         output_norms: bool = True,
         frozen_eval: bool = True,
+        recompute: str | None = None,
     ):
         super().__init__()
         stages = len(depths)
@@ -175,7 +176,11 @@ class Swin(Trunk):
         self._out_feature_channels = {f"p{i}": widths[i] for i in self.out_indices}
         self._out_feature_strides = {f"p{i}": patch_size * 2**i for i in self.out_indices}
         self.plug(
-            stem, tuner, [w for w, d in zip(widths, depths, strict=True) for _ in range(d)], frozen_eval
+            stem,
+            tuner,
+            [w for w, d in zip(widths, depths, strict=True) for _ in range(d)],
+            frozen_eval,
+            recompute,
         )
 
     @property

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..tuning import Tuner
-from .stems import Stem, VisibleOnly
+from ..errors import UserError, nearest
+from ..tuning import TUNERS, Tuner
+from .block import RECOMPUTE
+from .stems import STEMS, Stem, VisibleOnly
 
 PLUGS = ("stem", "tuner")
 
@@ -25,17 +26,35 @@ class Trunk(Backbone):
     tuner selects it.
     """
 
-    def plug(self, stem: Stem, tuner: Tuner, widths: list[int], frozen_eval: bool) -> None:
+    def plug(
+        self, stem: Stem, tuner: Tuner, widths: list[int], frozen_eval: bool, recompute: str | None = None
+    ) -> None:
         """Plug in `stem` and `tuner` and freeze the base.
 
         Args:
             widths: channel width of every block, in order.
             frozen_eval: keep frozen parts in eval mode (no drop-path, no dropout) whatever ``train()`` says;
                 False reproduces the papers' code, where the trunk's drop-path stays on in training.
+            recompute: what the backward pass computes again instead of keeping it: None, "mlp" (the inside of
+                every MLP) or "block" (all but the blocks' inputs). The results are the same.
+
+        Raises:
+            UserError: what is given is no stem, no tuner or no kind of recompute.
         """
+        if recompute not in RECOMPUTE:
+            hint = nearest(str(recompute), RECOMPUTE[1:])
+            raise UserError(f"recompute={recompute!r}: give null, mlp or block{hint}")
+        for plug, given, kind, known in (("stem", stem, Stem, STEMS), ("tuner", tuner, Tuner, TUNERS)):
+            if not isinstance(given, kind):
+                raise UserError(
+                    f"{plug}={given!r} is none: there are {', '.join(known)}, with their options as "
+                    f"{plug}.<option>=<value>"
+                )
         stem.attach(self.patch_embed)
         tuner.attach(widths)
         self.stem, self.tuner, self.frozen_eval = stem, tuner, frozen_eval
+        for block in self.blocks:
+            block.recompute = recompute
         tuner.connect(self)
         self.freeze()
 

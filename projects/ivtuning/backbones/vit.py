@@ -156,7 +156,7 @@ class ViTDet(_ViT):
         global_blocks: indices of the blocks that attend globally; None: the last of each quarter.
         pretrain_img_size: side of the images behind `pos_embed`, in pixels.
         class_token: `pos_embed` carries a slot for a cls token (MAE's does); the token itself is not used.
-        frozen_eval: see :meth:`Trunk.plug`.
+        frozen_eval, recompute: see :meth:`Trunk.plug`.
 
     Forward: (B, 3 or 6, H, W) float -> {"last_feat": (B, C, H/patch, W/patch)}.
     """
@@ -178,6 +178,7 @@ class ViTDet(_ViT):
         pretrain_img_size: int = 224,
         class_token: bool = True,
         frozen_eval: bool = True,
+        recompute: str | None = None,
     ):
         super().__init__()
         if global_blocks is None:
@@ -206,7 +207,7 @@ class ViTDet(_ViT):
         self._out_features = ["last_feat"]
         self._out_feature_channels = {"last_feat": embed_dim}
         self._out_feature_strides = {"last_feat": patch_size}
-        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
+        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval, recompute)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
@@ -226,7 +227,7 @@ class PlainViT(_ViT):
         taps: indices of the blocks whose output is returned, as "block<i>".
         class_token: prepend a cls token.
         final_norm: end with a LayerNorm (applied to the last block's tap).
-        frozen_eval: see :meth:`Trunk.plug`.
+        frozen_eval, recompute: see :meth:`Trunk.plug`.
 
     Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)} for each tap.
     """
@@ -246,6 +247,7 @@ class PlainViT(_ViT):
         class_token: bool = True,
         final_norm: bool = False,
         frozen_eval: bool = True,
+        recompute: str | None = None,
     ):
         super().__init__()
         unknown = [i for i in taps if not 0 <= i < depth]
@@ -264,7 +266,7 @@ class PlainViT(_ViT):
         self._out_features = [f"block{i}" for i in self.taps]
         self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
         self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)
-        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval)
+        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval, recompute)
 
     def _block(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> OpenBlock:
         return PlainBlock(

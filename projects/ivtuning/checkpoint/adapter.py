@@ -141,15 +141,19 @@ def save_adapter(
     return header
 
 
-def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict:
+def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False) -> dict:
     """Put the adapter at `path` into `model`, whose base must be the one it was trained on.
+
+    Args:
+        merged: the base has this adapter merged into it (so its fingerprint tells nothing); the model is then
+            as after :meth:`.Trunk.merge_adapters`.
 
     Returns:
         The file's metadata.
 
     Raises:
-        UserError: not an adapter, another base, stem or tuner, missing keys or other shapes; the model is
-            then as it was.
+        UserError: not an adapter, another base, stem or tuner, missing keys or other shapes, or `merged` of a
+            method that cannot be; the model is then as it was.
     """
     model = getattr(model, "module", model)
     place, trunk = find_trunk(model)
@@ -161,7 +165,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict:
                 f"{path}: made by {plug} {theirs}, not {ours}: set model.backbone.net.{plug}={theirs}"
             )
     theirs, ours = header["fingerprint"], fingerprint(trunk)
-    if theirs != ours:
+    if theirs != ours and not merged:
         needed = header["base_weights"] or "file unknown"
         present = getattr(trunk, "base_file", None) or "no file read"
         raise UserError(
@@ -171,6 +175,8 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict:
     own = adapter_tensors(model)
     own = {f"{group}/{name}": t for group in header["groups"] for name, t in own[group].items()}
     _check_tensors(path, tensors, own)
+    if merged:
+        trunk.tuner.mark_merged()
     prefixes = {"backbone": f"{place}." if place else "", "task": ""}
     parts = ((key.split("/", 1), tensor) for key, tensor in tensors.items())
     copy_into(model, {prefixes[group] + name: tensor for (group, name), tensor in parts})

@@ -21,7 +21,23 @@ from ..errors import UserError, nearest
 
 _FAIR = "https://dl.fbaipublicfiles.com"
 _SWIN = "https://github.com/SwinTransformer/storage/releases/download"
+_SWINS = [
+    "tiny_patch4_window7_224",
+    "small_patch4_window7_224",
+    "base_patch4_window7_224",
+    "base_patch4_window12_384",
+    "base_patch4_window7_224_22k",
+    "base_patch4_window12_384_22k",
+    "large_patch4_window7_224_22k",
+    "large_patch4_window12_384_22k",
+    "base_patch4_window7_224_22kto1k",
+    "base_patch4_window12_384_22kto1k",
+    "large_patch4_window7_224_22kto1k",
+    "large_patch4_window12_384_22kto1k",
+]
+_EVA = "https://huggingface.co/Yuxin-CV/EVA-02/resolve/main/eva02/pt"
 _VITDET = f"{_FAIR}/detectron2/ViTDet/COCO"
+_WRAPPERS = ("model", "state_dict", "module")
 SOURCES = {
     "mae_pretrain_vit_base.pth": f"{_FAIR}/mae/pretrain/mae_pretrain_vit_base.pth",
     "mae_pretrain_vit_large.pth": f"{_FAIR}/mae/pretrain/mae_pretrain_vit_large.pth",
@@ -32,12 +48,8 @@ SOURCES = {
     "sam_vit_b_01ec64.pth": f"{_FAIR}/segment_anything/sam_vit_b_01ec64.pth",
     "sam_vit_l_0b3195.pth": f"{_FAIR}/segment_anything/sam_vit_l_0b3195.pth",
     "sam_vit_h_4b8939.pth": f"{_FAIR}/segment_anything/sam_vit_h_4b8939.pth",
-    "swin_tiny_patch4_window7_224.pth": f"{_SWIN}/v1.0.0/swin_tiny_patch4_window7_224.pth",
-    "swin_small_patch4_window7_224.pth": f"{_SWIN}/v1.0.0/swin_small_patch4_window7_224.pth",
-    "swin_base_patch4_window7_224_22k.pth": f"{_SWIN}/v1.0.0/swin_base_patch4_window7_224_22k.pth",
-    "swin_base_patch4_window12_384_22k.pth": f"{_SWIN}/v1.0.0/swin_base_patch4_window12_384_22k.pth",
-    "swin_large_patch4_window7_224_22k.pth": f"{_SWIN}/v1.0.0/swin_large_patch4_window7_224_22k.pth",
-    "swin_large_patch4_window12_384_22k.pth": f"{_SWIN}/v1.0.0/swin_large_patch4_window12_384_22k.pth",
+    **{f"swin_{name}.pth": f"{_SWIN}/v1.0.0/swin_{name}.pth" for name in _SWINS},
+    "eva02_L_pt_m38m_p14to16.pt": f"{_EVA}/eva02_L_pt_m38m_p14to16.pt",
     "model_final_61ccd1.pkl": f"{_VITDET}/mask_rcnn_vitdet_b/f325346929/model_final_61ccd1.pkl",
     "model_final_6146ed.pkl": f"{_VITDET}/mask_rcnn_vitdet_l/f325599698/model_final_6146ed.pkl",
     "model_final_7224f1.pkl": f"{_VITDET}/mask_rcnn_vitdet_h/f329145471/model_final_7224f1.pkl",
@@ -51,14 +63,14 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     """The state dict in a .pth/.pt/.bin, .safetensors or detectron2 .pkl file, on the CPU.
 
     `path` may also be a URL or detectron2://...; "?matching_heuristics=True" is dropped. Wrappers around the
-    state ("model", "state_dict") and a "module." prefix are taken off, arrays become tensors.
+    state ("model", "state_dict", "module") and a "module." prefix are taken off, arrays become tensors.
 
     Raises:
         UserError: no such file, a failed download, a damaged file, or one that pickles objects.
     """
     state: Any = read(local_path(path))
     while isinstance(state, Mapping):
-        wrapper = next((k for k in ("model", "state_dict") if isinstance(state.get(k), Mapping)), None)
+        wrapper = next((k for k in _WRAPPERS if isinstance(state.get(k), Mapping)), None)
         if wrapper is None:
             break
         state = state[wrapper]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..backbones.trunk import PLUGS, Trunk, find_trunk
 from ..errors import UserError
+from .eva import is_eva, to_timm
 from .files import read_state
 from .report import LoadReport, brief, first, sizes
 from .resize import fit, is_table
@@ -32,6 +33,7 @@ _FOREIGN = {
     **dict.fromkeys(("q_norm", "k_norm"), "query-key normalisation"),
     **dict.fromkeys(("reg_token", "register_tokens"), "register tokens"),
     **dict.fromkeys(("norm_pre", "ln_pre"), "a norm before the blocks"),
+    "q_proj": "EVA-02's separate projections",
     **dict.fromkeys(("q_bias", "v_bias"), "BEiT's attention"),
     **dict.fromkeys(("w12", "fc1_g"), "a gated MLP"),
     **dict.fromkeys(("logit_scale", "cpb_mlp"), "Swin V2's attention"),
@@ -45,10 +47,11 @@ _EMBED = "patch_embed.proj.weight"
 def load_pretrained(model: nn.Module, path: str | os.PathLike, strict: bool = False) -> LoadReport:
     """Fill `model` from the file at `path` (see :func:`ivtuning.checkpoint.files.read_state`).
 
-    Understood are plain ViT weights (MAE, timm), SAM's image encoder, Swin weights (Microsoft, timm, mmdet),
-    detectron2's ViTDet and Swin detectors, and our own files of a trunk or a whole model. Base tensors of the
-    trunk must all be there, but for relative positions, which plain ViTs lack (zero, no bias), and the norms
-    on a Swin's outputs, which ImageNet weights lack (identity). Position embeddings and tables are resized.
+    Understood are plain ViT weights (MAE, timm), SAM's image encoder, EVA-02 (its release, timm), Swin
+    weights (Microsoft, timm, mmdet), detectron2's ViTDet and Swin detectors, and our own files of a trunk or
+    a whole model. Base tensors of the trunk must all be there, but for relative positions, which plain ViTs
+    lack (zero, no bias), and the norms on a Swin's outputs, which ImageNet weights lack (identity). Position
+    embeddings and tables are resized.
     Stem, tuner, neck and heads are filled as far as the file has them; heads of another shape stay as
     initialised. A stem that the file did not fill is started from the base.
 
@@ -121,6 +124,8 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
         file[".".join(_RENAMED.get(part, part) for part in name.split("."))] = file.pop(name)
     if is_swin(own):
         report.ignored += to_official(file)
+    elif is_eva(own) and is_eva(file):
+        report.ignored += to_timm(file)
     _diagnose(type(trunk).__name__, own, file)
     unknown = [n for n in file if n not in own and not _unused(n)]
     has_tables = any(map(is_table, file))
@@ -206,8 +211,10 @@ def _diagnose(kind: str, own: dict[str, Tensor], file: dict[str, Tensor]) -> Non
         for part in name.split("."):
             if part in _FOREIGN and name not in own and not _unused(name):
                 raise UserError(f"has {_FOREIGN[part]} ({name}), which {kind} lacks: take weights without")
-    if is_swin(own) and not is_swin(file):
-        raise UserError(f"is no Swin checkpoint, the trunk is {kind} (first keys {first(list(file))})")
+    for family, belongs in (("Swin", is_swin), ("EVA-02", is_eva)):
+        if belongs(own) and not belongs(file):
+            keys = first(list(file))
+            raise UserError(f"is no {family} checkpoint, the trunk is {kind} (first keys {keys})")
     theirs, ours = _depths(file), _depths(own)
     if theirs != ours:
         option = f"depths={theirs}" if is_swin(own) else f"depth={sum(theirs)}"

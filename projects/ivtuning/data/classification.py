@@ -1,14 +1,16 @@
 """Image classification sets in detectron2's catalogs: Flowers-102, Oxford-IIIT Pet, VOC2007, any folder.
 
-Importing this module registers ``flowers102``, ``pets`` and ``voc2007cls``, each with ``_train`` and
-``_test``, under ``$DETECTRON2_DATASETS`` (default ``datasets``). They are read on first use, as released::
+Importing this module registers ``flowers102``, ``pets`` and ``voc2007cls``, each with ``_train``, ``_val``
+and ``_test``, under ``$DETECTRON2_DATASETS`` (default ``datasets``). They are read on first use, as
+released::
 
     flowers102/  jpg/, imagelabels.mat, setid.mat              (train: trnid and valid, 2,040 images)
     pets/        images/, annotations/{trainval,test}.txt      (train: trainval)
     VOC2007/     JPEGImages/, Annotations/, ImageSets/Main/<class>_{trainval,test}.txt    (train: trainval)
 
 A ``meta/<part>.txt`` in the folder wins over that: lines ``path label``, labels from 0, paths below
-``<part>/``; classes are then as many as ``meta/train.txt`` has.
+``<part>/``; classes are then as many as ``meta/train.txt`` has. So does ``<part>/`` without a list, with one
+folder a class. ``_val`` is for these two: of a release, the validation images belong to ``_train``.
 
 A dataset dict is {"file_name", "image_id" (from 1), "label" (from 0)}.
 """
@@ -47,10 +49,13 @@ KNOWN: dict[str, tuple[str, Reader]] = {
 }
 
 
+PARTS = ("train", "val", "test")
+
+
 def register_known() -> None:
     """Register the sets of KNOWN as ``<set>_<part>`` under today's $DETECTRON2_DATASETS."""
     for name, (folder, reader) in KNOWN.items():
-        for part in ("train", "test"):
+        for part in PARTS:
             _register(f"{name}_{part}", data_root() / folder, part, reader)
 
 
@@ -77,6 +82,13 @@ def _load(name: str, root: Path, part: str, reader: Reader) -> list[dict]:
     need(root)
     if part and (root / f"meta/{part}.txt").is_file():
         reader = read_lists
+    elif part and (root / part).is_dir():
+        reader = read_folders
+    elif part == "val" and reader is not read_folders:
+        raise UserError(
+            f"{name}: {root} has neither meta/val.txt nor val/, and the release's validation images belong "
+            f"to {name.replace('val', 'train')}: use {name.replace('val', 'test')}"
+        )
     items, classes = reader(root, part)
     if not items:
         raise UserError(f"{name}: {root} lists no image for it: fetch the set again")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import GELU_INSIDE, Sites, Tuner
+from .options import need_rate, need_whole
 
 
 class Bottleneck(nn.Module):
@@ -64,12 +65,17 @@ class Adapter(Tuner):
         hidden_dim: width of the bottlenecks.
         dropout: rate inside, before the up-projection.
         zero_init: start as the identity; the Mona paper's code does not.
+
+    Raises:
+        UserError: an option of another kind or range.
     """
 
     unmergeable = GELU_INSIDE
 
     def __init__(self, hidden_dim: int = 64, dropout: float = 0.1, zero_init: bool = False):
         super().__init__()
+        need_whole("tuner.hidden_dim", hidden_dim)
+        need_rate("tuner.dropout", dropout)
         self.options = dict(hidden_dim=hidden_dim, dropout=dropout)
         self.zero_init = zero_init
 

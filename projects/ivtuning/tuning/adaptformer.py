@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .adapter import Bottleneck
 from .base import GELU_INSIDE, Sites, Tuner
+from .options import need_number, need_rate, need_whole
 
 
 class AdaptFormerSites(Sites):
@@ -32,6 +33,9 @@ class AdaptFormer(Tuner):
         dropout: rate inside, before the up-projection.
         scale: fixed factor of the branch.
         zero_init: start as the identity, as the original does; the Mona paper's code does not.
+
+    Raises:
+        UserError: an option of another kind or range.
     """
 
     unmergeable = GELU_INSIDE
@@ -40,6 +44,9 @@ class AdaptFormer(Tuner):
         self, hidden_dim: int = 64, dropout: float = 0.1, scale: float = 0.1, zero_init: bool = False
     ):
         super().__init__()
+        need_whole("tuner.hidden_dim", hidden_dim)
+        need_rate("tuner.dropout", dropout)
+        need_number("tuner.scale", scale)
         self.options = dict(hidden_dim=hidden_dim, dropout=dropout)
         self.scale, self.zero_init = scale, zero_init
 

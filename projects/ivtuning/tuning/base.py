@@ -99,3 +99,7 @@ class Tuner(nn.Module):
     def unmerge(self, trunk: nn.Module) -> None:
         """Undo :meth:`merge`."""
         raise UserError(f"{type(self).__name__} is never merged: there is nothing to undo")
+
+    def mark_merged(self) -> None:
+        """Told that the trunk's weights hold what was added, as after :meth:`merge`."""
+        raise UserError(f"{type(self).__name__} is never merged: there is nothing to undo")

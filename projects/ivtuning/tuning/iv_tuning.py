@@ -5,13 +5,18 @@ Maps are (B, H, W, C) at the door of every module; (B, C, H, W) only around conv
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from .base import CONVOLUTION_INSIDE, Sites, Tuner
+from .fused import adapted_residual, fold, normed_projection
+from .options import need_rate, need_whole
+from .statistics import statistics_kept
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
@@ -49,10 +54,13 @@ class HybridOperation(nn.Module):
         self.norm = make_norm(norm, channels)
         self.conv2 = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, again: bool = False) -> Tensor:
+        """`again`: a repetition in the backward pass, which must not count in the running statistics."""
         first, rest = x[:, : self.part], x[:, self.part :]
         y = torch.cat([self.depthwise(first), rest], 1) + x
-        return self.conv2(self.norm(self.conv1(y)).relu()) + y
+        with statistics_kept(self.norm) if again else contextlib.nullcontext():
+            z = self.norm(self.conv1(y))
+        return self.conv2(z.relu()) + y
 
 
 class FeatureTransform(nn.Module):
@@ -88,14 +96,16 @@ class HybridAdapter(nn.Module):
         self.up = nn.Linear(hidden_dim, channels)
         self.legacy_hw_swap = legacy_hw_swap
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, _ = x.shape
-        u = self.down(self.transform(x))
+    def bottleneck(self, u: Tensor, again: bool = False) -> Tensor:
+        """What happens between the two projections: (B, H, W, h) -> the same."""
+        batch, height, width, _ = u.shape
         if self.legacy_hw_swap:
             u = u.reshape(batch, width, height, -1)
-        u = self.mix(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        u = nn.functional.gelu(u.reshape(batch, height, width, -1))
-        return x + self.up(self.dropout(u))
+        u = self.mix(u.permute(0, 3, 1, 2), again).permute(0, 2, 3, 1)
+        return F.gelu(u.reshape(batch, height, width, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(self.dropout(self.bottleneck(self.down(self.transform(x)))))
 
     @torch.no_grad()
     def zero(self) -> None:
@@ -118,9 +128,12 @@ class PromptAdapter(nn.Module):
         self.up = nn.Linear(prompt_dim, channels)
         self.scale = FeatureTransform(channels, norm=False) if post_affine else nn.Identity()
 
+    def attention(self, p: Tensor) -> Tensor:
+        """What happens between the two projections: (B, H, W, r) -> the same."""
+        return F.gelu(simam(p.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
     def forward(self, prompt: Tensor) -> Tensor:
-        p = simam(self.down(self.transform(prompt)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return nn.functional.gelu(self.scale(self.up(nn.functional.gelu(p))))
+        return F.gelu(self.scale(self.up(self.attention(self.down(self.transform(prompt))))))
 
     @torch.no_grad()
     def zero(self) -> None:
@@ -154,7 +167,10 @@ class PromptGenerator(nn.Module):
 
 
 class IVSites(Sites):
-    """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP (spec 1.4)."""
+    """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP (spec 1.4).
+
+    Computed by the two operations of fused.py; what HA and IPA are is defined by their own forward passes.
+    """
 
     def __init__(
         self, adapters: tuple[HybridAdapter, HybridAdapter], prompts: tuple[PromptAdapter, PromptAdapter]
@@ -164,14 +180,40 @@ class IVSites(Sites):
         self.prompt1, self.prompt2 = prompts
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        return self.adapter1(x) + self.prompt1(prompt)
+        return adapt(self.adapter1, self.prompt1, x, prompt)
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
-        return self.adapter2(y) + self.prompt2(prompt)
+        return adapt(self.adapter2, self.prompt2, y, prompt)
 
     def zero(self) -> None:
         for module in self.children():
             module.zero()
+
+
+def adapt(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: Tensor) -> Tensor:
+    """``adapter(x) + prompter(prompt)`` with little kept for the backward pass."""
+    p = _folded(prompter, prompt)
+    weight, bias = prompter.up.weight, prompter.up.bias
+    if not isinstance(prompter.scale, nn.Identity):
+        weight = weight * prompter.scale.gamma[:, None]
+        bias = torch.addcmul(prompter.scale.beta, bias, prompter.scale.gamma)
+    return adapted_residual(
+        x,
+        down=fold(adapter.transform.norm, adapter.transform.gamma, adapter.transform.beta, adapter.down),
+        eps=adapter.transform.norm.eps,
+        inner=adapter.bottleneck,
+        parameters=tuple(adapter.mix.parameters()),
+        up=adapter.up,
+        prompt=prompter.attention(p),
+        prompt_up=(weight, bias),
+        dropout=adapter.dropout.p if adapter.training else 0.0,
+    )
+
+
+def _folded(prompter: PromptAdapter, prompt: Tensor) -> Tensor:
+    transform = prompter.transform
+    weight, bias = fold(transform.norm, transform.gamma, transform.beta, prompter.down)
+    return normed_projection(prompt, weight, bias, transform.norm.eps)
 
 
 PRESETS = {
@@ -197,6 +239,9 @@ class IVTuning(Tuner):
         share_sites: one set of weights for both sites of a block.
         legacy_hw_swap: reproduce the original's (W, H) reading of non-square maps.
         preset: "parity" or "vitdet_v1"; sets the options that define it.
+
+    Raises:
+        UserError: an option of another kind or range.
     """
 
     unmergeable = CONVOLUTION_INSIDE
@@ -214,6 +259,9 @@ class IVTuning(Tuner):
         preset: str | None = None,
     ):
         super().__init__()
+        need_whole("tuner.hidden_dim", hidden_dim, least=4)  # a quarter of it has a convolution
+        need_whole("tuner.prompt_dim", prompt_dim)
+        need_rate("tuner.dropout", dropout)
         options = dict(norm=norm, zero_init=zero_init, post_affine=post_affine)
         if preset is not None:
             if preset not in PRESETS:

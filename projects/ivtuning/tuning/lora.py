@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .base import Tuner
+from .options import need_number, need_whole
 
 TARGETS = ("q", "k", "v")
 
@@ -54,13 +55,13 @@ class LoRA(Tuner):
         targets: which of "q", "k", "v" are updated.
 
     Raises:
-        UserError: a rank below 1, or other targets.
+        UserError: a rank below 1, an alpha that is no number, or other targets.
     """
 
     def __init__(self, rank: int = 64, alpha: float = 1.0, targets: Sequence[str] = ("q", "v")):
         super().__init__()
-        if rank < 1:
-            raise UserError(f"tuner.rank={rank}: give 1 or more")
+        need_whole("tuner.rank", rank)
+        need_number("tuner.alpha", alpha)
         unknown = [t for t in targets if t not in TARGETS]
         if unknown or not targets:
             raise UserError(f"tuner.targets={list(targets)}: give some of {', '.join(TARGETS)}, as [q,v]")
@@ -117,9 +118,15 @@ class LoRA(Tuner):
             for target, update in updates.items():
                 layer, rows = _projection(block.attn, target)
                 layer.weight[rows] += sign * update.weight()
-        self.merged = sign > 0
+        self._set_merged(sign > 0)
+
+    def mark_merged(self) -> None:
+        self._set_merged(True)
+
+    def _set_merged(self, merged: bool) -> None:
+        self.merged = merged
         for update in self._updates():
-            update.active = not self.merged
+            update.active = not merged
 
     def _updates(self) -> Iterable[LowRank]:
         return (update for updates in self.updates for update in updates.values())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .adapter import linear
 from .base import CONVOLUTION_INSIDE, Sites, Tuner
+from .options import need_rate, need_whole
 
 
 class MonaConv(nn.Module):
@@ -25,8 +26,9 @@ class MonaConv(nn.Module):
 
     def __init__(self, channels: int, kernels: Sequence[int] = (3, 5, 7)):
         super().__init__()
-        if not kernels or any(k < 1 or k % 2 == 0 for k in kernels):
-            raise UserError(f"tuner.kernels={list(kernels)}: give odd sizes of depthwise kernels, as [3,5,7]")
+        several = isinstance(kernels, Sequence) and len(kernels) > 0
+        if not several or not all(isinstance(k, int) and k > 0 and k % 2 for k in kernels):
+            raise UserError(f"tuner.kernels={kernels}: give odd sizes of depthwise kernels, as [3,5,7]")
         self.depthwise = nn.ModuleList(
             nn.Conv2d(channels, channels, k, padding=k // 2, groups=channels) for k in kernels
         )
@@ -96,6 +98,9 @@ class Mona(Tuner):
         kernels: sizes of the depthwise kernels, odd.
         dropout: rate inside, before the up-projection.
         zero_init: start as the identity; the paper's code does not.
+
+    Raises:
+        UserError: an option of another kind or range.
     """
 
     unmergeable = CONVOLUTION_INSIDE
@@ -108,7 +113,9 @@ class Mona(Tuner):
         zero_init: bool = False,
     ):
         super().__init__()
-        self.options = dict(hidden_dim=hidden_dim, kernels=tuple(kernels), dropout=dropout)
+        need_whole("tuner.hidden_dim", hidden_dim)
+        need_rate("tuner.dropout", dropout)
+        self.options = dict(hidden_dim=hidden_dim, kernels=kernels, dropout=dropout)
         self.zero_init = zero_init
 
     def sites(self, width: int) -> MonaSites:

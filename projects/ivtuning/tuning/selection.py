@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import UserError
 from .base import Tuner
+from .options import need_whole
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
@@ -20,6 +21,11 @@ class Selection(Tuner):
 
     def unmerge(self, trunk: nn.Module) -> None:
         """Nothing to do."""
+
+    def mark_merged(self) -> None:
+        raise UserError(
+            f"{type(self).__name__} added nothing that could be taken out of the weights: use the base's file"
+        )
 
 
 class Frozen(Selection):
@@ -88,11 +94,12 @@ class Partial(Selection):
 
     def __init__(self, n: int = 1):
         super().__init__()
+        need_whole("tuner.n", n)
         self.n = n
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
         blocks = list(trunk.blocks)
-        if not 1 <= self.n <= len(blocks):
+        if self.n > len(blocks):
             raise UserError(f"tuner.n={self.n}: the trunk has {len(blocks)} blocks, give 1 to {len(blocks)}")
         return [p for block in blocks[-self.n :] for p in block.parameters()]
 
