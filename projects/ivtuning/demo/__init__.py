@@ -1,0 +1,90 @@
+"""The main job in minutes on a CPU: a tiny trunk, pretrained on visible images, tuned on pairs.
+
+Boxes four ways and label maps three ways, on the same scenes. Every row starts from the same trunk file, with
+fresh neck and heads, seeds itself, and runs as many iterations as the others of its task.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from ..backbones.trunk import find_trunk
+from ..checkpoint.files import atomic
+from ..data.preparation import data_root
+from ..data.synthetic import generate
+from ..engine import run
+from . import detection, segmentation
+from .page import write_page
+from .rows import final, load, start_run
+
+
+def main(output: Path, overrides: list[str]) -> dict:
+    """Run the whole demo into `output`; returns what it writes to results.json.
+
+    Args:
+        overrides: config overrides for every training run, such as ``train.max_iter=20``; those of a head
+            are for the runs that have it.
+    """
+    start = time.time()
+    # All of them at once: a wrong override stops here, not minutes later.
+    trunk = output / "trunk.pth"
+    pretraining = load("configs/synthetic/pretrain.py", output / "pretrain", detection.own(overrides))
+    tuning = [f"train.init_checkpoint={trunk}", *overrides]
+    boxes = {
+        name: load(file, output / name.replace(" ", "_"), detection.own(tuning))
+        for name, file in detection.ROWS.items()
+    }
+    maps = {
+        name: load(file, output / "segmentation" / name.replace(" ", "_"), segmentation.own(tuning))
+        for name, file in segmentation.ROWS.items()
+    }
+
+    print("1/5  paired scenes", flush=True)
+    scenes = generate(data_root() / "synthetic")
+
+    print("\n2/5  the pretrained trunk: trained from scratch on visible images", flush=True)
+    start_run(pretraining)
+    pretrained = run.train(pretraining, progress="pretrain")["bbox"]
+    _write_trunk(pretraining, trunk)
+
+    print("\n3/5  boxes: four ways to use it", flush=True)
+    rows = [detection.row(name, cfg) for name, cfg in boxes.items()]
+    missing = [detection.without(boxes["IV-tuning"], rows[-1], lost) for lost in ("infrared", "visible")]
+
+    print("\n4/5  label maps: three ways to use it", flush=True)
+    segmented = [segmentation.row(name, cfg) for name, cfg in maps.items()]
+
+    print("\n5/5  pictures", flush=True)
+    pictures = {
+        "boxes": detection.draw(boxes, output / "pictures"),
+        "label maps": segmentation.draw(maps, output / "pictures" / "segmentation"),
+    }
+    results = {
+        "rows": rows,
+        "missing": missing,
+        "segmentation": {"rows": segmented},
+        "pretraining": {"AP": pretrained["AP"], "iterations": int(pretraining.train.max_iter)},
+        "single_modality_share": scenes["val"]["single_share"],
+        "seconds": round(time.time() - start, 1),
+    }
+    with atomic(output / "results.json") as temp:
+        temp.write_text(json.dumps(results, indent=2) + "\n")
+    tables = {"boxes": detection.table(results), "label maps": segmentation.table(results)}
+    for title, text in tables.items():
+        print(f"\n{title}\n\n{text}")
+    print(f"\n{results['seconds']:.0f} s in all.\n")
+    print(f"{output / 'results.json'}\n{write_page(output, tables, pictures)}")
+    return results
+
+
+def _write_trunk(cfg: DictConfig, path: Path) -> None:
+    """Keep the base of the trained model alone, as a pretrained trunk from elsewhere would be."""
+    model = run.load_model(cfg, final(cfg))
+    _, trunk = find_trunk(model)
+    with atomic(path) as temp:
+        torch.save({"model": {name: p.data for name, p in trunk.named_base_parameters()}}, temp)

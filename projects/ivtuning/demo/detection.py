@@ -1,0 +1,90 @@
+"""The demo's boxes: Faster R-CNN on the pretrained trunk, four ways."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ..engine import run
+from ..evaluation.gallery import draw_all, load_predictor, read_dataset
+from .rows import COSTS, final, layout, train_row
+
+# Row names of the table and the config of each.
+ROWS = {
+    "visible only": "configs/synthetic/visible.py",
+    "infrared only": "configs/synthetic/infrared.py",
+    "full": "configs/synthetic/full.py",
+    "IV-tuning": "configs/synthetic/ivtuning.py",
+}
+PICTURES = 16
+FIGURES = ("AP", "AP50", "AP-both", "AP-visible", "AP-infrared")
+
+
+def own(overrides: Sequence[str]) -> list[str]:
+    """Those of `overrides` that a detector's config has."""
+    return [o for o in overrides if not o.startswith("model.sem_seg_head")]
+
+
+def row(name: str, cfg: DictConfig) -> dict:
+    """Train and evaluate one row."""
+    return train_row(name, cfg, _figures)
+
+
+def without(cfg: DictConfig, row: dict, modality: str) -> dict:
+    """The trained model's `row` once more, evaluated without one of the two images (filled with its mean)."""
+    cfg = copy.deepcopy(cfg)
+    cfg.dataloader.test.mapper.drop = modality
+    cfg.model.missing = "mean"
+    return {
+        **row,
+        "name": f"{row['name']}, no {modality}",
+        **_figures(run.evaluate_checkpoint(cfg, final(cfg))),
+    }
+
+
+def _figures(results: dict) -> dict:
+    return {key.replace("-", "_"): results["bbox"][key] for key in FIGURES}
+
+
+def table(results: dict) -> str:
+    """The rows as a table for people, with what they hold for below it."""
+    columns = [
+        ("", "name", "{}"),
+        ("AP", "AP", "{:.1f}"),
+        ("AP50", "AP50", "{:.1f}"),
+        ("AP\nboth", "AP_both", "{:.1f}"),
+        ("AP\nvis only", "AP_visible", "{:.1f}"),
+        ("AP\nir only", "AP_infrared", "{:.1f}"),
+        *COSTS,
+    ]
+    first, last = results["rows"][0], results["rows"][-1]
+    notes = [
+        f"64 pairs; {results['single_modality_share']:.1%} of their objects show in one modality only.",
+        f"Trunk: pretrained on visible images for {results['pretraining']['iterations']} iterations; then "
+        f"{first['iterations']} iterations a row, one seed.",
+        "both | vis only | ir only: AP on the objects that both images show, or only one of them.",
+        "no infrared, no visible: the same model with one of the two images missing (filled with its mean).",
+        f"Adapter: stem and tuner (full: the whole trunk too); neck and heads add {last['task_mb']:.2f} MB.",
+    ]
+    return layout(results["rows"] + results["missing"], columns, notes)
+
+
+def draw(configs: dict[str, DictConfig], output: Path) -> Path:
+    """Predictions of the visible-only and the tuned model on every fourth pair of the validation set."""
+    models = {
+        name: load_predictor(configs[name], final(configs[name]), None)
+        for name in ("visible only", "IV-tuning")
+    }
+    records, classes = read_dataset("synthetic_val")
+    return draw_all(
+        records[:: max(1, len(records) // PICTURES)],
+        classes,
+        lambda record: {name: predict(record) for name, predict in models.items()},
+        output,
+        threshold=0.5,
+        grid=True,
+        facts={"source": "synthetic_val", "models": "visible only, IV-tuning", "threshold": "0.5"},
+    )

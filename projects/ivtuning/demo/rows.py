@@ -1,0 +1,79 @@
+"""What the rows of both tables share: a config, a run, the parameters that it trained, a line of text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from detectron2.config import LazyConfig
+from omegaconf import DictConfig
+from tabulate import tabulate
+
+from ..checkpoint import save_adapter
+from ..checkpoint.adapter import group_sizes
+from ..config import load_config
+from ..engine import run
+from ..engine.report import count_parameters
+
+# Columns that every table ends with: header, key of the row, format.
+COSTS = (
+    ("trained in\nbackbone", "backbone_trainable", "{:,}"),
+    ("of\nbase", "ratio_of_base", "{:.1%}"),
+    ("of\ntotal", "ratio_of_total", "{:.1%}"),
+    ("adapter\nMB", "adapter_mb", "{:.2f}"),
+    ("train\ns", "train_seconds", "{:.0f}"),
+)
+
+
+def load(file: str, output: Path, overrides: Sequence[str]) -> DictConfig:
+    """The config `file` with `overrides`, for a run in the folder `output`, which is not made yet."""
+    return load_config(file, [*overrides, f"train.output_dir={output}"])
+
+
+def start_run(cfg: DictConfig) -> None:
+    """Make the run's folder and write its config there."""
+    output = Path(cfg.train.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    LazyConfig.save(cfg, str(output / "config.yaml"))
+
+
+def final(cfg: DictConfig) -> str:
+    """The checkpoint that a finished run leaves."""
+    return f"{cfg.train.output_dir}/model_final.pth"
+
+
+def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> dict:
+    """Train `cfg`, write its adapter, and count what it trained.
+
+    Args:
+        figures: from the results of the run's evaluation to the row's own; the first goes into the adapter.
+    """
+    start_run(cfg)
+    start = time.time()
+    found = figures(run.train(cfg, progress=name))
+    seconds = time.time() - start
+    model = run.load_model(cfg, final(cfg))
+    adapter = Path(cfg.train.output_dir, "adapter.safetensors")
+    metric, value = next(iter(found.items()))
+    facts = {"dataset": cfg.dataloader.train.dataset.names, metric: f"{value:.2f}"}
+    save_adapter(model, adapter, metadata=facts, config=cfg)
+    sizes = group_sizes(adapter)
+    counts = count_parameters(model)
+    kept = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total", "model_trainable")
+    return {
+        "name": name,
+        **found,
+        **{key: counts[key] for key in kept},
+        "adapter_mb": sizes["backbone"] / 1e6,
+        "task_mb": sizes["task"] / 1e6,
+        "iterations": int(cfg.train.max_iter),
+        "train_seconds": round(seconds, 1),
+    }
+
+
+def layout(rows: Sequence[Mapping], columns: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:
+    """A table of `rows` for people, by `columns` (header, key, format), with `notes` below."""
+    body = [[form.format(row[key]) for _, key, form in columns] for row in rows]
+    heads = [head for head, _, _ in columns]
+    return "\n".join([tabulate(body, heads, stralign="right", disable_numparse=True), "", *notes])

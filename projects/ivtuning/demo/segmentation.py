@@ -1,0 +1,104 @@
+"""The demo's label maps: SegFormer's decoder on the same trunk and scenes, three ways."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.structures.masks import polygons_to_bitmask
+from omegaconf import DictConfig
+
+from ..data.synthetic import LABELS
+from ..evaluation.gallery import draw_records, load_predictor, painter_of, read_dataset
+from .detection import PICTURES
+from .rows import COSTS, final, layout, train_row
+
+# Row names of the table and the config of each.
+ROWS = {
+    "visible only": "configs/synthetic/seg_visible.py",
+    "full": "configs/synthetic/seg_full.py",
+    "IV-tuning": "configs/synthetic/seg_ivtuning.py",
+}
+FOUND = 0.5  # share of its pixels by which an object counts as found
+
+
+def own(overrides: Sequence[str]) -> list[str]:
+    """Those of `overrides` that a segmentor's config has."""
+    return [o for o in overrides if not o.startswith(("model.proposal_generator", "model.roi_heads"))]
+
+
+def row(name: str, cfg: DictConfig) -> dict:
+    """Train and evaluate one row."""
+
+    def figures(results: dict) -> dict:
+        found = results["sem_seg"]
+        keys = ("mIoU", "mIoU-day", "mIoU-night", *(f"IoU-{name}" for name in LABELS))
+        return {key.replace("-", "_"): found[key] for key in keys}
+
+    return train_row(name, cfg, figures) | recall(cfg)
+
+
+def recall(cfg: DictConfig) -> dict[str, float]:
+    """Objects of the validation set that the trained model of `cfg` finds, of those that an image shows.
+
+    An object is found where at least half of its pixels have its class. False alarms do not count here, they
+    do in the IoU.
+
+    Returns:
+        {"found_both" | "found_visible" | "found_infrared": 0..100}, by the images that show the object.
+    """
+    predict = load_predictor(cfg, final(cfg), None)
+    records, kinds = read_dataset("synthetic_val")
+    classes = list(LABELS)
+    found = defaultdict(list)
+    for record in records:
+        labels = predict(record)
+        for a in record["annotations"]:
+            polygons = [np.asarray(p) for p in a["segmentation"]]
+            mask = polygons_to_bitmask(polygons, *labels.shape)
+            share = np.mean(labels[mask] == classes.index(kinds[a["category_id"]]))
+            found[a["modality"]].append(share >= FOUND)
+    return {f"found_{shown}": 100 * float(np.mean(hits)) for shown, hits in sorted(found.items())}
+
+
+def table(results: dict) -> str:
+    """The rows as a table for people, with what they hold for below it."""
+    rows = results["segmentation"]["rows"]
+    columns = [
+        ("", "name", "{}"),
+        ("mIoU", "mIoU", "{:.1f}"),
+        ("mIoU\nday", "mIoU_day", "{:.1f}"),
+        ("mIoU\nnight", "mIoU_night", "{:.1f}"),
+        *((f"IoU\n{name}", f"IoU_{name}", "{:.1f}") for name in LABELS if name != "background"),
+        ("found\nboth", "found_both", "{:.0f}%"),
+        ("found\nvis only", "found_visible", "{:.0f}%"),
+        ("found\nir only", "found_infrared", "{:.0f}%"),
+        *COSTS,
+    ]
+    background = [row["IoU_background"] for row in rows]
+    notes = [
+        f"The same scenes and trunk, which has learnt from boxes; {rows[0]['iterations']} iterations a row, "
+        "one seed, recipe of the boxes.",
+        f"mIoU: mean over {len(LABELS)} classes, the background among them (IoU {min(background):.1f} to "
+        f"{max(background):.1f}).",
+        f"found: objects, shown by both images or only one, of which {FOUND:.0%} of the pixels get their "
+        "class. False alarms do not count here; in the IoU they do.",
+        f"Adapter: as above; neck and head add {rows[-1]['task_mb']:.2f} MB.",
+    ]
+    return layout(rows, columns, notes)
+
+
+def draw(configs: dict[str, DictConfig], output: Path) -> Path:
+    """Label maps of all rows on every fourth pair of the validation set, those that have boxes drawn too."""
+    models = {name: load_predictor(cfg, final(cfg), None) for name, cfg in configs.items()}
+    records, _ = read_dataset("synthetic_seg_val")
+    return draw_records(
+        records[:: max(1, len(records) // PICTURES)],
+        painter_of("synthetic_seg_val", threshold=0.0),
+        lambda record: {name: predict(record) for name, predict in models.items()},
+        output,
+        grid=True,
+        facts={"source": "synthetic_seg_val", "models": ", ".join(models)},
+    )
