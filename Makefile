@@ -35,7 +35,7 @@ CONFIG_OK = $(if $(CONFIG),$(if $(wildcard $(CONFIG)),,$(error no config file $(
 	name a config: make $(@:.%-ok=%) CONFIG=configs/<data set>/<experiment>.py))
 WEIGHTS_OK = $(if $(WEIGHTS),,$(error name the weights: make $(@:.%-ok=%) CONFIG=$(CONFIG) WEIGHTS=output/model_final.pth))
 
-.PHONY: help setup demo compare test lint train eval visualize pins clean
+.PHONY: help setup demo compare bench test lint train eval visualize pins clean
 
 help: ## Show this help | make
 	@echo "Targets; all but help and clean set up .venv first where that is needed."
@@ -48,7 +48,7 @@ help: ## Show this help | make
 	Changes to a config stand on the command line as they are: train.max_iter=100 model.pixel_mean=[1,2]
 	Quote what the shell would touch: 'train.init_checkpoint=https://host/f?x=True'. More flags and
 	overrides, with a shell's quotes, go in OPTS: OPTS="--resume 'train.output_dir=my output'"
-	GPUS=n starts n processes on this machine (train, eval). ARGS=... goes to demo, compare, test and visualize.
+	GPUS=n starts n processes on this machine (train, eval). ARGS=... goes to demo, compare, bench, test and visualize.
 	END
 
 setup: $(READY) ## Make .venv, with another detectron2 if named | make setup DETECTRON2=git+https://github.com/facebookresearch/detectron2
@@ -59,6 +59,9 @@ demo: $(READY) ## Make scenes, train, evaluate and draw in a few minutes | make 
 
 compare: $(READY) ## Train every tuner with three seeds and tabulate mean and spread | make compare ARGS="--seeds 1 --only IVTuning,Mona"
 	@$(PY) tools/compare.py $(call flag,--config-file,CONFIG) $(value ARGS) $(OVERRIDES)
+
+bench: $(READY) ## Measure speed and memory as ratios, beside their targets | make bench ARGS="step --depth 3 --no-1024"
+	@$(PY) tools/benchmark.py $(or $(value ARGS),all)
 
 test: $(READY) ## Run the tests | make test ARGS="tests/test_config.py -x"
 	@$(PY) -m pytest $(value ARGS)

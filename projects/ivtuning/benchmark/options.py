@@ -1,0 +1,64 @@
+"""What the user chose; every part takes what concerns it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    Attributes:
+        trunk: a name of :data:`.models.MAKERS`; None leaves the choice to the part.
+        size: height and width in pixels; None: the trunk's usual one.
+        depth: blocks of a shortened trunk; None: all.
+        batch: pairs in a batch.
+        repeats: timed rounds, after one that is not counted.
+        dtype: "fp32", or "bf16" for autocast.
+        large: compare with the reference at 1024 x 1024 pixels as well.
+        tokens: side, in tokens, of the map for the attention alone.
+        images: images of the COCO evaluation.
+        dataset: a registered paired detection set for the loader; None draws `pairs` synthetic pairs.
+        workers: processes of the loader; 0 reads in this one.
+    """
+
+    trunk: str | None = None
+    size: tuple[int, int] | None = None
+    depth: int | None = None
+    batch: int = 1
+    repeats: int = 5
+    dtype: str = "fp32"
+    large: bool = True
+    tokens: int = 64
+    images: int = 5000
+    dataset: str | None = None
+    pairs: int = 64
+    workers: int = 0
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The precision of forward passes."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bf16")
+
+    def called(self, trunk: str) -> str:
+        """The trunk's name, and that it was shortened."""
+        return f"{trunk} cut to {self.depth} blocks" if self.depth else trunk
+
+    def describe(self, trunk: str, size: tuple[int, int]) -> str:
+        """The conditions of a trunk's measurement, in words."""
+        return f"{self.called(trunk)}, {size[0]} x {size[1]} px, batch {self.batch}, {self.dtype}"
+
+    def pair(self, size: tuple[int, int]) -> Tensor:
+        """A batch of normalised pairs: (B, 6, H, W)."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(self.batch, 6, *size, generator=generator).to(self.device)
