@@ -30,8 +30,8 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictC
     """Load the LazyConfig file `path` and apply `overrides` (``key=value``, Hydra's grammar) in order.
 
     A value that Hydra's grammar refuses (``~/x.pth``, ``https://host/f?x=True``) is taken as plain text.
-    ``<...>.tuner=<Name>``, ``<...>.stem=<Name>`` and ``<...>.inference=<Name>`` replace that node whole by the
-    named class with its own defaults; they apply before all other overrides, wherever they stand.
+    ``<...>.tuner=<Name>``, ``<...>.stem=<Name>`` and ``<...>.inference=<Name>`` replace that node whole by
+    the named class with its own defaults; they apply before all other overrides, wherever they stand.
 
     Raises:
         UserError: no such file, a syntax error in it, a malformed override, an unknown key or name, a
