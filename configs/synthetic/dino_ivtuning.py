@@ -1,0 +1,10 @@
+"""A tiny DINO with IV-tuning on the synthetic pairs."""
+
+from ..common.models.nano_dino import model
+from .ivtuning import data, dataloader, lr_multiplier, optimizer, train
+
+model.num_classes = 4
+
+train.max_iter = 1000
+train.clip_norm = 0.1
+train.output_dir = "output/synthetic/dino_ivtuning"

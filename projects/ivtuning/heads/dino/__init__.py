@@ -1,0 +1,41 @@
+"""DINO: a detector of queries, with multi-scale deformable attention in plain torch.
+
+Parameter names follow the checkpoints of IDEA-Research/DINO ("model" in the file). N counts layers or maps,
+what is not listed is not in the file, or keeps its name:
+
+=====================================================  ==================================================
+there                                                  here
+=====================================================  ==================================================
+backbone.0.*                                           backbone.net.*
+input_proj.N.0.*, input_proj.N.1.*                     neck.N.0.*, neck.N.1.*
+label_enc.weight                                       label_enc.weight
+class_embed.N.*, transformer.decoder.class_embed.N.*   transformer.decoder.class_embed.0.* (all N are one)
+bbox_embed.N.*, transformer.decoder.bbox_embed.N.*     transformer.decoder.bbox_embed.0.* (all N are one)
+transformer.encoder.layers.N.*                         the same
+transformer.decoder.{layers.N,norm,ref_point_head}.*   the same
+transformer.{level_embed,tgt_embed.weight}             the same
+transformer.{enc_output,enc_output_norm}.*             the same
+transformer.{enc_out_class_embed,enc_out_bbox_embed}.* the same
+=====================================================  ==================================================
+
+Where layers have heads of their own (detrex, mmdetection), `share_heads=False` gives each its number. There
+the last one, N = decoder layers, is the encoder's: here `transformer.enc_out_*_embed`.
+"""
+
+from .criterion import Criterion
+from .deformable_attention import DeformableAttention, deformable_sum
+from .denoising import ContrastiveDenoising
+from .dino import DINO, PairedDINO
+from .matcher import HungarianMatcher
+from .transformer import Transformer
+
+__all__ = [
+    "Criterion",
+    "ContrastiveDenoising",
+    "DINO",
+    "DeformableAttention",
+    "HungarianMatcher",
+    "PairedDINO",
+    "Transformer",
+    "deformable_sum",
+]

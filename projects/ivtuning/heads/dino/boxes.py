@@ -1,0 +1,47 @@
+"""Boxes as DETR has them: centre x, centre y, width, height, as fractions of the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """(..., 4) cx, cy, w, h -> x1, y1, x2, y2."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], -1)
+
+
+def to_centres(boxes: Tensor) -> Tensor:
+    """(..., 4) x1, y1, x2, y2 -> cx, cy, w, h."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
+    """log(x / (1 - x)) of x, cut to 0..1; each of the two counts as at least `eps`."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU (arXiv 1902.09630) of boxes x1, y1, x2, y2, element by element, in -1..1.
+
+    Args:
+        a, b: (..., 4), shapes that broadcast. Boxes of no area count as such and give no NaN.
+
+    Returns:
+        (...).
+    """
+
+    def area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
+        return (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
+
+    a, b = a.unbind(-1), b.unbind(-1)
+    larger = [torch.maximum(x, y) for x, y in zip(a, b, strict=True)]
+    smaller = [torch.minimum(x, y) for x, y in zip(a, b, strict=True)]
+    inside = area(*larger[:2], *smaller[2:])
+    union = area(*a) + area(*b) - inside
+    hull = area(*smaller[:2], *larger[2:])
+    tiny = 1e-12  # far below the area of one pixel
+    return inside / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)

@@ -1,0 +1,148 @@
+"""DINO (arXiv 2203.03605) as a detectron2 meta-architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.modeling import Backbone, detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from ...errors import UserError
+from ...meta_arch import PairedInput
+from .boxes import to_corners
+from .channel_mapper import ChannelMapper
+from .criterion import Criterion
+from .decoder import Predictions
+from .denoising import ContrastiveDenoising
+from .precision import precise
+from .targets import collect_targets
+from .transformer import Transformer
+
+
+class DINO(nn.Module):
+    """A detector whose queries become objects without non-maximum suppression.
+
+    Args:
+        backbone: all its outputs are used, finest first.
+        transformer: its `levels` and `dim` are the neck's too.
+        num_classes: K, which is also the transformer's.
+        detections: most objects for one image at test time.
+        denoising, criterion: the published ones where None.
+        pixel_mean, pixel_std: of every channel, on 0..255.
+
+    Raises:
+        UserError: `pixel_mean` and `pixel_std` of unequal length, or sizes that the parts refuse.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        transformer: Transformer,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        detections: int = 300,
+        denoising: ContrastiveDenoising | None = None,
+        criterion: Criterion | None = None,
+    ):
+        super().__init__()
+        if len(pixel_mean) != len(pixel_std):
+            raise UserError(
+                f"model.pixel_mean has {len(pixel_mean)} values, pixel_std {len(pixel_std)}: give as many"
+            )
+        self.backbone, self.transformer = backbone, transformer
+        dim, outputs = transformer.dim, backbone.output_shape()
+        self.in_features = list(outputs)
+        self.neck = ChannelMapper([shape.channels for shape in outputs.values()], dim, transformer.levels)
+        # One more row than there are classes, unused, as in the released models.
+        self.label_enc = nn.Embedding(num_classes + 1, dim)
+        self.num_classes, self.detections = num_classes, detections
+        self.denoising = denoising or ContrastiveDenoising()
+        self.criterion = criterion or Criterion()
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalise the images and pad them with 0 at the right and the bottom to one size."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: dicts with "image" (C, H, W) uint8 RGB and, in training, "instances" with
+                gt_boxes (pixels of the image) and gt_classes.
+
+        Returns:
+            In training the weighted losses, see :class:`.criterion.Criterion`; else see :meth:`inference`.
+
+        Raises:
+            UserError: see :func:`.targets.collect_targets`.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        targets = collect_targets(batched_inputs, self.num_classes, self.device)
+        noised = self.denoising(targets, self.num_classes)
+        images = self.preprocess_image(batched_inputs)
+        extra = None
+        if noised is not None:
+            content = self.label_enc(noised.labels) * noised.real[..., None]
+            extra = content, noised.boxes, noised.blocked
+        decoder, encoder = self.predict(images, extra)
+        losses = self.criterion(decoder, encoder, targets, noised)
+        if noised is None:
+            # Every process must have every gradient, those of a batch without objects too.
+            losses["loss_class_dn"] = losses["loss_class_dn"] + 0.0 * self.label_enc.weight.sum()
+        return losses
+
+    def predict(self, images: ImageList, extra: tuple | None = None) -> tuple[Predictions, Predictions]:
+        """Predictions of decoder and encoder, see :meth:`.transformer.Transformer.forward`."""
+        features = self.backbone(images.tensor)
+        maps = self.neck([features[name] for name in self.in_features])
+        return self.transformer(maps, images.image_sizes, tuple(images.tensor.shape[-2:]), extra)
+
+    def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list:
+        """The best pairs of a query and a class of every image, by score.
+
+        Returns:
+            For every image {"instances": Instances} with `pred_boxes` (x1, y1, x2, y2, in pixels of the
+            image's "height" and "width"), `scores` in 0..1, falling, and `pred_classes`. Without
+            `do_postprocess` the Instances alone, in pixels of the input image.
+        """
+        images = self.preprocess_image(batched_inputs)
+        decoder, _ = self.predict(images)
+        found = self.detect(decoder.logits[-1], decoder.boxes[-1], images.image_sizes)
+        if not do_postprocess:
+            return found
+        return [
+            {"instances": detector_postprocess(r, x.get("height", size[0]), x.get("width", size[1]))}
+            for r, x, size in zip(found, batched_inputs, images.image_sizes, strict=True)
+        ]
+
+    def detect(
+        self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
+        """One layer's logits (B, Q, K) and boxes (B, Q, 4) as Instances, in pixels of the input images."""
+        classes = logits.shape[-1]
+        scores = precise(logits).sigmoid().flatten(1)
+        scores, index = scores.topk(min(self.detections, scores.shape[1]), 1)
+        query = index.div(classes, rounding_mode="floor")[..., None].expand(-1, -1, 4)
+        corners = to_corners(boxes.gather(1, query))
+        found = []
+        for i, (height, width) in enumerate(image_sizes):
+            instances = Instances((height, width))
+            instances.pred_boxes = Boxes(corners[i] * corners.new_tensor([width, height, width, height]))
+            instances.scores = scores[i]
+            instances.pred_classes = index[i] % classes
+            found.append(instances)
+        return found
+
+
+class PairedDINO(PairedInput, DINO):
+    """DINO on pairs."""

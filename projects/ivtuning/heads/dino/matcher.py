@@ -1,0 +1,75 @@
+"""Which query answers for which object: bipartite matching (arXiv 2005.12872, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .boxes import generalized_iou, to_corners
+from .precision import precise
+from .targets import Targets
+
+
+class Matches(NamedTuple):
+    """K pairs of a query and an object: (K,) long indices each.
+
+    Fields:
+        layer, image, query: of the prediction.
+        target: of the object, in :class:`.targets.Targets`.
+    """
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+class HungarianMatcher:
+    """The cheapest assignment of every object to a query of its own, for every image and every layer.
+
+    Args:
+        class_weight: of the focal cost (alpha 0.25, gamma 2): what it would save to call the query positive.
+        box_weight: of the L1 distance of the boxes, cx, cy, w, h.
+        giou_weight: of minus their generalised IoU.
+    """
+
+    def __init__(self, class_weight: float = 2.0, box_weight: float = 5.0, giou_weight: float = 2.0):
+        self.class_weight, self.box_weight, self.giou_weight = class_weight, box_weight, giou_weight
+
+    @torch.no_grad()
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Matches:
+        """
+        Args:
+            logits: (L, B, Q, K) of L layers.
+            boxes: (L, B, Q, 4) cx, cy, w, h in 0..1.
+
+        Returns:
+            min(Q, objects) matches for every layer and image. Costs that are no numbers count as very high.
+        """
+        # All layers and images at once, and one transfer; scipy then solves one problem after another.
+        cost = self.cost(logits, boxes, targets).cpu().numpy()
+        found = []
+        start = 0
+        for image, size in enumerate(targets.sizes):
+            for layer in range(len(logits) if size else 0):
+                rows, columns = linear_sum_assignment(cost[start : start + size, layer])
+                found.append([np.full_like(rows, layer), np.full_like(rows, image), columns, rows + start])
+            start += size
+        pairs = np.concatenate(found, 1) if found else np.zeros((4, 0), np.int64)
+        return Matches(*torch.from_numpy(pairs).to(logits.device))
+
+    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """(N, L, Q): every object against the queries of its own image."""
+        probability = precise(logits.permute(1, 3, 0, 2)[targets.image, targets.labels]).sigmoid()
+        positive = 0.25 * (1 - probability).square() * -(probability + 1e-8).log()
+        negative = 0.75 * probability.square() * -(1 - probability + 1e-8).log()
+        boxes = precise(boxes).transpose(0, 1)
+        found, corners = boxes[targets.image], to_corners(boxes)[targets.image]
+        distance = torch.cdist(found.flatten(1, 2), targets.boxes[:, None], p=1).view_as(positive)
+        overlap = generalized_iou(corners, to_corners(targets.boxes)[:, None, None])
+        cost = self.class_weight * (positive - negative) + self.box_weight * distance
+        return (cost - self.giou_weight * overlap).nan_to_num(1e6, 1e6, 1e6)
