@@ -2,7 +2,7 @@
 """Make paired scenes, pretrain a tiny trunk, tune it for boxes (four ways) and label maps (three ways).
 
 Prints a table of each, and writes results.json, every run's config, weights and adapter, pictures, and a page
-that shows it all (index.html). Some nine minutes on two CPU cores.
+that shows it all (index.html). Some ten minutes on two CPU cores.
 """
 
 from __future__ import annotations

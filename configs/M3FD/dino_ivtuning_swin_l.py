@@ -1,8 +1,9 @@
 """DINO (5 scales) on Swin-L with IV-tuning on M3FD, 640 px.
 
 The published recipe starts from a DINO that was trained on COCO (Swin-L, 5 scales, 36 epochs), class layers
-new, and scales the rate of the backbone by 0.1, stem and tuner with it. An epoch is the 3,368 training pairs
-of the scene split. No warm-up is published.
+new. Nothing here converts that detector yet, so this starts from the backbone's weights. The rate of the
+backbone is scaled by 0.1, stem and tuner with it. An epoch is the 3,368 training pairs of the scene split. No
+warm-up is published.
 """
 
 from ..common.data.detr import data, dataloader
@@ -23,6 +24,6 @@ train.max_iter = 10_525  # 50 epochs, x0.1 after 27 and 33
 lr_multiplier = step(train.max_iter, milestones=(5_684, 6_947), warmup=250)
 train.clip_norm = 0.1
 train.precision = "bf16"
-train.init_checkpoint = "weights/dino_swin_large_384_5scale_36ep_coco.pth"
+train.init_checkpoint = "weights/swin_large_patch4_window12_384_22k.pth"
 train.output_dir = "output/M3FD/dino_ivtuning_swin_l"
 train.eval_period = train.checkpointer.period = 1000

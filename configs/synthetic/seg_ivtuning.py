@@ -1,6 +1,6 @@
 """IV-tuning of a tiny frozen ViTDet, label maps of the synthetic pairs: a row of the demo. All is our choice.
 
-The recipe is that of the detection row, iterations included: nothing was searched for.
+The recipe is that of the detection row, iterations included; nothing but the loss was searched for.
 """
 
 import detectron2.data.transforms as T
@@ -13,7 +13,8 @@ from ..common.models.nano_segmentor import model
 from .ivtuning import lr_multiplier, optimizer, train
 
 model.sem_seg_head.num_classes = 5
-# 97 % of the pixels are background: at equal weights the visible-only row learns to predict nothing else.
+# 97 % of the pixels are background. Chosen on the visible-only row: it has an mIoU of 48 with this weight, 26
+# with 0.25 (one class of objects found) and 19 with 1, with and without a Dice loss (background alone).
 model.sem_seg_head.loss = L(CrossEntropy)(class_weights=[0.1, 1, 1, 1, 1])
 
 dataloader.train.dataset.names = "synthetic_seg_train"

@@ -65,6 +65,7 @@ def table(results: dict) -> str:
         f"64 pairs; {results['single_modality_share']:.1%} of their objects show in one modality only.",
         f"Trunk: pretrained on visible images for {results['pretraining']['iterations']} iterations; then "
         f"{first['iterations']} iterations a row, one seed.",
+        "IV-tuning's stem and tuner have a higher learning rate than all the rest: docs/defaults.md.",
         "both | vis only | ir only: AP on the objects that both images show, or only one of them.",
         "no infrared, no visible: the same model with one of the two images missing (filled with its mean).",
         f"Adapter: stem and tuner (full: the whole trunk too); neck and heads add {last['task_mb']:.2f} MB.",

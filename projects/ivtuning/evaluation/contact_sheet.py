@@ -110,6 +110,16 @@ def _grid(thumbs: Sequence[Image.Image], pictures: Sequence[Picture]) -> np.ndar
     for i, (thumb, picture) in enumerate(zip(thumbs, pictures, strict=False)):
         x, y = gap + i % columns * cell_wide, gap + i // columns * cell_tall
         pen.text((x, y + 12), picture.title, INK, font, anchor="lm")
-        pen.text((x + THUMB, y + 12), picture.note, FAINT, font, anchor="rm")
+        room = THUMB - pen.textlength(picture.title, font) - 2 * gap
+        pen.text((x + THUMB, y + 12), _cut(picture.note, room, pen, font), FAINT, font, anchor="rm")
         sheet.paste(thumb, (x, y + 28))
     return np.asarray(sheet)
+
+
+def _cut(text: str, room: float, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+    """`text`, shortened to `room` pixels; the page has it whole."""
+    if pen.textlength(text, font) <= room:
+        return text
+    while text and pen.textlength(text + "…", font) > room:
+        text = text[:-1]
+    return text + "…"

@@ -134,6 +134,6 @@ class Transformer(nn.Module):
 
     def proposals(self, places: Places) -> Tensor:
         """(B, S, 4) a square box at every place, of 0.05 of the image on the finest map, doubling."""
-        sizes = [0.05 * 2**i for i, (h, w) in enumerate(places.shapes) for _ in range(h * w)]
-        size = places.centres.new_tensor(sizes)[:, None].expand(len(places.centres), -1, 2)
-        return torch.cat([places.centres, size], -1)
+        centres = places.centres
+        size = [centres.new_full((h * w, 1), 0.05 * 2**i) for i, (h, w) in enumerate(places.shapes)]
+        return torch.cat([centres, torch.cat(size).expand(len(centres), -1, 2)], -1)
