@@ -77,7 +77,7 @@ eval: .eval-ok $(READY) ## Evaluate weights, and an adapter on top of them | mak
 	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) --eval-only $(call flag,--weights,WEIGHTS) \
 		$(call flag,--adapter,ADAPTER) $(OVERRIDES)
 
-visualize: .visualize-ok $(READY) ## Draw boxes on both images of each pair | make visualize CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=pictures
+visualize: .visualize-ok $(READY) ## Draw boxes or label maps on both images of each pair | make visualize CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=pictures
 	@$(PY) tools/visualize.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
 		$(call flag,--adapter,ADAPTER) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
 
