@@ -1,7 +1,7 @@
 """DINO: a detector of queries, with multi-scale deformable attention in plain torch.
 
-Parameter names follow the checkpoints of IDEA-Research/DINO ("model" in the file). N counts layers or maps,
-what is not listed is not in the file, or keeps its name:
+Parameter names follow the checkpoints of IDEA-Research/DINO ("model" in the file). N counts layers or maps
+from 0; buffers of the file that no parameter stands for are left out:
 
 =====================================================  ==================================================
 there                                                  here

@@ -51,7 +51,8 @@ class ContrastiveDenoising:
         pairs: of a positive and a negative query for an image, about: groups = `pairs` / most objects in an
             image of the batch, at least 1.
         label_noise: twice the share of classes that are drawn anew, 0..1.
-        box_noise: how far a corner of a positive moves at most, in half sides; negatives move one more.
+        box_noise: how far a corner of a positive moves at most, in half sides; negatives move by once to
+            twice as much.
 
     Raises:
         UserError: `pairs` below 1, or noise below 0.
