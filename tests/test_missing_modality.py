@@ -11,8 +11,7 @@ from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.utils.events import EventStorage
-from test_segmentor import labelled, segmentor
-from tiny import detector, sample
+from tiny import detector, labelled, sample, segmentor
 
 from ivtuning.config import load_config
 from ivtuning.data.copy_paste import CopyPaste
@@ -334,7 +333,8 @@ def test_missing_image_is_drawn_black(declared, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "draw_pair", lambda vis, ir, *rest: drawn.append((vis, ir)) or vis)
     records = DatasetCatalog.get("declared_val")[:3]
     facts = {"source": "declared_val"}
-    gallery.draw_all(records, ["a"] * 4, None, tmp_path / "out", threshold=0.5, grid=False, facts=facts)
+    painter = gallery.BoxPainter(["a"] * 4, threshold=0.5)
+    gallery.draw_records(records, painter, None, tmp_path / "out", grid=False, facts=facts)
     assert [(vis.any(), ir.any()) for vis, ir in drawn] == [(True, False), (False, True), (True, True)]
     assert all(vis.shape == ir.shape == (72, 96, 3) for vis, ir in drawn)
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ivtuning.backbones.eva import Eva02
 from ivtuning.backbones.stems import PromptStem
+from ivtuning.benchmark.memory import saved_bytes
 from ivtuning.errors import UserError
 from ivtuning.tuning import TUNERS, IVTuning
 
@@ -50,27 +51,11 @@ def test_same_figures(kind, recompute, tuner):
         assert torch.equal(found[2][name], buffer), name
 
 
-def kept_bytes(trunk, x) -> int:
-    storages = {}
-    parameters = {p.untyped_storage().data_ptr() for p in trunk.parameters()}
-
-    def pack(tensor):
-        if tensor.untyped_storage().data_ptr() not in parameters:
-            storages[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = trunk(x)
-    del out
-    return sum(t.untyped_storage().nbytes() for t in storages.values())
-
-
 @pytest.mark.parametrize("kind", TRUNKS)
 def test_fewer_bytes(kind):
     x = torch.randn(1, 6, 48, 48)
-    nothing, mlp, block = (
-        kept_bytes(TRUNKS[kind](recompute=r, **wide(kind)).train(), x) for r in (None, "mlp", "block")
-    )
+    trunks = [TRUNKS[kind](recompute=r, **wide(kind)).train() for r in (None, "mlp", "block")]
+    nothing, mlp, block = (saved_bytes(trunk, lambda trunk=trunk: trunk(x)) for trunk in trunks)
     assert block < 0.6 * nothing and mlp < 0.9 * nothing and block < mlp
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, SemanticSegmentor
-from tiny import plain_vit, sample, swin, vitdet
+from tiny import CLASSES, FEATURES, MEAN, STD, labelled, segmentor, swin
 from torch import nn
 
 from ivtuning.backbones.multi_scale import MultiScale
@@ -25,24 +25,6 @@ from ivtuning.heads.segmentation.fcn import FCN
 from ivtuning.heads.segmentation.head import SemSegHead
 from ivtuning.heads.segmentation.inference import MultiScaleFlip, SlidingWindow, WholeImage
 from ivtuning.heads.segmentation.segmentor import PairedSemanticSegmentor
-
-MEAN, STD = [120.0, 110.0, 100.0, 90.0, 80.0, 70.0], [60.0, 50.0, 40.0, 60.0, 50.0, 40.0]
-CLASSES = 3
-FEATURES = {swin: ("p2", 32), plain_vit: ("block3", 24), vitdet: ("last_feat", 24)}
-
-
-def segmentor(trunk=swin, divisibility=16, **kwargs) -> PairedSemanticSegmentor:
-    """A tiny trunk with IV-tuning, a linear layer on its last map, three classes; seeded."""
-    torch.manual_seed(0)
-    decoder = FCN(*FEATURES[trunk], CLASSES, convs=0, dropout=0.0)
-    nn.init.normal_(decoder.classifier[-1].weight)
-    return PairedSemanticSegmentor(
-        backbone=MultiScale(trunk(), divisibility),
-        sem_seg_head=SemSegHead(decoder, CLASSES),
-        pixel_mean=MEAN,
-        pixel_std=STD,
-        **kwargs,
-    )
 
 
 class Pixels(Backbone):
@@ -76,16 +58,6 @@ def pointwise(divisibility=8, **kwargs) -> PairedSemanticSegmentor:
         **kwargs,
     )
     return model.double().eval()
-
-
-def labelled(height=37, width=53, seed=0) -> dict:
-    """A sample with random labels, a tenth of them ignored."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, CLASSES, (height, width), generator=generator)
-    labels[torch.rand(height, width, generator=generator) < 0.1] = 255
-    x = sample(height, width, seed=seed)
-    del x["instances"]
-    return {**x, "sem_seg": labels}
 
 
 @torch.no_grad()

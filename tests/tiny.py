@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
+from torch import nn
 
+from ivtuning.backbones.multi_scale import MultiScale
 from ivtuning.backbones.stems import PromptStem, Stem
 from ivtuning.backbones.swin import Swin
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.config import load_config
+from ivtuning.heads.segmentation.fcn import FCN
+from ivtuning.heads.segmentation.head import SemSegHead
+from ivtuning.heads.segmentation.segmentor import PairedSemanticSegmentor
 from ivtuning.tuning import IVTuning, Tuner
 
 SIZE = dict(embed_dim=24, depth=4, num_heads=2, patch_size=8)
@@ -65,3 +70,32 @@ def sample(height: int = 64, width: int = 96, objects: int = 2, seed: int = 0) -
         file_name=f"vis/{seed}.png",
         image_id=seed,
     )
+
+
+MEAN, STD = [120.0, 110.0, 100.0, 90.0, 80.0, 70.0], [60.0, 50.0, 40.0, 60.0, 50.0, 40.0]
+CLASSES = 3
+FEATURES = {swin: ("p2", 32), plain_vit: ("block3", 24), vitdet: ("last_feat", 24)}
+
+
+def segmentor(trunk=swin, divisibility=16, **kwargs) -> PairedSemanticSegmentor:
+    """A tiny trunk with IV-tuning, a linear layer on its last map, three classes; seeded."""
+    torch.manual_seed(0)
+    decoder = FCN(*FEATURES[trunk], CLASSES, convs=0, dropout=0.0)
+    nn.init.normal_(decoder.classifier[-1].weight)
+    return PairedSemanticSegmentor(
+        backbone=MultiScale(trunk(), divisibility),
+        sem_seg_head=SemSegHead(decoder, CLASSES),
+        pixel_mean=MEAN,
+        pixel_std=STD,
+        **kwargs,
+    )
+
+
+def labelled(height=37, width=53, seed=0) -> dict:
+    """A sample with random labels, a tenth of them ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, (height, width), generator=generator)
+    labels[torch.rand(height, width, generator=generator) < 0.1] = 255
+    x = sample(height, width, seed=seed)
+    del x["instances"]
+    return {**x, "sem_seg": labels}

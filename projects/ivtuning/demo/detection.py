@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ..engine import run
-from ..evaluation.gallery import draw_all, load_predictor, read_dataset
+from ..evaluation.gallery import draw_records, load_predictor, painter_of, read_dataset
 from .rows import COSTS, final, layout, train_row
 
 # Row names of the table and the config of each.
@@ -79,13 +79,12 @@ def draw(configs: dict[str, DictConfig], output: Path) -> Path:
         name: load_predictor(configs[name], final(configs[name]), None)
         for name in ("visible only", "IV-tuning")
     }
-    records, classes = read_dataset("synthetic_val")
-    return draw_all(
+    records, _ = read_dataset("synthetic_val")
+    return draw_records(
         records[:: max(1, len(records) // PICTURES)],
-        classes,
+        painter_of("synthetic_val", threshold=0.5),
         lambda record: {name: predict(record) for name, predict in models.items()},
         output,
-        threshold=0.5,
         grid=True,
         facts={"source": "synthetic_val", "models": "visible only, IV-tuning", "threshold": "0.5"},
     )

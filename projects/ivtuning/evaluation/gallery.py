@@ -137,19 +137,6 @@ def draw_records(
     return write_contact_sheet(output, list(pictures.values()), title, {**facts, **painter.facts()}, grid)
 
 
-def draw_all(
-    records: Sequence[dict],
-    classes: Sequence[str],
-    predict: Callable[[dict], Instances | Mapping[str, Instances]] | None,
-    output: Path,
-    threshold: float,
-    grid: bool,
-    facts: Mapping[str, object],
-) -> Path:
-    """:func:`draw_records` with boxes that score at least `threshold`, of `classes`."""
-    return draw_records(records, BoxPainter(classes, threshold), predict, output, grid, facts)
-
-
 def read_dataset(name: str) -> tuple[list[dict], list[str]]:
     """Dataset dicts and class names of a registered dataset."""
     known = metadata(name)
