@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -25,10 +24,6 @@ MAKERS: dict[str, Callable[..., Trunk]] = {
 }
 
 
-class NotBuilt(Exception):
-    """The trunk has no such option."""
-
-
 def build(
     name: str,
     stem: Stem,
@@ -44,18 +39,13 @@ def build(
         recompute: "mlp" or "block", what the backward pass computes again.
 
     Raises:
-        NotBuilt: this trunk knows no `recompute`.
         UserError: no such trunk or depth.
     """
     maker = _maker(name)
     options = {} if depth is None else shortened(name, depth)
-    if recompute is not None:
-        if "recompute" not in inspect.signature(maker).parameters:
-            raise NotBuilt
-        options["recompute"] = recompute
     torch.manual_seed(0)
     with torch.device(device):
-        return maker(stem, tuner, **options).train()
+        return maker(stem, tuner, recompute=recompute, **options).train()
 
 
 def shortened(name: str, depth: int) -> dict:

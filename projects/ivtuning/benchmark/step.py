@@ -7,19 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..backbones.block import RECOMPUTE
 from ..backbones.stems import PromptStem, SumStem
 from ..backbones.trunk import Trunk
 from ..tuning import Frozen, Full, IVTuning
 from .flops import energy, floor, frozen_trunk
 from .memory import peak_bytes, saved_bytes
-from .models import NotBuilt, build, usual_size
+from .models import build, usual_size
 from .options import Options
 from .reference import plain
 from .report import Found, Row
 from .timing import interleaved, ratio, summary
 
 LARGE = (1024, 1024)
-RECOMPUTE = ("mlp", "block")
 
 
 def training_step(trunk: Trunk, x: Tensor, options: Options) -> Callable[[], None]:
@@ -70,12 +70,8 @@ def _steps(found: Found, options: Options, name: str, size: tuple[int, int], bou
         "iv": _iv(options, name),
     }
     trunks["reference"] = plain(trunks["iv"])
-    for mode in RECOMPUTE:
-        try:
-            trunks[f"iv_{mode}"] = _iv(options, name, mode)
-        except NotBuilt:
-            for key in (f"saved_over_full_{mode}", f"step_over_full_{mode}"):
-                found.rows[key] = Row(note="not built")
+    modes = [mode for mode in RECOMPUTE if mode]
+    trunks |= {f"iv_{mode}": _iv(options, name, mode) for mode in modes}
 
     saved = {key: _saved(trunk, x, options) for key, trunk in trunks.items()}
     saved["frozen"] = _saved(frozen_trunk(name, options.depth, options.device), x, options)
@@ -95,10 +91,9 @@ def _steps(found: Found, options: Options, name: str, size: tuple[int, int], bou
     least, whole = found.facts["saved_floor"], saved["full"] / 1e6
     note = f"floor without adapters {least:.3f}; full keeps {whole:,.0f} MB"
     found.rows["saved_over_full"] = Row(saved["iv"] / saved["full"], note=note)
-    for mode in RECOMPUTE:
-        if f"iv_{mode}" in trunks:
-            found.rows[f"saved_over_full_{mode}"] = Row(saved[f"iv_{mode}"] / saved["full"])
-            found.rows[f"step_over_full_{mode}"] = Row.of(ratio(times, f"iv_{mode}", "full"))
+    for mode in modes:
+        found.rows[f"saved_over_full_{mode}"] = Row(saved[f"iv_{mode}"] / saved["full"])
+        found.rows[f"step_over_full_{mode}"] = Row.of(ratio(times, f"iv_{mode}", "full"))
 
 
 def _saved(trunk: Trunk, x: Tensor, options: Options) -> int:
