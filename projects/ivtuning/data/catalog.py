@@ -95,6 +95,17 @@ def register(name: str, load: Callable[[], list[dict]], **facts) -> None:
     MetadataCatalog.get(name).set(**facts)
 
 
+def check_same_classes(classes: Mapping[str, Sequence[str]]) -> None:
+    """UserError where the class names of sets, by the sets' names, are not the same for all."""
+    names = list(classes)
+    for name in names[1:]:
+        if classes[name] != classes[names[0]]:
+            raise UserError(
+                f"sets with different classes cannot train together: {names[0]} {classes[names[0]]}, "
+                f"{name} {classes[name]}"
+            )
+
+
 def metadata(name: str):
     """Metadata of a registered set; UserError with the nearest names where there is none."""
     if name not in DatasetCatalog.list():

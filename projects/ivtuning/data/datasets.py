@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import load_coco_json
 
 from ivtuning.data import catalog, segmentation
-from ivtuning.data.catalog import image_root_of, metadata
+from ivtuning.data.catalog import check_same_classes, image_root_of, metadata
 from ivtuning.data.preparation import data_root
 from ivtuning.errors import UserError
 
@@ -110,12 +110,7 @@ def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> lis
             raise UserError(f"{name} has no box to train on in {json_file}: prepare it again with its labels")
         dicts += boxed if filter_empty else found
         classes[name] = MetadataCatalog.get(name).thing_classes
-    for name in names[1:]:
-        if classes[name] != classes[names[0]]:
-            first = f"{names[0]} {classes[names[0]]}"
-            raise UserError(
-                f"sets with different classes cannot train together: {first}, {name} {classes[name]}"
-            )
+    check_same_classes(classes)
     return dicts
 
 

@@ -27,6 +27,7 @@ from ..errors import UserError, nearest
 from .catalog import (
     add_pair_keys,
     check_partners,
+    check_same_classes,
     generate_synthetic,
     image_root_of,
     metadata,
@@ -156,17 +157,13 @@ def segmentation_dicts(names: str | Sequence[str]) -> list[dict]:
             set may find.
     """
     names = [names] if isinstance(names, str) else list(names)
-    dicts, classes = [], []
+    dicts, classes = [], {}
     for name in names:
         if metadata(name).get("protocol") not in PROTOCOLS:
             raise UserError(f"{name} has no label maps: use a set that register_segmentation has registered")
         dicts += DatasetCatalog.get(name)
-        classes.append(metadata(name).stuff_classes)
-        if classes[-1] != classes[0]:
-            raise UserError(
-                f"sets with different classes cannot train together: {names[0]} {classes[0]}, "
-                f"{name} {classes[-1]}"
-            )
+        classes[name] = metadata(name).stuff_classes
+    check_same_classes(classes)
     return dicts
 
 
