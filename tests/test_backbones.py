@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.models import vision_transformer, vision_transformer_sam
-from tiny import plain_vit, vitdet
+from tiny import plain_vit, swin, vitdet
 
 from ivtuning import compat
 from ivtuning.backbones.feature_pyramid import SimpleFeaturePyramid
-from ivtuning.backbones.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
+from ivtuning.backbones.stems import STEMS, InfraredOnly, PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.trunk import find_trunk
 from ivtuning.backbones.vit import RelPosAttention, ViTDet
 from ivtuning.errors import UserError
@@ -166,3 +166,14 @@ def test_find_trunk_wants_exactly_one():
     assert find_trunk(torch.nn.ModuleDict({"net": vitdet()}))[0] == "net"
     with pytest.raises(UserError, match="found 0"):
         find_trunk(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("stem", STEMS.values())
+@pytest.mark.parametrize("build", [vitdet, plain_vit, swin])
+def test_blocks_get_maps_whose_channels_lie_side_by_side(build, stem):
+    trunk = build(stem(), Frozen())
+    seen = []
+    for block in trunk.blocks:
+        block.register_forward_pre_hook(lambda module, args: seen.append(args[0].is_contiguous()))
+    trunk(torch.randn(2, 6, 32, 48))
+    assert len(seen) == len(trunk.blocks) and all(seen)

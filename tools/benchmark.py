@@ -80,9 +80,11 @@ def main(argv):
 
     from ivtuning.benchmark.options import Options
     from ivtuning.benchmark.report import as_json, machine, table
+    from ivtuning.heap import keep_freed_memory
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as tools/train_net.py does
     options = Options(
         trunk=args.trunk,
         size=(args.size[0], args.size[-1]) if args.size else None,

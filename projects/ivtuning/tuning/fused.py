@@ -88,7 +88,8 @@ class _AdaptedResidual(torch.autograd.Function):
         hidden = inner(z + down_bias.to(z.dtype))
         keep = torch.empty_like(hidden, dtype=torch.bool).bernoulli_(1 - dropout) if dropout else None
         pre = F.linear(prompt, prompt_up, prompt_bias)
-        y = x + F.linear(_drop(hidden, keep, dropout), up, up_bias)
+        y = F.linear(_drop(hidden, keep, dropout), up, up_bias).to(x.dtype)
+        y += x
         y += F.gelu(pre)
         weights = down, down_bias, up, up_bias, prompt_up, prompt_bias
         ctx.save_for_backward(y, z, mean, rstd, keep, prompt, *weights)
@@ -147,11 +148,12 @@ def _project(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Ten
 
 
 def _project_backward(grad, x, weight, z, mean, rstd) -> tuple[Tensor, Tensor]:
+    """Gradients of x, in a new tensor, and of the weight."""
     scaled = grad * rstd
     # Through the standard deviation: d rstd / dx = -rstd^3 (x - mean) / C.
     slope = (grad * z).sum(-1, keepdim=True, dtype=rstd.dtype) * (rstd.square() / x.shape[-1])
     grad_x = F.linear(scaled.to(z.dtype), weight.T).to(x.dtype)
-    return grad_x.addcmul_(slope, mean - x), _outer(scaled, x, weight)
+    return grad_x.addcmul_(slope, x, value=-1).add_(slope * mean), _outer(scaled, x, weight)
 
 
 def _outer(left: Tensor, right: Tensor, like: Tensor) -> Tensor:
