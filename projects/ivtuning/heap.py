@@ -14,9 +14,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST = -1, -3, 32 << 20
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors, up to 32 MiB each, until the process ends.
 
-    By default it gives large blocks back to the system at once, and each new one costs page faults: on maps of
-    some megabytes these take longer than an addition does. The process stays as large as it was at its peak.
-    False, and nothing done, where the C library is another.
+    By default it gives large blocks back to the system at once, and each new one costs page faults: on maps
+    of some megabytes these take longer than an addition does. The process stays as large as it was at its
+    peak. False, and nothing done, where the C library is another.
     """
     if not sys.platform.startswith("linux"):
         return False
