@@ -214,7 +214,7 @@ def test_tool_draws_truth_and_predictions_of_a_dataset(tool, dataset, tmp_path, 
         seen["config"] = (path, list(overrides))
         return OmegaConf.create({"train": {"init_checkpoint": "base.pth"}})
 
-    def load_predictor(cfg, weights, adapter):
+    def load_predictor(cfg, weights, adapter, queries):
         seen["weights"] = (weights, adapter)
         return lambda record: instances([[10, 10, 40, 40], [0, 0, 5, 5]], [0.8, 0.35], [1, 0])
 

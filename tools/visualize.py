@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw boxes or label maps, ground truth and predictions, on pairs; or the training curves of runs."""
+"""Draw on pairs: boxes or label maps, ground truth and predictions, or what queries see. Or runs' curves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ivtuning.config import tool_parser
 from ivtuning.errors import UserError, run_tool
 
 CONFIG = "configs/M3FD/vitdet_ivtuning_b.py"
+DETR = "configs/M3FD/dino_ivtuning_swin_l.py"
 SEGMENTATION = "configs/MSRS/segformer_ivtuning_swin_l.py"
 EXAMPLE = f"""\
 ground truth of a dataset
@@ -23,6 +24,9 @@ ground truth of a dataset
   label maps: the same, with a segmentation set or config
     tools/visualize.py --config-file {SEGMENTATION} --weights model.pth --dataset msrs_seg_test \\
         --output out/labels
+  what DINO's queries look at
+    tools/visualize.py --config-file {DETR} --weights model.pth --dataset m3fd_scene_val \\
+        --output out/queries --queries 8 --threshold 0.3
   training curves of two runs
     tools/visualize.py --curves output/ivtuning output/full --output out/curves"""
 
@@ -48,6 +52,12 @@ def parse(argv: Sequence[str]):
     parser.add_argument("--output", required=True, metavar="DIR", help="where the pictures and index.html go")
     parser.add_argument("--no-predictions", action="store_true", help="draw ground truth alone")
     parser.add_argument(
+        "--queries",
+        type=int,
+        metavar="N",
+        help="draw how a query detector finds the N best objects: boxes through the decoder, sampled points",
+    )
+    parser.add_argument(
         "--threshold", type=float, default=0.5, help="least score of a drawn box (default: 0.5)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="draw the first N pairs only")
@@ -61,11 +71,15 @@ def parse(argv: Sequence[str]):
         raise UserError(f"--threshold {args.threshold:g} is not a score: give a number from 0 to 1")
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: give at least 1")
+    if args.queries is not None and args.queries < 1:
+        raise UserError(f"--queries {args.queries}: give at least 1")
     if (args.weights or args.adapter or args.overrides) and not args.config_file:
         raise UserError("--weights, --adapter and key=value go with --config-file, which describes the model")
     if Path(args.output).exists() and not Path(args.output).is_dir():
         raise UserError(f"--output {args.output} is a file: name a folder")
     args.predict = bool(args.weights or args.adapter) and not args.no_predictions
+    if args.queries and not args.predict:
+        raise UserError("--queries shows a model at work: give --weights, and not --no-predictions")
     return args
 
 
@@ -79,7 +93,14 @@ def main(argv: Sequence[str]) -> None:
         return
 
     from ivtuning.config import load_config
-    from ivtuning.evaluation.gallery import BoxPainter, draw_records, load_predictor, painter_of, read_dataset
+    from ivtuning.evaluation.gallery import (
+        BoxPainter,
+        QueryPainter,
+        draw_records,
+        load_predictor,
+        painter_of,
+        read_dataset,
+    )
 
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
     if args.dataset:
@@ -88,8 +109,10 @@ def main(argv: Sequence[str]) -> None:
     else:
         records = read_files(args.vis, args.ir)
         painter = painter_of_config(cfg, args.threshold)
+    if args.queries and isinstance(painter, BoxPainter):
+        painter = QueryPainter(painter.classes, args.threshold, args.queries)
     records = records[: args.limit]
-    predict = load_predictor(cfg, args.weights, args.adapter) if args.predict else None
+    predict = load_predictor(cfg, args.weights, args.adapter, bool(args.queries)) if args.predict else None
     page = draw_records(
         records,
         painter,

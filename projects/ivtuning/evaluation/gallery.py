@@ -24,6 +24,8 @@ from .contact_sheet import Picture, write_contact_sheet
 from .drawing import draw_pair
 from .label_maps import caption, draw_label_maps
 from .panels import RGB, save_image
+from .queries import collect, find_decoder
+from .query_pictures import draw_queries
 from .semantic import label_map
 
 Pixels = np.ndarray | None  # (H, W, 3) uint8; None: missing
@@ -50,7 +52,7 @@ class BoxPainter:
 
     def draw(self, record, vis, ir, found):
         _check(found, Instances, record)
-        vis, ir = (np.zeros_like(b) if a is None else a for a, b in ((vis, ir), (ir, vis)))
+        vis, ir = _fill(vis, ir)
         truth = record.get("annotations")
         picture = draw_pair(vis, ir, truth, found, self.classes, self.threshold)
         fields = {"truth": None if truth is None else len(truth)}
@@ -60,6 +62,22 @@ class BoxPainter:
 
     def facts(self):
         return {}
+
+
+class QueryPainter(BoxPainter):
+    """The best queries of a pair, at most `count`; see :func:`draw_queries`."""
+
+    def __init__(self, classes: Sequence[str], threshold: float, count: int):
+        super().__init__(classes, threshold)
+        self.count = count
+
+    def draw(self, record, vis, ir, found):
+        shown = found.best(self.count, self.threshold)
+        picture = draw_queries(*_fill(vis, ir), found, shown, self.classes)
+        return picture, {"predictions": len(shown.scores)}
+
+    def facts(self):
+        return {"queries": f"at most {self.count} of a pair"}
 
 
 class LabelPainter:
@@ -88,6 +106,11 @@ class LabelPainter:
         for name, matrix in self._confusion.items():
             facts[f"mIoU here {name}".strip()] = f"{summary(matrix)['mIoU']:.1f}"
         return facts
+
+
+def _fill(vis: Pixels, ir: Pixels) -> list[np.ndarray]:
+    """Both images; black for a missing one."""
+    return [np.zeros_like(b) if a is None else a for a, b in ((vis, ir), (ir, vis))]
 
 
 def _check(found, kind: type, record: dict) -> None:
@@ -156,13 +179,24 @@ def painter_of(name: str, threshold: float) -> Painter:
     return BoxPainter(known.get("thing_classes", []), threshold)
 
 
-def load_predictor(cfg, weights: str | None, adapter: str | None):
-    """The model of `cfg` as a callable from a dataset dict to what :func:`draw_records` takes, on the CPU."""
+def load_predictor(cfg, weights: str | None, adapter: str | None, queries: bool = False):
+    """The model of `cfg` as a callable from a dataset dict to what :func:`draw_records` takes, on the CPU.
+
+    Args:
+        queries: give the :class:`.queries.Trace` of the model's decoder, not its predictions.
+
+    Raises:
+        UserError: queries of a model that has none.
+    """
     mapper = instantiate(cfg.dataloader.test.mapper)
     model = load_model(cfg, weights or cfg.train.init_checkpoint, adapter).eval()
+    if queries:
+        find_decoder(model)  # before any picture is drawn
 
     @torch.inference_mode()
     def predict(record: dict):
+        if queries:
+            return collect(model, [mapper(record)])[0]
         output = model([mapper(record)])[0]
         if "sem_seg" in output:
             return label_map(output["sem_seg"], record["file_name"])

@@ -138,10 +138,24 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, dim).
         """
-        B, Q, _ = query.shape
         value = self.value_proj(memory)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
+        locations, weights = self.sampling(query, reference, shapes)
+        value = value.view(*value.shape[:2], self.heads, -1)
+        return self.output_proj(deformable_sum(value, locations, weights, shapes).to(query.dtype))
+
+    def sampling(self, query: Tensor, reference: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
+        """Where every query looks, and how hard.
+
+        Args:
+            query, reference, shapes: see :meth:`forward`.
+
+        Returns:
+            Locations (B, Q, M, L, P, 2) and weights (B, Q, M, L, P) as :func:`deformable_sum` takes them, in
+            the reference's precision; those of one head sum to 1.
+        """
+        B, Q, _ = query.shape
         places = (B, Q, self.heads, self.levels, self.points)
         # Coordinates stay in the reference's precision: bfloat16 resolves 1/256 of a map.
         offsets = self.sampling_offsets(query).to(reference.dtype).view(*places, 2)
@@ -150,8 +164,5 @@ class DeformableAttention(nn.Module):
         reference = reference[:, :, None, :, None]
         if reference.shape[-1] == 2:
             size = reference.new_tensor([(w, h) for h, w in shapes])
-            locations = reference + offsets / size[:, None]
-        else:
-            locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / self.points))
-        value = value.view(B, -1, self.heads, value.shape[-1] // self.heads)
-        return self.output_proj(deformable_sum(value, locations, weights, shapes).to(query.dtype))
+            return reference + offsets / size[:, None], weights
+        return reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / self.points)), weights
