@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+TINY = 1e-12  # far below the area of one pixel
+
 
 def to_corners(boxes: Tensor) -> Tensor:
     """(..., 4) cx, cy, w, h -> x1, y1, x2, y2."""
@@ -24,8 +26,8 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
 
 
-def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU (arXiv 1902.09630) of boxes x1, y1, x2, y2, element by element, in -1..1.
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes x1, y1, x2, y2, element by element, in 0..1.
 
     Args:
         a, b: (..., 4), shapes that broadcast. Boxes of no area count as such and give no NaN.
@@ -33,6 +35,18 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         (...).
     """
+    inside, union, _ = _areas(a, b)
+    return inside / union.clamp(min=TINY)
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU (arXiv 1902.09630), in -1..1; else as :func:`iou`."""
+    inside, union, hull = _areas(a, b)
+    return inside / union.clamp(min=TINY) - (hull - union) / hull.clamp(min=TINY)
+
+
+def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of what two boxes share, of what they cover, and of the smallest box around both."""
 
     def area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
         return (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
@@ -41,7 +55,4 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     larger = [torch.maximum(x, y) for x, y in zip(a, b, strict=True)]
     smaller = [torch.minimum(x, y) for x, y in zip(a, b, strict=True)]
     inside = area(*larger[:2], *smaller[2:])
-    union = area(*a) + area(*b) - inside
-    hull = area(*smaller[:2], *larger[2:])
-    tiny = 1e-12  # far below the area of one pixel
-    return inside / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+    return inside, area(*a) + area(*b) - inside, area(*smaller[:2], *larger[2:])

@@ -18,6 +18,7 @@ class ChannelMapper(nn.ModuleList):
         channels: of every map, finest first.
         dim: channels of every level, a multiple of 32.
         levels: their number, at least that of the maps.
+        bias: of the convolutions.
 
     Forward: list of (B, C, H, W) -> list of (B, dim, H, W), finest first.
 
@@ -25,7 +26,7 @@ class ChannelMapper(nn.ModuleList):
         UserError: fewer levels than maps, or `dim` is no multiple of 32.
     """
 
-    def __init__(self, channels: Sequence[int], dim: int, levels: int):
+    def __init__(self, channels: Sequence[int], dim: int, levels: int, bias: bool = True):
         if levels < len(channels):
             raise UserError(
                 f"model.transformer.levels={levels}, but the backbone gives {len(channels)} maps: "
@@ -33,10 +34,10 @@ class ChannelMapper(nn.ModuleList):
             )
         if dim % 32:
             raise UserError(f"model.transformer.dim={dim}: the neck's GroupNorm(32) needs a multiple of 32")
-        super().__init__(_level(width, dim, kernel=1) for width in channels)
+        super().__init__(_level(width, dim, 1, bias) for width in channels)
         self.maps = len(channels)
         for width in ([channels[-1]] + [dim] * levels)[: levels - self.maps]:
-            self.append(_level(width, dim, kernel=3))
+            self.append(_level(width, dim, 3, bias))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         levels = [layer(m) for layer, m in zip(list(self)[: self.maps], maps, strict=True)]
@@ -45,8 +46,10 @@ class ChannelMapper(nn.ModuleList):
         return levels
 
 
-def _level(channels: int, dim: int, kernel: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels, dim, kernel, stride=2 if kernel == 3 else 1, padding=kernel // 2)
+def _level(channels: int, dim: int, kernel: int, bias: bool) -> nn.Sequential:
+    stride = 2 if kernel == 3 else 1
+    convolution = nn.Conv2d(channels, dim, kernel, stride, padding=kernel // 2, bias=bias)
     nn.init.xavier_uniform_(convolution.weight)
-    nn.init.zeros_(convolution.bias)
+    if bias:
+        nn.init.zeros_(convolution.bias)
     return nn.Sequential(convolution, nn.GroupNorm(32, dim))

@@ -18,6 +18,14 @@ from .targets import Targets
 NAMES = ("loss_class", "loss_bbox", "loss_giou")
 
 
+def mean_over_processes(values: Tensor) -> Tensor:
+    """`values` themselves where there is but one process."""
+    if (world := comm.get_world_size()) > 1:
+        dist.all_reduce(values)
+        values = values / world
+    return values
+
+
 class Criterion:
     """Sums of losses, divided by the number of objects (mean over the processes, at least 1).
 
@@ -66,6 +74,10 @@ class Criterion:
             known = Predictions(decoder.logits[:, :, :first], decoder.boxes[:, :, :first])
             matches = self.every_layer(denoising.positives, len(known.logits))
             losses["_dn"] = self.losses(known, matches, targets, count * denoising.groups).sum(1)
+        return self.weighted(losses)
+
+    def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{part: (3,)} -> {name + part: weighted loss}."""
         return {
             name + part: weight * value
             for part, values in losses.items()
@@ -76,10 +88,7 @@ class Criterion:
     def count(targets: Targets) -> Tensor:
         """Objects in this process's batch, as a mean over all processes, at least 1."""
         count = torch.tensor(float(len(targets.labels)), device=targets.labels.device)
-        if (world := comm.get_world_size()) > 1:
-            dist.all_reduce(count)
-            count /= world
-        return count.clamp(min=1)
+        return mean_over_processes(count).clamp(min=1)
 
     @staticmethod
     def every_layer(matches: Matches, layers: int) -> Matches:
@@ -87,17 +96,31 @@ class Criterion:
         layer = torch.arange(layers, device=matches.layer.device).repeat_interleave(len(matches.layer))
         return Matches(layer, *(index.repeat(layers) for index in matches[1:]))
 
-    @staticmethod
-    def losses(predictions: Predictions, matches: Matches, targets: Targets, count: Tensor) -> Tensor:
-        """(3, L): focal, L1 and GIoU loss of every layer, not weighted, divided by `count`."""
+    @classmethod
+    def losses(cls, predictions: Predictions, matches: Matches, targets: Targets, count: Tensor) -> Tensor:
+        """(3, L): class, L1 and GIoU loss of every layer, not weighted, divided by `count`."""
         logits, boxes = (precise(tensor) for tensor in predictions)
         layer, image, query, target = matches
-        wanted = torch.zeros_like(logits)
-        wanted[layer, image, query, targets.labels[target]] = 1
-        by_class = sigmoid_focal_loss(logits, wanted).sum((1, 2, 3))
         found, true = boxes[layer, image, query], targets.boxes[target]
-        by_box = torch.stack(
-            [(found - true).abs().sum(1), 1 - generalized_iou(to_corners(found), to_corners(true))]
-        )
+        corners = to_corners(found), to_corners(true)
+        positive = layer, image, query, targets.labels[target]
+        by_class = cls.class_loss(logits, positive, *corners).sum((1, 2, 3))
+        by_box = torch.stack([(found - true).abs().sum(1), 1 - generalized_iou(*corners)])
         by_box = by_box.new_zeros(2, len(logits)).index_add(1, layer, by_box)
         return torch.cat([by_class[None], by_box]) / count
+
+    @staticmethod
+    def class_loss(logits: Tensor, positive: tuple[Tensor, ...], found: Tensor, true: Tensor) -> Tensor:
+        """Focal loss of every score.
+
+        Args:
+            logits: (L, B, Q, K).
+            positive: indices of the N scores that should be high.
+            found, true: (N, 4) their queries' boxes and objects, x1, y1, x2, y2.
+
+        Returns:
+            (L, B, Q, K).
+        """
+        wanted = torch.zeros_like(logits)
+        wanted[positive] = 1
+        return sigmoid_focal_loss(logits, wanted)

@@ -128,12 +128,12 @@ class Decoder(nn.Module):
         """
         Args:
             x: (B, Q, dim) content of the queries.
-            boxes: (B, Q, 4) float32 cx, cy, w, h before the sigmoid; fractions of the image.
+            boxes: (B, Q, 4) float32 cx, cy, w, h, fractions of the image; 0..1, though larger sides do.
             memory: (B, S, dim) from the encoder.
             blocked: see :class:`DecoderLayer`.
         """
         logits, found = [], []
-        reference = previous = boxes.sigmoid()
+        reference = previous = boxes
         valid = places.valid.repeat(1, 1, 2)[:, None]
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):

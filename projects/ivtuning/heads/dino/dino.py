@@ -15,9 +15,9 @@ from .boxes import to_corners
 from .channel_mapper import ChannelMapper
 from .criterion import Criterion
 from .decoder import Predictions
-from .denoising import ContrastiveDenoising
+from .denoising import ContrastiveDenoising, Denoising
 from .precision import precise
-from .targets import collect_targets
+from .targets import Targets, collect_targets
 from .transformer import Transformer
 
 
@@ -30,6 +30,7 @@ class DINO(nn.Module):
         num_classes: K, which is also the transformer's.
         detections: most objects for one image at test time.
         denoising, criterion: the published ones where None.
+        neck_bias: of the neck's convolutions; models of mmdetection have none.
         pixel_mean, pixel_std: of every channel, on 0..255.
 
     Raises:
@@ -46,6 +47,7 @@ class DINO(nn.Module):
         detections: int = 300,
         denoising: ContrastiveDenoising | None = None,
         criterion: Criterion | None = None,
+        neck_bias: bool = True,
     ):
         super().__init__()
         if len(pixel_mean) != len(pixel_std):
@@ -55,7 +57,8 @@ class DINO(nn.Module):
         self.backbone, self.transformer = backbone, transformer
         dim, outputs = transformer.dim, backbone.output_shape()
         self.in_features = list(outputs)
-        self.neck = ChannelMapper([shape.channels for shape in outputs.values()], dim, transformer.levels)
+        channels = [shape.channels for shape in outputs.values()]
+        self.neck = ChannelMapper(channels, dim, transformer.levels, neck_bias)
         # One more row than there are classes, unused, as in the released models.
         self.label_enc = nn.Embedding(num_classes + 1, dim)
         self.num_classes, self.detections = num_classes, detections
@@ -90,11 +93,20 @@ class DINO(nn.Module):
         targets = collect_targets(batched_inputs, self.num_classes, self.device)
         noised = self.denoising(targets, self.num_classes)
         images = self.preprocess_image(batched_inputs)
-        extra = None
-        if noised is not None:
-            content = self.label_enc(noised.labels) * noised.real[..., None]
-            extra = content, noised.boxes, noised.blocked
-        decoder, encoder = self.predict(images, extra)
+        decoder, encoder = self.predict(images, self.known_queries(noised))
+        return self.losses(decoder, encoder, targets, noised)
+
+    def known_queries(self, noised: Denoising | None) -> tuple | None:
+        """The denoising queries as :meth:`.transformer.Transformer.forward` takes them."""
+        if noised is None:
+            return None
+        content = self.label_enc(noised.labels) * noised.real[..., None]
+        return content, noised.boxes, noised.blocked
+
+    def losses(
+        self, decoder: Predictions, encoder: Predictions, targets: Targets, noised: Denoising | None
+    ) -> dict[str, Tensor]:
+        """The criterion's."""
         losses = self.criterion(decoder, encoder, targets, noised)
         if noised is None:
             # Every process must have every gradient, those of a batch without objects too.
@@ -103,9 +115,13 @@ class DINO(nn.Module):
 
     def predict(self, images: ImageList, extra: tuple | None = None) -> tuple[Predictions, Predictions]:
         """Predictions of decoder and encoder, see :meth:`.transformer.Transformer.forward`."""
+        return self.transformer(*self.features(images), extra)
+
+    def features(self, images: ImageList) -> tuple[list[Tensor], list[tuple[int, int]], tuple[int, int]]:
+        """The neck's maps, and the sizes of the images and of the batch, in pixels."""
         features = self.backbone(images.tensor)
         maps = self.neck([features[name] for name in self.in_features])
-        return self.transformer(maps, images.image_sizes, tuple(images.tensor.shape[-2:]), extra)
+        return maps, images.image_sizes, tuple(images.tensor.shape[-2:])
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list:
         """The best pairs of a query and a class of every image, by score.
@@ -129,9 +145,16 @@ class DINO(nn.Module):
         self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
         """One layer's logits (B, Q, K) and boxes (B, Q, 4) as Instances, in pixels of the input images."""
+        return self.best(logits, boxes, image_sizes, self.detections)
+
+    @staticmethod
+    def best(
+        logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], most: int
+    ) -> list[Instances]:
+        """The `most` pairs of a query and a class that score highest, see :meth:`detect`."""
         classes = logits.shape[-1]
         scores = precise(logits).sigmoid().flatten(1)
-        scores, index = scores.topk(min(self.detections, scores.shape[1]), 1)
+        scores, index = scores.topk(min(most, scores.shape[1]), 1)
         query = index.div(classes, rounding_mode="floor")[..., None].expand(-1, -1, 4)
         corners = to_corners(boxes.gather(1, query))
         found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,14 +28,22 @@ class Targets(NamedTuple):
     sizes: list[int]
 
 
-def collect_targets(batched_inputs: list[dict], num_classes: int, device: torch.device) -> Targets:
+def collect_targets(
+    batched_inputs: list[dict],
+    num_classes: int,
+    device: torch.device,
+    frames: Sequence[tuple[int, int]] | None = None,
+) -> Targets:
     """The objects in the "instances" (gt_boxes in pixels, gt_classes) of every sample.
+
+    Args:
+        frames: for every sample height and width, in pixels, that boxes are fractions of; its own where None.
 
     Raises:
         UserError: a sample without instances, or a class that the model does not know.
     """
     labels, boxes = [], []
-    for x in batched_inputs:
+    for i, x in enumerate(batched_inputs):
         name = x.get("file_name", "a sample")
         if "instances" not in x:
             raise UserError(f"{name}: no 'instances' to train on: use PairedDatasetMapper(is_train=True)")
@@ -45,7 +54,7 @@ def collect_targets(batched_inputs: list[dict], num_classes: int, device: torch.
                 f"{name}: class {int(found.max())} is none of the model's {num_classes} classes (from 0): "
                 "set model.num_classes to the set's"
             )
-        height, width = instances.image_size
+        height, width = frames[i] if frames else instances.image_size
         labels.append(found)
         boxes.append(instances.gt_boxes.tensor.float() / torch.tensor([width, height, width, height]))
     sizes = [len(found) for found in labels]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,24 @@ from .decoder import Decoder, Predictions, box_head, class_head
 from .deformable_attention import DeformableAttention
 from .encoder import Encoder, Places, locate
 from .precision import precise
+
+
+class Queries(NamedTuple):
+    """What the decoder starts from: its arguments.
+
+    Fields:
+        content: (B, Q, dim).
+        boxes: (B, Q, 4) float32 cx, cy, w, h, fractions of the image.
+        memory: (B, S, dim), the encoder's output.
+        places: its geometry.
+        blocked: (Q, Q) bool, True where a query (row) may not see another; None where all see all.
+    """
+
+    content: Tensor
+    boxes: Tensor
+    memory: Tensor
+    places: Places
+    blocked: Tensor | None
 
 
 class Transformer(nn.Module):
@@ -94,21 +113,30 @@ class Transformer(nn.Module):
             The decoder's predictions, of D + Q queries after every layer, and those that the encoder's output
             gives for the places it selects, as one layer of Q.
         """
+        queries, selected = self.start(*self.encode(maps, image_sizes, padded), extra)
+        return self.decoder(*queries), selected
+
+    def encode(
+        self, maps: list[Tensor], image_sizes: list[tuple[int, int]], padded: tuple[int, int]
+    ) -> tuple[Tensor, Places]:
+        """The encoder's output (B, S, dim), the maps one after another, and its geometry."""
         shapes = [tuple(m.shape[-2:]) for m in maps]
         places = locate(shapes, image_sizes, padded, self.dim, self.temperature, maps[0].device)
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
         embeds = zip(places.positions, self.level_embed, strict=True)
-        memory = self.encoder(x, torch.cat([position + level for position, level in embeds], 1), places)
+        return self.encoder(x, torch.cat([position + level for position, level in embeds], 1), places), places
 
+    def start(self, memory: Tensor, places: Places, extra: tuple | None) -> tuple[Queries, Predictions]:
+        """The queries of :meth:`forward`, and what the encoder's output says of the selected places."""
         selected, boxes = self.select(memory, places)
-        content = self.tgt_embed.weight[: boxes.shape[1]].expand(len(x), -1, -1)
+        content = self.tgt_embed.weight[: boxes.shape[1]].expand(len(memory), -1, -1)
         start, blocked = boxes.detach(), None
         if extra is not None:
             content = torch.cat([extra[0], content], 1)
             start = torch.cat([extra[1], start], 1)
             blocked = extra[2](boxes.shape[1])
         return (
-            self.decoder(content, start, memory, places, blocked),
+            Queries(content, start.sigmoid(), memory, places, blocked),
             Predictions(selected[None], boxes.sigmoid()[None]),
         )
 
