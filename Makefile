@@ -35,7 +35,7 @@ CONFIG_OK = $(if $(CONFIG),$(if $(wildcard $(CONFIG)),,$(error no config file $(
 	name a config: make $(@:.%-ok=%) CONFIG=configs/<data set>/<experiment>.py))
 WEIGHTS_OK = $(if $(WEIGHTS),,$(error name the weights: make $(@:.%-ok=%) CONFIG=$(CONFIG) WEIGHTS=output/model_final.pth))
 
-.PHONY: help setup demo compare bench test lint train eval visualize pins clean
+.PHONY: help setup demo compare bench test lint convert train eval visualize pins clean
 
 help: ## Show this help | make
 	@echo "Targets; all but help and clean set up .venv first where that is needed."
@@ -48,7 +48,7 @@ help: ## Show this help | make
 	Changes to a config stand on the command line as they are: train.max_iter=100 model.pixel_mean=[1,2]
 	Quote what the shell would touch: 'train.init_checkpoint=https://host/f?x=True'. More flags and
 	overrides, with a shell's quotes, go in OPTS: OPTS="--resume 'train.output_dir=my output'"
-	GPUS=n starts n processes on this machine (train, eval). ARGS=... goes to demo, compare, bench, test and visualize.
+	GPUS=n starts n processes on this machine (train, eval). ARGS=... goes to demo, compare, bench, test, convert and visualize.
 	END
 
 setup: $(READY) ## Make .venv, with another detectron2 if named | make setup DETECTRON2=git+https://github.com/facebookresearch/detectron2
@@ -70,6 +70,10 @@ lint: $(READY) ## Check style and formatting | make lint
 	@$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+convert: .convert-ok $(READY) ## Turn a detector of another project into a config's start | make convert CONFIG=configs/M3FD/dino_ivtuning_swin_l.py FROM=dino WEIGHTS=downloaded.pth OUTPUT=weights/dino_swin_l_5scale_coco.safetensors
+	@$(PY) tools/convert_checkpoint.py $(call flag,--config-file,CONFIG) $(call flag,--from,FROM) \
+		$(call flag,,WEIGHTS) $(call flag,,OUTPUT) $(value ARGS) $(OVERRIDES)
+
 train: .train-ok $(READY) ## Train a config | make train CONFIG=configs/synthetic/ivtuning.py GPUS=2 model.backbone.net.tuner.hidden_dim=4
 	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) $(OVERRIDES)
 
@@ -81,7 +85,8 @@ visualize: .visualize-ok $(READY) ## Draw boxes or label maps on both images of 
 	@$(PY) tools/visualize.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
 		$(call flag,--adapter,ADAPTER) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
 
-.PHONY: .train-ok .eval-ok .visualize-ok
+.PHONY: .convert-ok .train-ok .eval-ok .visualize-ok
+.convert-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
 .train-ok: ; @: $(CONFIG_OK)
 .eval-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
 .visualize-ok: ; @: $(if $(value ARGS),,$(CONFIG_OK))

@@ -139,6 +139,12 @@ def test_visualize(argv, config):
     assert argv("visualize", f"ARGS=--config-file {config}") == start
 
 
+def test_convert(argv, config):
+    given = [f"CONFIG={config}", "FROM=dino", "WEIGHTS=my in.pth", "OUTPUT=~/out.pth", "model.num_classes=3"]
+    start = ["tools/convert_checkpoint.py", "--config-file", config, "--from", "dino"]
+    assert argv("convert", *given) == [*start, "my in.pth", "~/out.pth", "model.num_classes=3"]
+
+
 def test_demo_and_test(argv):
     assert argv("demo") == ["tools/demo.py"]
     assert argv("test", "ARGS=-k 'a or b'") == ["-m", "pytest", "-k", "a or b"]
@@ -152,6 +158,10 @@ def test_demo_and_test(argv):
         (["eval"], "name a config: make eval CONFIG="),
         (["eval", "CONFIG=pyproject.toml"], "name the weights: make eval CONFIG=pyproject.toml WEIGHTS="),
         (["visualize"], "name a config: make visualize CONFIG="),
+        (
+            ["convert", "CONFIG=pyproject.toml"],
+            "name the weights: make convert CONFIG=pyproject.toml WEIGHTS=",
+        ),
     ],
 )
 def test_missing_arguments_end_in_one_line_before_any_set_up(tmp_path, arguments, words):

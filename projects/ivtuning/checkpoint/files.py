@@ -58,6 +58,9 @@ SOURCES = {
     "model_final_f05665.pkl": f"{_VITDET}/cascade_mask_rcnn_vitdet_h/f328730692/model_final_f05665.pkl",
 }
 
+# Starts of configs that tools/convert_checkpoint.py makes: whose file, and for which config.
+_CONVERTED = {"dino_swin_l_5scale_coco.safetensors": ("dino", "configs/M3FD/dino_ivtuning_swin_l.py")}
+
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     """The state dict in a .pth/.pt/.bin, .safetensors or detectron2 .pkl file, on the CPU.
@@ -184,6 +187,10 @@ def _where_from(file: Path) -> str:
     """How to get the missing `file`, as far as its name tells."""
     if file.name in SOURCES:
         return f": get it with `curl -L --create-dirs -o {file} {SOURCES[file.name]}`"
+    if file.name in _CONVERTED:
+        family, config = _CONVERTED[file.name]
+        command = f"tools/convert_checkpoint.py --from {family} DOWNLOADED.pth {file} --config-file {config}"
+        return f": make it with `{command}`"
     if file.name == "trunk.pth":
         return ": `make demo` makes one, output/demo/trunk.pth"
     import timm

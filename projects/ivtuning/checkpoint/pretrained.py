@@ -61,11 +61,18 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike, strict: bool = Fa
     Raises:
         UserError: the file does not fit; the model is then as it was.
     """
+    return fill(model, read_state(path), path, strict)
+
+
+def fill(
+    model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, strict: bool = False
+) -> LoadReport:
+    """:func:`load_pretrained` of what was read from `path`."""
     model = getattr(model, "module", model)
     place, trunk = find_trunk(model)
     prefix = f"{place}." if place else ""
     report = LoadReport(str(path))
-    state = from_mmdet(read_state(path))
+    state = from_mmdet(state)
     try:
         inner, outer = _split(state, prefix)
         plugs = {n: inner.pop(n) for n in list(inner) if n.split(".")[0] in PLUGS}

@@ -1,0 +1,61 @@
+#!/usr/bin/env python
+"""Turn a detector of another project into a file that a config starts from (train.init_checkpoint).
+
+Layers made for other classes stay as the config initialises them, and so do stem and tuner.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ivtuning.config import load_config, tool_parser
+from ivtuning.errors import UserError, run_tool
+
+KINDS = ("dino", "detrex-dino", "codino", "mmdet", "detectron2", "torchvision")
+EXAMPLE = """\
+tools/convert_checkpoint.py --from dino DOWNLOADED.pth weights/dino_swin_l_5scale_coco.safetensors \\
+      --config-file configs/M3FD/dino_ivtuning_swin_l.py
+"""
+
+
+def main(argv):
+    parser = tool_parser(__doc__, EXAMPLE)
+    parser.add_argument(
+        "--from",
+        dest="kind",
+        required=True,
+        choices=KINDS,
+        help="whose names the file has: IDEA-Research/DINO, detrex, Co-DETR or mmdetection's DINO, "
+        "mmdetection's R-CNNs and RetinaNet, detectron2, torchvision",
+    )
+    parser.add_argument("input", metavar="INPUT", help="file of the other project, or its URL")
+    parser.add_argument("output", metavar="OUTPUT", help="file to write, *.safetensors or *.pth")
+    parser.add_argument("--json", action="store_true", help="print one JSON object with all names, last")
+    args = parser.parse_args(argv)
+    # argparse deals the words out in its own order: overrides first.
+    words = [*args.overrides, args.input, args.output]
+    files = [w for w in words if not re.match(r"[\w.]+=", w)]
+    if len(files) != 2:
+        raise UserError(f"give INPUT and OUTPUT, two files, and key=value; not {' '.join(words)}")
+    cfg = load_config(args.config_file, [w for w in words if w not in files])
+
+    import dataclasses
+
+    import torch
+    from detectron2.config import instantiate
+
+    from ivtuning.checkpoint.conversion import FAMILIES, class_tensors, convert_file
+
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    classes = class_tensors(cfg.model, model)
+    report = convert_file(*files, FAMILIES[args.kind], FAMILIES, model, classes)
+    if args.json:
+        print(json.dumps({"output": files[1], **dataclasses.asdict(report)}))
+    else:
+        print(f"{report}\nwrote {files[1]}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
