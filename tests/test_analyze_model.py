@@ -6,11 +6,12 @@ import importlib.util
 import json
 
 import pytest
+import timm
 import torch
 from fvcore.nn import FlopCountAnalysis
 from tiny import swin
 
-from ivtuning.backbones.presets import TRUNKS, VIT_SIZES
+from ivtuning.backbones.presets import TRUNKS, VIT_14_SIZES, VIT_SIZES
 from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.checkpoint.adapter import group_sizes, save_adapter
 from ivtuning.engine import compare
@@ -130,7 +131,8 @@ def test_meta_counts_what_fvcore_counts_on_real_tensors(tuner):
 def test_vision_transformers_come_in_their_published_sizes():
     with torch.device("meta"):
         trunks = {n: TRUNKS[n](VisibleOnly(), Frozen()) for n in TRUNKS if n.startswith("vit")}
-    assert set(trunks) == {f"{kind}_{size}" for kind in ("vit", "vitdet") for size in VIT_SIZES}
+    lettered = {f"{kind}_{size}" for kind in ("vit", "vitdet") for size in VIT_SIZES}
+    assert set(trunks) == lettered | VIT_14_SIZES.keys()
     whole = {
         name: [i for i, block in enumerate(trunk.blocks) if not block.window_size]
         for name, trunk in trunks.items()
@@ -142,6 +144,23 @@ def test_vision_transformers_come_in_their_published_sizes():
     width = 192
     expected = 12 * (12 * width**2 + 13 * width) + 769 * width + 1026 * width
     assert sum(p.numel() for p in trunks["vit_t"].parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "count"),
+    [
+        ("vit_h14", "vit_huge_patch14_224.mae", 632_186_880),
+        ("vit_g", "vit_giant_patch14_224", 1_012_766_720),
+    ],
+)
+def test_the_largest_ones_are_timms_without_the_last_norm(name, theirs, count):
+    with torch.device("meta"):
+        ours = dict(TRUNKS[name](VisibleOnly(), Frozen()).named_parameters())
+        options = dict(num_classes=0, img_size=518, global_pool="token", fc_norm=False)
+        theirs = dict(timm.create_model(theirs, pretrained=False, **options).named_parameters())
+    assert sum(p.numel() for p in ours.values()) == count
+    del theirs["norm.weight"], theirs["norm.bias"]
+    assert {n: p.shape for n, p in ours.items()} == {n: p.shape for n, p in theirs.items()}
 
 
 def test_command_line(main, capsys, few):

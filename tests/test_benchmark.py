@@ -11,10 +11,10 @@ import torch
 from test_bad_input import line_of, load_tool
 from torch import nn
 
-from ivtuning.backbones.stems import PromptStem, VisibleOnly
+from ivtuning.backbones.stems import PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.trunk import Trunk
 from ivtuning.backbones.vit import RelPosAttention
-from ivtuning.benchmark import evaluation, models, relpos, startup, step
+from ivtuning.benchmark import evaluation, growth, models, relpos, startup, step
 from ivtuning.benchmark.flops import energy, floor, frozen_trunk
 from ivtuning.benchmark.memory import peak_bytes, saved_bytes
 from ivtuning.benchmark.options import Options
@@ -22,7 +22,7 @@ from ivtuning.benchmark.reference import explicit, plain
 from ivtuning.benchmark.report import ROWS
 from ivtuning.benchmark.timing import interleaved, ratio, summary
 from ivtuning.errors import UserError
-from ivtuning.tuning import Frozen, IVTuning
+from ivtuning.tuning import Frozen, Full, IVTuning
 
 NANO = ["--trunk", "vitdet_nano", "--depth", "2", "--repeats", "1", "--no-1024"]
 
@@ -223,17 +223,72 @@ def test_tool_measures_all(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
     assert list(found)[: len(ROWS)] == list(ROWS)
-    assert all(isinstance(found[key], float) or found["notes"][key] == "left out" for key in ROWS)
+    asked = [key for key in ROWS if not key.startswith(("growth_", "scale_"))]
+    assert all(isinstance(found[key], float) or found["notes"][key] == "left out" for key in asked)
     assert found["step_over_reference_1024"] is None
     assert found["floor"] == found["raw"]["step"]["flops"]["ratio"]
     assert found["raw"]["data"]["images_per_second"]["loader"] > 0
     assert found["raw"]["adapters"]["bytes"]["adapter"] < found["raw"]["adapters"]["bytes"]["checkpoint"]
     assert "cut to 2 blocks, 48 x 48 px, batch 1, fp32" in found["conditions"]["step"]
     assert found["machine"]["threads"] == torch.get_num_threads()
-    for key in ROWS:
+    for key in asked:
         assert sum(line.startswith(f"| {key} ") for line in lines) == 1
     low, high = found["spread"]["infer_over_trunk"]
     assert low <= found["infer_over_trunk"] <= high
+
+
+def test_exponents_are_slopes():
+    assert growth.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    assert growth.exponent([5, 50], [7, 7]) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "expected"),
+    [
+        ("vitdet_b", None, [3, 6, 9, 12]),
+        ("vitdet_b", 6, [3, 6]),
+        ("vit_l", None, [1, 9, 16, 24]),
+        ("swin_l", None, [8, 14, 18, 24]),
+        ("vitdet_nano", 2, [2]),
+    ],
+)
+def test_depths_of_a_trunk(name, most, expected):
+    assert models.depths(name, most) == expected
+
+
+def test_growth_in_counted_bytes_and_its_picture(tmp_path, capsys):
+    argv = ["growth", "--trunk", "vitdet_nano", "--repeats", "1", "--plot", str(tmp_path / "g.png"), "--json"]
+    load_tool("benchmark").main(argv)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    depth = found["raw"]["growth"]["depth"]
+    assert depth["axis"] == [2, 4, 6, 8] and depth["bytes"].keys() == depth["seconds"].keys()
+    for method, kept in depth["bytes"].items():
+        # Every block keeps the same, whatever the others do; the stem's share is beside it.
+        assert kept[3] - kept[2] == kept[2] - kept[1] == kept[1] - kept[0] > 0, method
+    for key in ("step_pixels", "memory_pixels", "step_depth", "memory_depth"):
+        assert isinstance(found[f"growth_{key}"], float)
+    assert 0.5 < found["growth_memory_depth"] < 1  # the stem does not grow
+    assert found["raw"]["growth"]["pixels"]["axis"] == [144, 576, 1296, 2304, 5184]
+    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_of_one_depth_alone():
+    found = growth.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
+    assert found.rows["growth_step_depth"].note == "the trunk has one depth only"
+
+
+def test_scale_counts_the_bytes_of_what_trains(capsys):
+    argv = ["scale", "--trunk", "vitdet_nano", "--depth", "2", "--repeats", "1", "--json"]
+    load_tool("benchmark").main(argv)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    runs = found["raw"]["scale"]["runs"]
+    assert [(r["processes"], r["threads"]) for r in runs][0::2] == [(1, 1), (2, 1)]
+    assert all(r["samples_per_second"]["full"] > 0 for r in runs)
+    for kind, stem, tuner in (("iv", PromptStem(), IVTuning()), ("full", SumStem(), Full())):
+        trunk = models.build("vitdet_nano", stem, tuner, 2)
+        assert runs[-1]["bytes"][kind] == sum(p.nbytes for p in trunk.parameters() if p.requires_grad)
+    assert found["scale_bytes_ratio"] == runs[-1]["bytes"]["iv"] / runs[-1]["bytes"]["full"]
+    assert found["scale_speedup"] > 0 and found["scale_reduce_share"] < 1
 
 
 def test_one_part_leaves_the_others_null(capsys):
@@ -257,6 +312,7 @@ def test_loader_of_a_registered_set(pairs, capsys):
         (["infer", "--trunk", "vitdet_b", "--depth", "5"], "--depth 5: give a multiple of 3"),
         (["infer", "--size", "1", "2", "3"], "--size 1 2 3: give one side, or height and width"),
         (["data", "--workers", "-1"], "--workers -1: give 0 or more"),
+        (["scale", "--processes", "1"], "--processes 1: give 2 or more"),
         (["data", "--dataset", "synthetic_trian"], "synthetic_train"),
         (["data", "--dataset", "synthetic_train", "--batch", "99"], "give a smaller --batch"),
     ],

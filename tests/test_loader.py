@@ -88,6 +88,20 @@ def test_workers_do_the_reading():
     assert ids(take(build_train_loader(TOY, where, 2), 1)) == [[-1, -1]]
 
 
+def test_a_workers_batch_comes_in_one_block(dataset):
+    plain = PairedDatasetMapper(True)
+    ((first, second),) = take(build_train_loader(dataset, plain, 2, num_workers=1), 1)
+    assert first["image"].is_shared()
+    blocks = {t.untyped_storage().data_ptr() for x in (first, second) for t in (x["image"], x["image_ir"])}
+    assert len(blocks) == 1
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_memory_is_pinned_where_there_is_a_gpu(monkeypatch, cuda):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert build_train_loader(TOY, draws, 1).pin_memory == cuda
+
+
 def test_every_epoch_is_a_new_permutation():
     stream = sum(ids(take(build_train_loader(TOY, draws, 3, seed=1), 20)), [])
     epochs = [tuple(stream[i : i + 5]) for i in range(0, 60, 5)]

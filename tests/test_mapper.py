@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -101,6 +102,65 @@ def test_one_geometric_frame(pair, name, masks):
         else:
             assert not instances.has("gt_masks")
     assert kept >= 6
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_boxes_are_detectron2s(pair, name):
+    """All boxes of an image at once, to the last bit as detectron2 moves them one by one."""
+    rng = np.random.RandomState(3)
+    sized = (rng.rand(9, 4) * (30, 20, 33, 27)).tolist()
+    boxes = [{"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": i} for i, box in enumerate(sized)]
+    boxes.insert(4, {"bbox": [3.0, 4.0, 40.0, 47.0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 9})
+    boxes.append({"bbox": [3, 4, 9, 9], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 10, "iscrowd": 1})
+    mapper = PairedDatasetMapper(True, GEOMETRY[name]())
+    for value in range(6):
+        seed(value)
+        out = mapper({**pair, "annotations": boxes})
+        seed(value)
+        seen = T.AugInput(read_pair(pair)[0])
+        moves = mapper.augmentations(seen)
+        size = seen.image.shape[:2]
+        theirs = [utils.transform_instance_annotations(dict(box), moves, size) for box in boxes[:-1]]
+        theirs = utils.filter_empty_instances(utils.annotations_to_instances(theirs, size))
+        assert torch.equal(out["instances"].gt_boxes.tensor, theirs.gt_boxes.tensor) and len(theirs)
+        assert torch.equal(out["instances"].gt_classes, theirs.gt_classes)
+        assert out["instances"].gt_classes.dtype == torch.int64
+
+
+class Turned(T.Augmentation):
+    """A view: of the rows, columns or both backwards, of a part, or of every second pixel."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+
+    def get_transform(self, image):
+        turned = T.NoOpTransform()
+        turned.apply_image = lambda image: image[self.where]
+        return turned
+
+
+@pytest.mark.parametrize(
+    "where", [np.s_[:], np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1], np.s_[3:20, 5:30], np.s_[::2, ::-2]]
+)
+def test_views_become_planes(pair, tmp_path, where):
+    colours = np.random.RandomState(0).randint(0, 256, (H, W, 3), np.uint8)
+    pair["file_name"] = save(colours, tmp_path / "colours.png")
+    out = PairedDatasetMapper(False, [Turned(where)])(pair)
+    assert (out["image"].numpy() == colours[where].transpose(2, 0, 1)).all()
+    assert (out["image_ir"].numpy() == pattern()[where]).all()
+    assert out["image"].is_contiguous() and out["image_ir"].is_contiguous()
+    out["image_ir"][0] = 0
+    assert out["image_ir"][1:].any()  # three channels, not one seen thrice
+
+
+def test_gray_infrared_can_be_changed_channel_by_channel(pair):
+    def redden(image):
+        image[..., 0] = 9
+        return image
+
+    out = PairedDatasetMapper(False, photometric_ir=[redden])(pair)["image_ir"].numpy()
+    assert (out[0] == 9).all() and (out[1] == pattern()).all() and (out[2] == pattern()).all()
 
 
 def test_pad_value_reaches_both(pair):

@@ -23,6 +23,23 @@ def test_pair_is_stacked_normalised_and_padded_and_the_caller_keeps_its_dict():
     assert x["image"].shape == (3, 40, 60)
 
 
+def test_images_go_to_the_device_as_bytes_and_without_waiting(monkeypatch):
+    model, moved, to = detector(), [], torch.Tensor.to
+
+    def spy(tensor, *args, **kwargs):
+        moved.append((tensor.dtype, tuple(tensor.shape), kwargs.get("non_blocking")))
+        return to(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", spy)
+    model.preprocess_image([sample(40, 60)])
+    assert moved[:2] == [(torch.uint8, (3, 40, 60), True)] * 2
+
+
+def test_a_pair_is_stacked_on_the_device():
+    stacked = stack_pair(sample(40, 60), 6, device="meta")["image"]
+    assert stacked.device.type == "meta" and stacked.dtype == torch.uint8 and stacked.shape == (6, 40, 60)
+
+
 def test_square_pad_never_crops():
     model = detector("model.square_pad=64")
     assert model.preprocess_image(model._stack([sample(40, 60)])).tensor.shape[-2:] == (64, 64)

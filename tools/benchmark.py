@@ -8,7 +8,9 @@ data      the paired loader, against decoding alone
 eval      COCO evaluation, against pycocotools
 adapters  saving and loading an adapter, against the whole checkpoint
 startup   a tool's --help, against the import of torch
-all       all of these
+growth    exponents of a step's time and memory in pixels and in depth
+scale     several processes under DDP, against one
+all       all but the last two
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import warnings
 
 from ivtuning.errors import UserError, run_tool
 
-PARTS = ("step", "relpos", "infer", "data", "eval", "adapters", "startup")
+ALL = ("step", "relpos", "infer", "data", "eval", "adapters", "startup")
+PARTS = (*ALL, "growth", "scale")
 EXAMPLE = """\
 example:
   tools/benchmark.py step --trunk vitdet_b --depth 3 --repeats 3 --no-1024
   tools/benchmark.py all --threads 2 --json
+  tools/benchmark.py growth --trunk vitdet_s --size 384 --plot growth.png
 
 The full trunk at 1024 px takes minutes a round on a CPU: --depth shortens it, --no-1024 leaves that size out.
 """
@@ -42,7 +46,11 @@ def parse(argv) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("part", choices=[*PARTS, "all"], help="what to measure")
-    add("--trunk", metavar="NAME", help="as in tools/analyze_model.py (default: vitdet_b; adapters: vit_l)")
+    add(
+        "--trunk",
+        metavar="NAME",
+        help="as in tools/analyze_model.py (default: vitdet_b; adapters: vit_l; growth, scale: vitdet_t)",
+    )
     add(
         "--size",
         nargs="+",
@@ -61,6 +69,8 @@ def parse(argv) -> argparse.Namespace:
     add("--dataset", metavar="NAME", help="data: a paired detection set (default: synthetic pairs)")
     add("--pairs", type=whole, default=64, metavar="N", help="data: pairs read in a round (default: 64)")
     add("--workers", type=int, default=0, metavar="N", help="data: processes (default: 0, read in this one)")
+    add("--processes", type=whole, metavar="N", help="scale: N (default: one a CUDA device, or 2)")
+    add("--plot", metavar="FILE", help="growth: draw the curves into this PNG")
     add("--json", action="store_true", help="print one JSON object, last")
     args = parser.parse_args(argv)
     if args.size and len(args.size) > 2:
@@ -98,9 +108,11 @@ def main(argv):
         dataset=args.dataset,
         pairs=args.pairs,
         workers=args.workers,
+        processes=args.processes,
+        plot=args.plot,
     )
     where, parts = machine(args.repeats), {}
-    for part in PARTS if args.part == "all" else (args.part,):
+    for part in ALL if args.part == "all" else (args.part,):
         module = importlib.import_module(f"ivtuning.benchmark.{'evaluation' if part == 'eval' else part}")
         parts[part] = module.measure(options)
         # At once: the next part may take long.

@@ -15,6 +15,11 @@ train = dict(
     best_metric="bbox/AP",  # decides model_best.pth; "" = none is kept
     log_period=20,
     checkpointer=dict(period=1000, max_to_keep=2),
+    parallel="ddp",  # "fsdp": parameters shared out over the processes, docs/scale.md
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False),
+    # docs/speed.md says what these buy:
+    frozen_dtype="fp32",  # "bf16" keeps frozen weights in half the memory; with precision="bf16"
+    compile=False,  # torch.compile of the trunk's blocks
+    channels_last=False,  # memory layout of convolutions
     cudnn_benchmark=False,
 )

@@ -14,6 +14,8 @@ import sys
 import types
 from pathlib import Path
 
+from .errors import UserError
+
 
 def _folders() -> list[Path]:
     """Where detectron2's sources lie. Files are looked at, because importing it costs seconds (torch)."""
@@ -63,6 +65,9 @@ def init_distributed() -> None:
     """Join the process group that torchrun describes in the environment; no-op in one process.
 
     NCCL where this process has a CUDA device, gloo otherwise.
+
+    Raises:
+        UserError: the processes do not find each other.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -76,7 +81,14 @@ def init_distributed() -> None:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    except RuntimeError as error:  # gloo's, and those of the store behind MASTER_ADDR
+        raise UserError(
+            f"the {world} processes cannot reach each other ({str(error).strip().splitlines()[0]}): check "
+            "MASTER_ADDR and MASTER_PORT, and name the network device that leads from node to node: "
+            "GLOO_SOCKET_IFNAME=eth0 (lo on one machine), with CUDA NCCL_SOCKET_IFNAME"
+        ) from error
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(per_machine)

@@ -46,7 +46,7 @@ class PairedInput:
     def _stack(self, batched_inputs: list[dict]) -> list[dict]:
         channels = self.pixel_mean.numel()
         return [
-            x if len(x.get("image", ())) == channels else stack_pair(x, channels, self.missing)
+            x if len(x.get("image", ())) == channels else stack_pair(x, channels, self.missing, self.device)
             for x in batched_inputs
         ]
 
@@ -54,7 +54,7 @@ class PairedInput:
         """Each sample as (3 or 6, H, W) float, on the model's device; see :func:`stack_pair` for errors."""
         images = []
         for x in self._stack(batched_inputs):
-            image = (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            image = (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
             if self.missing == "mean":
                 for i in x.get("filled", ()):  # black so far
                     image[3 * i : 3 * i + 3] = 0
@@ -80,8 +80,10 @@ class PairedInput:
         return super().visualize_training(stacked, proposals)
 
 
-def stack_pair(x: dict, channels: int, missing: str = "error") -> dict:
-    """A copy of the sample `x` whose "image" is the model's (`channels`, H, W) uint8 input.
+def stack_pair(
+    x: dict, channels: int, missing: str = "error", device: torch.device | str | None = None
+) -> dict:
+    """A copy of the sample `x` whose "image" is the model's (`channels`, H, W) uint8 input, on `device`.
 
     Three channels are visible, six visible and infrared. An image that is not there becomes black, unless
     `missing` is "error"; "filled" lists such places, 0 for visible and 1 for infrared.
@@ -107,6 +109,8 @@ def stack_pair(x: dict, channels: int, missing: str = "error") -> dict:
             f"{name}: visible is {tuple(images[0].shape)}, infrared {tuple(images[-1].shape)}: "
             "both must be (3, H, W) in one frame"
         )
+    # As bytes, and from the loader's pinned memory without waiting: stacked on the host they would leave it.
+    images = [image.to(device, non_blocking=True) for image in images]
     return {**x, "image": torch.cat(images), "filled": filled}
 
 

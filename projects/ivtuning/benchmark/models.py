@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -73,6 +74,24 @@ def shortened(name: str, depth: int) -> dict:
     if depth % step or not step <= depth <= full:
         raise UserError(f"--depth {depth}: give a multiple of {step} up to {full}, every {step}th is global")
     return {"depth": depth, "global_blocks": range(step - 1, depth, step)}
+
+
+def depths(name: str, most: int | None = None) -> list[int]:
+    """Up to four depths that the trunk `name` can be shortened to, evenly spread; the last is `most`, or all.
+
+    Raises:
+        UserError: no such trunk, or `most` is no depth of it.
+    """
+    options = _maker(name).keywords
+    whole = most or (sum(options["depths"]) if "depths" in options else options["depth"])
+    shortened(name, whole)
+    possible = []
+    for depth in range(1, whole + 1):
+        with contextlib.suppress(UserError):
+            shortened(name, depth)
+            possible.append(depth)
+    last, parts = len(possible) - 1, min(3, len(possible) - 1)
+    return [possible[round(i * last / parts)] for i in range(parts + 1)] if parts else possible
 
 
 def usual_size(name: str) -> tuple[int, int]:

@@ -27,6 +27,8 @@ class Options:
         images: images of the COCO evaluation.
         dataset: a registered paired detection set for the loader; None draws `pairs` synthetic pairs.
         workers: processes of the loader; 0 reads in this one.
+        processes: how many train together; None: one for each CUDA device, or two.
+        plot: PNG to draw the growth into.
     """
 
     trunk: str | None = None
@@ -41,6 +43,8 @@ class Options:
     dataset: str | None = None
     pairs: int = 64
     workers: int = 0
+    processes: int | None = None
+    plot: str | None = None
 
     @cached_property
     def device(self) -> torch.device:

@@ -30,6 +30,13 @@ ROWS = {
     "loader_over_decode": ("paired loader / decoding alone, images per second", ">= 0.85"),
     "adapter_io_ratio": ("adapter save + load / full checkpoint's", "<= 0.05"),
     "startup_ratio": ("train_net.py --help / import torch", "<= 1.3"),
+    "growth_step_pixels": ("IV-tuning step, exponent in pixels", ""),
+    "growth_memory_pixels": ("its memory, exponent in pixels", ""),
+    "growth_step_depth": ("IV-tuning step, exponent in blocks", ""),
+    "growth_memory_depth": ("its memory, exponent in blocks", ""),
+    "scale_speedup": ("IV-tuning, samples per second, N processes / 1", ""),
+    "scale_reduce_share": ("share of its step that waits for the all-reduce", ""),
+    "scale_bytes_ratio": ("gradient bytes reduced in a step, IV-tuning / full", ""),
 }
 
 

@@ -14,13 +14,15 @@ from detectron2.checkpoint import DetectionCheckpointer
 from ..errors import UserError
 from .files import atomic, local_path, read
 from .pretrained import load_pretrained
+from .shards import gathered, share
 
 
 class Checkpointer(DetectionCheckpointer):
     """Checkpoints of one run in a local folder: model, trainer, and a "last_checkpoint" marker.
 
     A full disk leaves the last good checkpoint and the marker as they were. The main process writes, every
-    process reads. Weights of other origins are :func:`ivtuning.checkpoint.load_weights`'s business.
+    process reads, and all must call each method: a model may be sharded over them, its files never are.
+    Weights of other origins are :func:`ivtuning.checkpoint.load_weights`'s business.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -33,11 +35,18 @@ class Checkpointer(DetectionCheckpointer):
         self._write(name, kwargs)
 
     def _write(self, name: str, extra: dict[str, Any]) -> bool:
+        model = self.model.state_dict()
+        for key, value in model.items():
+            value = gathered(value)
+            # Frozen weights may be kept in bfloat16 (train.frozen_dtype); files hold float32.
+            half = value is not None and value.dtype == torch.bfloat16
+            model[key] = value.float() if half else value
+        extra = gathered(extra)
         if not self.save_dir or not self.save_to_disk:
             return False
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        data = {"model": self.model.state_dict(), **_plain(extra)}
+        data = {"model": model, **_plain(extra)}
         with atomic(path) as temp, open(temp, "wb") as f:
             torch.save(data, f)
         return True
@@ -105,13 +114,15 @@ class Checkpointer(DetectionCheckpointer):
             raise UserError(f"{filename}: not a checkpoint but a {type(data).__name__}")
         data = dict(data) if "model" in data else {"model": data}
         file = {k: tuple(v.shape) for k, v in data["model"].items()}
-        own = {k: tuple(v.shape) for k, v in self.model.state_dict().items()}
+        state = self.model.state_dict()
+        own = {k: tuple(v.shape) for k, v in state.items()}
         odd = [k for k in [*own, *(file.keys() - own.keys())] if file.get(k) != own.get(k)]
         if odd:
             raise UserError(
                 f"{filename}: a checkpoint of another model: {len(odd)} tensors differ "
                 f"({', '.join(odd[:3])}...): use the config it was written with, or another train.output_dir"
             )
+        data["model"] = {k: share(v, state[k]) for k, v in data["model"].items()}
         return data
 
 

@@ -58,6 +58,7 @@ def read_pair(
 
     Returns:
         visible (H,W,3) uint8 RGB and infrared (H,W,3) uint8; gray infrared is replicated. None for `absent`.
+        Both are read-only.
 
     Raises:
         BadPair: a file is missing, unreadable or of the wrong kind, or the sizes disagree.
@@ -138,7 +139,8 @@ def _infrared(path: str, ir_range: Sequence[float] | None) -> np.ndarray:
     elif image.mode not in ("L", "RGB") or bits > 8:
         kind = kind_of(image, bits)
         raise BadPair(f"infrared image {path} has {kind}: save it as gray, 8 or 16 bits, or 8-bit RGB", path)
-    return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
+    # Gray is replicated by a view: whoever moves the pixels writes them anew anyway.
+    return array if array.ndim == 3 else np.broadcast_to(array[:, :, None], (*array.shape, 3))
 
 
 def _to_8_bit(counts: np.ndarray, ir_range: Sequence[float] | None) -> np.ndarray:

@@ -13,7 +13,7 @@ import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,9 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError, nearest
+from .copy_paste import CopyPaste
 from .images import BadPair
+from .transport import Packed, pack, unpack
 
 logger = logging.getLogger("ivtuning.data")
 _ON_BAD_PAIR = ("stop", "skip")
@@ -38,6 +40,7 @@ def build_train_loader(
     seed: int | None = 0,
     start: int = 0,
     on_bad_pair: str = "stop",
+    copy_paste: Mapping | None = None,
 ) -> TrainLoader:
     """An infinite loader of lists of mapped samples.
 
@@ -51,6 +54,8 @@ def build_train_loader(
         start: global batches that were consumed before.
         on_bad_pair: "stop" raises :class:`BadPair`; "skip" takes the epoch's next good pair, warns with the
             file's name and counts in `loader.skipped`.
+        copy_paste: `prob` and `max_objects` of a :class:`.copy_paste.CopyPaste` around the mapper, to paste
+            from `dataset`; None pastes nothing.
 
     Raises:
         UserError: here for arguments out of range; while iterating, whatever the mapper raised as such,
@@ -71,13 +76,15 @@ def build_train_loader(
     if isinstance(dataset, list):
         # Serialised, so that reference counts do not copy the list into every worker's memory.
         dataset = DatasetFromList(dataset, copy=False)
+    if copy_paste is not None:
+        mapper = CopyPaste(mapper, dataset, **copy_paste)
     stream = _Stream(dataset, mapper, int(seed), skip=on_bad_pair == "skip")
     batches = _Batches(start, total_batch_size, comm.get_rank(), world)
     return TrainLoader(stream, batches, num_workers)
 
 
 class TrainLoader(DataLoader):
-    """What :func:`build_train_loader` returns.
+    """What :func:`build_train_loader` returns. Where there is CUDA, images are in pinned memory.
 
     Attributes:
         seed (int): the seed in use.
@@ -88,13 +95,20 @@ class TrainLoader(DataLoader):
         # Its own generator, because starting workers would otherwise draw from the global one.
         generator = torch.Generator().manual_seed(stream.seed)
         super().__init__(
-            stream, batch_sampler=batches, num_workers=num_workers, collate_fn=list, generator=generator
+            stream,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=pack if num_workers else list,
+            generator=generator,
+            pin_memory=torch.cuda.is_available(),
         )
         self.seed = stream.seed
         self.skipped = Counter()
 
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in super().__iter__():
+            if isinstance(batch, Packed):
+                batch = unpack(batch)
             for read in batch:
                 for file_name, why in read.skipped:
                     self.skipped[file_name] += 1
@@ -113,7 +127,7 @@ class _Read(NamedTuple):
 
 
 class _Stream(Dataset):
-    """position -> _Read."""
+    """positions -> their _Reads. torch asks for a batch at once."""
 
     def __init__(self, dataset, mapper, seed: int, skip: bool):
         self.dataset = dataset
@@ -121,7 +135,11 @@ class _Stream(Dataset):
         self.seed = seed
         self.skip = skip
 
-    def __getitem__(self, position: int) -> _Read:
+    def __getitems__(self, positions: list[int]) -> list[_Read]:
+        with _restored():
+            return [self._read(position) for position in positions]
+
+    def _read(self, position: int) -> _Read:
         size = len(self.dataset)
         epoch, place = divmod(position, size)
         order = _permutation(self.seed, epoch, size)
@@ -130,8 +148,8 @@ class _Stream(Dataset):
             pair = self.dataset[int(order[(place + step) % size])]
             try:
                 # `step` too: a substitute must not repeat the draw that failed (see CopyPaste).
-                with _seeded(self.seed, _SAMPLE, position, step):
-                    sample = self.mapper(pair)
+                _seed(self.seed, _SAMPLE, position, step)
+                sample = self.mapper(pair)
             except UserError as error:
                 if not (self.skip and isinstance(error, BadPair)):
                     return _Read(None, error, skipped)
@@ -169,15 +187,19 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.RandomState(_entropy(seed, _ORDER, epoch)).permutation(size)
 
 
-@contextlib.contextmanager
-def _seeded(*numbers: int):
-    """Seed Python's, numpy's and torch's CPU generator inside the block and restore them after."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+def _seed(*numbers: int) -> None:
+    """Seed Python's, numpy's and torch's CPU generator."""
     entropy = _entropy(*numbers)
     random.seed(entropy.tobytes())
     np.random.seed(entropy)
     # Not torch.manual_seed, which would reseed the CUDA generators as well.
     torch.default_generator.manual_seed(int(entropy[0]))
+
+
+@contextlib.contextmanager
+def _restored():
+    """Leave the three generators as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:

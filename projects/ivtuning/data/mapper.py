@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from ..errors import UserError
 from .images import MODALITIES, check_modality, read_pair
@@ -104,7 +104,7 @@ class PairedDatasetMapper:
             UserError: a photometric transform among the geometric ones or the reverse, or one that blends
                 labels; an unknown label; a missing segmentation; `drop` leaves nothing of the pair.
         """
-        dataset_dict = copy.deepcopy(dataset_dict)
+        dataset_dict = dict(dataset_dict)
         visible, infrared = read_pair(dataset_dict, self.ir_range, self._absent(dataset_dict))
         seen = _Labelled(infrared if visible is None else visible)
         dataset_dict.setdefault("height", seen.image.shape[0])
@@ -143,22 +143,32 @@ class PairedDatasetMapper:
 
     def _instances(self, annotations, transforms, shape, dataset_dict):
         annotations = [a for a in annotations if not a.get("iscrowd", 0)]
-        for annotation in annotations:
-            if self.use_instance_mask:
-                annotation["segmentation"] = _to_rle(annotation, dataset_dict)
-            else:
-                annotation.pop("segmentation", None)
-            detection_utils.transform_instance_annotations(annotation, transforms, shape)
-            if self.use_instance_mask:
-                # Padding may have written another label: newer FixedSizeCrop gives 255 by default.
-                annotation["segmentation"] = annotation["segmentation"] == 1
-        instances = detection_utils.annotations_to_instances(annotations, shape, mask_format="bitmask")
+        instances = Instances(shape)
+        instances.gt_boxes = Boxes(_boxes(annotations, transforms, shape))
+        instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
         if self.use_instance_mask:
-            if not instances.has("gt_masks"):  # an image without objects
-                instances.gt_masks = BitMasks(torch.zeros(0, *shape, dtype=torch.bool))
+            masks = np.zeros((len(annotations), *shape), bool)
+            for mask, annotation in zip(masks, annotations, strict=True):
+                before = mask_util.decode(_to_rle(annotation, dataset_dict))
+                # Padding may have written another label: newer FixedSizeCrop gives 255 by default.
+                mask[:] = transforms.apply_segmentation(before) == 1
+            instances.gt_masks = BitMasks(torch.from_numpy(masks))
             if any(isinstance(t, T.CropTransform) for t in transforms.transforms):
                 instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances)
+
+
+def _boxes(annotations: list[dict], transforms: T.TransformList, shape: tuple[int, int]) -> np.ndarray:
+    """(N,4) XYXY pixels, cut to the image. detectron2's function takes one box at a time, which is slow."""
+    boxes = np.zeros((len(annotations), 4))
+    if not annotations:
+        return boxes
+    for mode in {a["bbox_mode"] for a in annotations}:
+        rows = [i for i, a in enumerate(annotations) if a["bbox_mode"] == mode]
+        given = torch.tensor([annotations[i]["bbox"] for i in rows], dtype=torch.float32)
+        boxes[rows] = BoxMode.convert(given, mode, BoxMode.XYXY_ABS)
+    height, width = shape
+    return np.minimum(transforms.apply_box(boxes).clip(min=0), (width, height, width, height))
 
 
 def _to_rle(annotation: dict, dataset_dict: dict) -> dict:
@@ -193,10 +203,28 @@ def _finish(image: np.ndarray, photometric: list[Photometric]) -> torch.Tensor:
     """Apply the pixel changes; (H,W,3) uint8 array -> (3,H,W) uint8 tensor."""
     shape = image.shape
     _check_pixels(image, shape, "augmentations")
+    if photometric and not image.strides[2]:
+        image = image.copy()  # gray: three channels to write to
     for change in photometric:
         image = change(image)
         _check_pixels(image, shape, getattr(change, "__name__", type(change).__name__))
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return _planes(image)
+
+
+def _planes(image: np.ndarray) -> torch.Tensor:
+    """(H,W,C) array, perhaps a view -> contiguous (C,H,W) tensor, far quicker than a transpose by numpy."""
+    planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
+    flipped = image.strides[1] < 0
+    if flipped:
+        image = image[:, ::-1]
+    if image.strides[2]:
+        cv2.split(image, list(planes))
+    else:  # one channel, seen thrice
+        planes[:] = image[..., 0]
+    if flipped:
+        for plane in planes:
+            cv2.flip(plane, 1, plane)
+    return torch.from_numpy(planes)
 
 
 def _check_pixels(image: np.ndarray, shape: tuple, giver: str) -> None:

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint.files import atomic
+from ..checkpoint.shards import share
 from ..progress import track
 
 
@@ -63,7 +64,7 @@ class EMA(HookBase):
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         for name, value in state["average"].items():
-            self.average[name].copy_(value)
+            self.average[name].copy_(share(value, self.average[name]))
 
 
 class BestCheckpoint(HookBase):
@@ -90,17 +91,24 @@ class BestCheckpoint(HookBase):
             if known["metric"] == self.metric:
                 self.best = known["value"]
 
-    def _check(self) -> None:
+    def _improved(self) -> float | None:
+        """The metric where this iteration brought it, and it is the best so far."""
         latest = self.trainer.storage.latest().get(self.metric)
         # A metric of an older evaluation is not news.
         if latest is None or latest[1] != self.trainer.iter or not math.isfinite(latest[0]):
+            return None
+        return float(latest[0]) if latest[0] > self.best else None
+
+    def _check(self) -> None:
+        # The main process alone has metrics, and all take part in saving.
+        value = comm.all_gather(self._improved())[0]
+        if value is None:
             return
-        value = float(latest[0])
-        if value <= self.best or not comm.is_main_process():
-            return
-        self.best = value
         with self.ema.applied() if self.ema else contextlib.nullcontext():
             self.checkpointer.save_model("model_best", iteration=int(self.trainer.iter), metric=value)
+        if not comm.is_main_process():
+            return
+        self.best = value
         with atomic(self.record) as temp:
             temp.write_text(
                 json.dumps({"metric": self.metric, "value": value, "iteration": int(self.trainer.iter)})

@@ -21,9 +21,12 @@ from .. import compat
 from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
 from ..errors import UserError, mendable
+from ..heap import keep_freed_memory
 from ..progress import track
 from .hooks import EMA, BestCheckpoint, ProgressBar
+from .parallel import check_parallel, parallelise, whole_parameters
 from .report import count_parameters, parameter_table
+from .speed import check_speed, matching_precision, speed_up
 from .trainer import Trainer
 
 logger = logging.getLogger("ivtuning")
@@ -48,6 +51,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
     device = cfg.train.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     return instantiate(cfg.model).to(device)
 
 
@@ -61,7 +66,8 @@ def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.
 def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     """Run `dataloader.evaluator` over `dataloader.test`; nested results, {} on other ranks than 0."""
     loader = track(instantiate(cfg.dataloader.test), "evaluating")
-    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    with matching_precision(model):
+        results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     if comm.is_main_process():
         print_csv_format(results)
     return results or {}
@@ -87,6 +93,8 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
         The nested results of the last evaluation.
     """
     options = cfg.train
+    check_parallel(options.parallel, options.precision)
+    check_speed(options)
     seed_all_rng(options.seed if options.seed >= 0 else None)  # of the added parts' first weights
     model = build_model(cfg)
     checkpointer = Checkpointer(model, options.output_dir)
@@ -98,11 +106,13 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
         logger.warning("train.init_checkpoint is empty: the frozen trunk is RANDOM")
     logger.info("parameters\n%s", parameter_table(counts))
 
+    speed_up(model, options)
+    parallel = parallelise(model, options.parallel, options.ddp)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     # A batch's position in the stream is all that the loader needs to go on where it stopped.
     trainer = Trainer(
-        compat.wrap_ddp(model, **options.ddp),
+        parallel,
         _LazyLoader(lambda: instantiate(cfg.dataloader.train)),
         optimizer,
         precision=options.precision,
@@ -138,7 +148,7 @@ def _hooks(cfg, trainer, checkpointer, ema, optimizer, results: dict, progress: 
     options = cfg.train
 
     def evaluation() -> dict:
-        with ema.applied() if ema else contextlib.nullcontext():
+        with ema.applied() if ema else contextlib.nullcontext(), whole_parameters(trainer.model):
             results.clear()
             results.update(evaluate(cfg, trainer.model))
         return results
@@ -146,6 +156,8 @@ def _hooks(cfg, trainer, checkpointer, ema, optimizer, results: dict, progress: 
     scheduler = LRMultiplier(optimizer, instantiate(cfg.lr_multiplier), options.max_iter)
     period = options.eval_period
     writers = default_writers(options.output_dir, options.max_iter) if comm.is_main_process() else []
+    # All take part in saving, and one removes what is old.
+    saving = {**options.checkpointer, **({} if comm.is_main_process() else {"max_to_keep": None})}
     if progress is not None:
         # The bar replaces the printed lines; metrics.json and TensorBoard stay.
         writers = writers[1:]
@@ -155,7 +167,7 @@ def _hooks(cfg, trainer, checkpointer, ema, optimizer, results: dict, progress: 
         ema,
         hooks.EvalHook(period, evaluation),
         BestCheckpoint(checkpointer, options.best_metric, period, ema) if options.best_metric else None,
-        hooks.PeriodicCheckpointer(checkpointer, **options.checkpointer) if comm.is_main_process() else None,
+        hooks.PeriodicCheckpointer(checkpointer, **saving),
         ProgressBar(progress) if progress is not None else None,
         hooks.PeriodicWriter(writers, options.log_period) if writers else None,
     ]

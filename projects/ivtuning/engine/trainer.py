@@ -13,10 +13,11 @@ import torch
 from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from ..checkpoint.shards import share_optimizer
 from ..errors import UserError
 from .hooks import BestCheckpoint
+from .parallel import local_gradients
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,7 +41,7 @@ class Trainer(TrainerBase):
     """One optimizer step per iteration over `accumulate` batches of the loader.
 
     Args:
-        model: returns a dict of losses in training mode; possibly in DDP.
+        model: returns a dict of losses in training mode; possibly of several processes, see :mod:`.parallel`.
         loader: infinite iterable of batches (lists of dicts with "file_name").
         optimizer: over the trained parameters.
         precision: "fp32", "bf16" (CUDA or CPU) or "fp16" (CUDA, with loss scaling).
@@ -103,9 +104,8 @@ class Trainer(TrainerBase):
             start = time.perf_counter()
             batch = next(self.batches)
             waited += time.perf_counter() - start
-            # DDP needs to reduce once per step only, with the last batch.
-            quiet = isinstance(self.model, DistributedDataParallel) and not last
-            with self.model.no_sync() if quiet else contextlib.nullcontext():
+            # Gradients are reduced once a step, with the last batch.
+            with contextlib.nullcontext() if last else local_gradients(self.model):
                 losses, values = self._losses(batch)
                 total = sum(losses.values())
                 self.scaler.scale(total / self.accumulate).backward()
@@ -161,5 +161,5 @@ class Trainer(TrainerBase):
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(share_optimizer(state["optimizer"], self.optimizer))
         self.scaler.load_state_dict(state["scaler"])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
+from . import folded
 from .base import CONVOLUTION_INSIDE, Sites, Tuner
 from .fused import adapted_residual, fold, normed_projection
 from .options import need_rate, need_whole
@@ -169,7 +170,8 @@ class PromptGenerator(nn.Module):
 class IVSites(Sites):
     """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP (spec 1.4).
 
-    Computed by the two operations of fused.py; what HA and IPA are is defined by their own forward passes.
+    Computed by the two operations of fused.py, in evaluation by folded.py, which writes into x; what HA and
+    IPA are is defined by their own forward passes.
     """
 
     def __init__(
@@ -180,10 +182,16 @@ class IVSites(Sites):
         self.prompt1, self.prompt2 = prompts
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        return adapt(self.adapter1, self.prompt1, x, prompt)
+        y = folded.run(self, 0, x, prompt)
+        return adapt(self.adapter1, self.prompt1, x, prompt) if y is None else y
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
-        return adapt(self.adapter2, self.prompt2, y, prompt)
+        z = folded.run(self, 1, y, prompt)
+        return adapt(self.adapter2, self.prompt2, y, prompt) if z is None else z
+
+    def train(self, mode: bool = True) -> IVSites:
+        folded.forget(self)
+        return super().train(mode)
 
     def zero(self) -> None:
         for module in self.children():

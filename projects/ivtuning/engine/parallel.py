@@ -1,0 +1,98 @@
+"""Several processes: whole models whose gradients are averaged (DDP), or parameters shared out (FSDP)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import compat
+from ..backbones.trunk import find_trunk
+from ..errors import UserError, nearest
+
+logger = logging.getLogger("ivtuning")
+KINDS = ("ddp", "fsdp")
+
+
+def check_parallel(kind: str, precision: str) -> None:
+    """Refuse what `train.parallel` and `train.precision` cannot be.
+
+    Raises:
+        UserError: there is no such kind, or it does not go with the precision.
+    """
+    if kind not in KINDS:
+        raise UserError(f"train.parallel={kind!r}: give {' or '.join(KINDS)}{nearest(str(kind), KINDS)}")
+    if kind == "fsdp" and precision == "fp16":
+        raise UserError("train.parallel='fsdp' has no loss scaling for train.precision='fp16': use 'bf16'")
+
+
+def parallelise(model: nn.Module, kind: str, ddp: Mapping[str, Any]) -> nn.Module:
+    """`model` made ready for all processes; as it is where there is one.
+
+    Args:
+        kind: "ddp" copies it whole and reduces the gradients of what trains; "fsdp" shares out every
+            parameter in place, frozen ones too: the trunk's blocks are gathered one by one when they run, all
+            else once a pass. Its parameters are new ones: build the optimizer afterwards.
+        ddp: options of DistributedDataParallel.
+    """
+    if kind == "ddp":
+        return compat.wrap_ddp(model, **ddp)
+    if comm.get_world_size() > 1:
+        # They may have drawn different first weights (train.seed=-1).
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            dist.broadcast(tensor.detach(), 0)
+        # It warns of changes in place to a block's output, which none undergoes while gradients are on.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        mesh = init_device_mesh(next(model.parameters()).device.type, (comm.get_world_size(),))
+        for block in find_trunk(model)[1].blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        own = sum(p.to_local().nbytes for p in model.parameters())
+        whole = sum(p.nbytes for p in model.parameters())
+        logger.info("FSDP: this process keeps %.1f of %.1f MB of parameters", own / 1e6, whole / 1e6)
+    return model
+
+
+@contextlib.contextmanager
+def local_gradients(model: nn.Module) -> Iterator[None]:
+    """Inside, backward passes add to this process' gradients; the next one outside reduces the sum."""
+    if isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+    elif isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def whole_parameters(model: nn.Module) -> Iterator[None]:
+    """Inside, every process holds all parameters of an FSDP model, for evaluation.
+
+    Forward passes then wait for no other process, which may have fewer images. All processes enter and leave.
+    """
+    parts = [m for m in model.modules() if isinstance(m, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            # The whole model's own part is needed again at once, in the backward pass.
+            part.set_reshard_after_forward(part is not model, recurse=False)
+            part.reshard()

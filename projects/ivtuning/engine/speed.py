@@ -1,0 +1,104 @@
+"""What `train` trades memory and time with: the frozen weights' type, compiled blocks, channels-last maps."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from ..backbones.trunk import find_trunk
+from ..errors import UserError, nearest
+
+logger = logging.getLogger("ivtuning")
+FROZEN_DTYPES = ("fp32", "bf16")
+
+
+def check_speed(options: DictConfig) -> None:
+    """Refuse what `train.frozen_dtype`, `train.compile` and `train.channels_last` cannot be.
+
+    Raises:
+        UserError: an unknown value, or one that does not go with the rest of `options`, the config's `train`.
+    """
+    kind = options.frozen_dtype
+    if kind not in FROZEN_DTYPES:
+        hint = nearest(str(kind), FROZEN_DTYPES)
+        raise UserError(f"train.frozen_dtype={kind!r}: give {' or '.join(FROZEN_DTYPES)}{hint}")
+    if kind == "bf16" and options.precision != "bf16":
+        raise UserError(
+            f"train.frozen_dtype=bf16 needs train.precision=bf16, not {options.precision}: bfloat16 weights "
+            "compute in bfloat16"
+        )
+    if kind == "bf16" and options.parallel == "fsdp":
+        raise UserError(
+            "train.frozen_dtype=bf16 does not go with train.parallel=fsdp, which shares out blocks of one "
+            "type: use ddp"
+        )
+    for key in ("compile", "channels_last"):
+        if not isinstance(options[key], bool):
+            hint = nearest(str(options[key]), ("true", "false"))
+            raise UserError(f"train.{key}={options[key]!r}: give true or false{hint}")
+
+
+def speed_up(model: nn.Module, options: DictConfig) -> None:
+    """Make `model`, whose weights are read, ready for training as `options`, the config's `train`, say.
+
+    Names and values of its state dict stay, but for frozen weights in bfloat16; checkpoints hold those in
+    float32 again.
+
+    Raises:
+        UserError: torch.compile does not work on this machine, or with the trunk's `recompute`.
+    """
+    if options.frozen_dtype == "bf16":
+        before = sum(p.nbytes for p in model.parameters())
+        halve_frozen(find_trunk(model)[1])
+        after = sum(p.nbytes for p in model.parameters())
+        logger.info(
+            "frozen weights in bf16: %.1f MB of parameters instead of %.1f", after / 1e6, before / 1e6
+        )
+    if options.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if options.compile:
+        blocks = find_trunk(model)[1].blocks
+        if blocks[0].recompute == "block":
+            raise UserError("train.compile=true does not go with recompute=block: use recompute=mlp or null")
+        need_compiler(next(model.parameters()).device)
+        for block in blocks:
+            block.compile()
+
+
+def halve_frozen(trunk: nn.Module) -> None:
+    """Keep the frozen weights of linear layers and convolutions in bfloat16, without a copy in float32.
+
+    Autocast rounds them to bfloat16 in every pass anyway, so a pass in that precision gives the same bits.
+    Norms, biases and position tables stay as they are: small, and not used in bfloat16.
+    """
+    for module in trunk.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.bfloat16()
+
+
+def matching_precision(model: nn.Module) -> contextlib.AbstractContextManager:
+    """The precision that evaluation needs: bf16 where the model holds frozen weights in it, else as it is."""
+    odd = next((p for p in model.parameters() if p.dtype == torch.bfloat16), None)
+    if odd is None:
+        return contextlib.nullcontext()
+    return torch.autocast(odd.device.type, torch.bfloat16)
+
+
+def need_compiler(device: torch.device) -> None:
+    """Compile something small, so that a missing compiler is told before training starts.
+
+    Raises:
+        UserError: it fails.
+    """
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # of many kinds, and from several libraries
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"train.compile=true does not work on this machine ({reason}): install a C++ compiler (g++, or "
+            "name one in CXX; CUDA needs triton as well), or set train.compile=false"
+        ) from error
