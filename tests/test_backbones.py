@@ -8,10 +8,11 @@ from timm.models import vision_transformer, vision_transformer_sam
 from tiny import plain_vit, swin, vitdet
 
 from ivtuning import compat
+from ivtuning.backbones.attention import RelPosAttention
 from ivtuning.backbones.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.backbones.stems import STEMS, InfraredOnly, PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.trunk import find_trunk
-from ivtuning.backbones.vit import RelPosAttention, ViTDet
+from ivtuning.backbones.vit import ViTDet
 from ivtuning.errors import UserError
 from ivtuning.tuning import Frozen, Full, IVTuning
 

@@ -11,9 +11,9 @@ import torch
 from test_bad_input import line_of, load_tool
 from torch import nn
 
+from ivtuning.backbones.attention import RelPosAttention
 from ivtuning.backbones.stems import PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.trunk import Trunk
-from ivtuning.backbones.vit import RelPosAttention
 from ivtuning.benchmark import evaluation, growth, models, relpos, startup, step
 from ivtuning.benchmark.flops import energy, floor, frozen_trunk
 from ivtuning.benchmark.memory import peak_bytes, saved_bytes

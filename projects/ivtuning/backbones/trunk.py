@@ -132,8 +132,8 @@ class Trunk(Backbone):
         return stem(*self.split(x), self._embed)
 
     def _embed(self, image: Tensor) -> Tensor:
-        # timm's map is a view of the convolution's (B, C, h, w). Sums keep that order in memory: every norm and
-        # every linear layer of all blocks would copy its input.
+        # timm's map is a view of the convolution's (B, C, h, w). Sums keep that order in memory: every norm
+        # and every linear layer of all blocks would copy its input.
         return self.patch_embed(image).contiguous()
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

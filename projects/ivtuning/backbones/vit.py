@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..tuning import Tuner
 from ..tuning.base import Sites
+from .attention import RelPosAttention
 from .block import OpenBlock
 from .stems import Stem
 from .trunk import Trunk
@@ -23,40 +24,6 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 class PlainBlock(OpenBlock, vision_transformer.Block):
     """A plain ViT block on tokens, (B, N, C)."""
-
-
-class RelPosAttention(vision_transformer_sam.Attention):
-    """Multi-head attention with decomposed relative positions, without the (N, N) bias.
-
-    The bias is a sum of a row and a column term, ``bias[q, k] = a[q, row(k)] + b[q, col(k)]``, so appending a
-    and b to the scaled query and the one-hot row and column of k to the key gives the same scores from one
-    plain product, which flash attention takes without ever storing N x N values.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        n, heads, dim = height * width, self.num_heads, self.head_dim
-        qkv = self.qkv(x).reshape(batch, n, 3, heads, dim).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        if not self.use_rel_pos:
-            out = F.scaled_dot_product_attention(q, k, v)
-        else:
-            rows = vision_transformer_sam.get_rel_pos(height, height, self.rel_pos_h).to(q.dtype)
-            cols = vision_transformer_sam.get_rel_pos(width, width, self.rel_pos_w).to(q.dtype)
-            grid = q.reshape(batch, heads, height, width, dim)
-            a = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
-            b = torch.einsum("bnhwc,wkc->bnhwk", grid, cols).flatten(2, 3)
-            row = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, 0)
-            col = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
-            where = torch.cat([row, col], -1).expand(batch, heads, -1, -1)
-            # Flash kernels want one head size for all three, so the value is padded and the output cut.
-            out = F.scaled_dot_product_attention(
-                torch.cat([q * self.scale, a, b], -1),
-                torch.cat([k, where], -1),
-                F.pad(v, (0, height + width)),
-                scale=1.0,
-            )[..., :dim]
-        return self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
 
 
 class WindowBlock(OpenBlock, vision_transformer_sam.Block):

@@ -12,9 +12,9 @@ import copy
 from timm.models import vision_transformer_sam
 from torch import Tensor, nn
 
+from ..backbones.attention import RelPosAttention
 from ..backbones.block import OpenBlock
 from ..backbones.trunk import Trunk
-from ..backbones.vit import RelPosAttention
 from ..tuning.iv_tuning import IVSites
 
 

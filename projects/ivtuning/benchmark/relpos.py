@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..backbones.vit import RelPosAttention
+from ..backbones.attention import RelPosAttention
 from .memory import saved_bytes
 from .options import Options
 from .reference import explicit
