@@ -8,6 +8,7 @@ from timm.models import vision_transformer, vision_transformer_sam
 from tiny import plain_vit, swin, vitdet
 
 from ivtuning import compat
+from ivtuning.backbones import attention
 from ivtuning.backbones.attention import RelPosAttention
 from ivtuning.backbones.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.backbones.stems import STEMS, InfraredOnly, PromptStem, SumStem, VisibleOnly
@@ -17,7 +18,9 @@ from ivtuning.errors import UserError
 from ivtuning.tuning import Frozen, Full, IVTuning
 
 
-def test_relative_position_attention_equals_the_explicit_bias():
+@pytest.mark.parametrize("tile", [attention.TILE, 60, 1])
+def test_relative_position_attention_equals_the_explicit_bias(tile, monkeypatch):
+    monkeypatch.setattr(attention, "TILE", tile)  # several heads, some queries, one query at a time
     torch.manual_seed(0)
     ours = RelPosAttention(32, 4, use_rel_pos=True, input_size=(7, 7)).double()
     torch.nn.init.normal_(ours.rel_pos_h)
@@ -29,8 +32,27 @@ def test_relative_position_attention_equals_the_explicit_bias():
         x = torch.randn(2, *size, 32, dtype=torch.float64, requires_grad=True)
         a, b = ours(x), theirs(x)
         assert torch.allclose(a, b, atol=1e-12)
-        (ga,), (gb,) = (torch.autograd.grad(y.square().sum(), x) for y in (a, b))
-        assert torch.allclose(ga, gb, atol=1e-10)
+        ga, gb = (
+            torch.autograd.grad(y.square().sum(), [x, *module.parameters()])
+            for y, module in ((a, ours), (b, theirs))
+        )
+        assert all(torch.allclose(*pair, atol=1e-9) for pair in zip(ga, gb, strict=True))
+
+
+def test_fused_relative_position_attention_equals_the_tiles():
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 5, 7, 3, 4, 8), torch.randn(9, 8), torch.randn(13, 8)]
+    inputs = [t.double().requires_grad_() for t in inputs]
+    a, b = attention._Tiled.apply(*inputs), attention._fused(*inputs)
+    assert torch.allclose(a, b, atol=1e-12)
+    ga, gb = (torch.autograd.grad(y.square().sum(), inputs) for y in (a, b))
+    assert all(torch.allclose(*pair, atol=1e-10) for pair in zip(ga, gb, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        module = RelPosAttention(32, 4, use_rel_pos=True, input_size=(7, 7))
+        x = torch.randn(1, 7, 7, 32)
+        half = module(x)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - module(x)).abs().max() < 0.02 * module(x).abs().max() + 0.01
 
 
 def test_plain_vit_equals_timms():
