@@ -1,8 +1,12 @@
 """Co-DINO (5 scales) on Swin-L with IV-tuning on M3FD, 640 px.
 
-The published recipe starts from Sense-X's Co-DINO of Objects365 and COCO (Swin-L, 16 epochs), class layers
-new; this starts from the backbone's weights. The rate of the backbone is scaled by 0.1, stem and tuner too.
-An epoch is the 3,368 training pairs of the scene split. No warm-up is published.
+As published, this starts from Sense-X's Co-DINO of Objects365 and COCO (Swin-L, 16 epochs), class layers new:
+
+    tools/convert_checkpoint.py --from codino co_dino_5scale_swin_large_16e_o365tococo.pth \\
+        weights/codino_swin_l_5scale_coco.safetensors --config-file configs/M3FD/codetr_ivtuning_swin_l.py
+
+The rate of the backbone is scaled by 0.1, stem and tuner too. An epoch is the 3,368 training pairs of the scene
+split. No warm-up is published.
 """
 
 from ..common.data.codetr import data, dataloader
@@ -27,6 +31,6 @@ train.max_iter = 10_525  # 50 epochs, x0.1 after 30
 lr_multiplier = step(train.max_iter, milestones=(6_315,), warmup=250)
 train.clip_norm = 0.1
 train.precision = "bf16"
-train.init_checkpoint = "weights/swin_large_patch4_window12_384_22k.pth"
+train.init_checkpoint = "weights/codino_swin_l_5scale_coco.safetensors"
 train.output_dir = "output/M3FD/codetr_ivtuning_swin_l"
 train.eval_period = train.checkpointer.period = 1000
