@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-import ivtuning  # noqa: F401
+if not torch.cuda.is_available():
+    # Read when triton is imported: its kernels run in Python, on the CPU.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import ivtuning  # noqa: E402, F401
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]

@@ -70,10 +70,10 @@ def forget(sites: IVSites) -> None:
 def run(sites: IVSites, index: int, x: Tensor, prompt: Tensor) -> Tensor | None:
     """Site `index` (0 or 1) on `x`, (B, H, W, C), which it may write its result into.
 
-    None where nothing is folded: with gradients, in training, while compiling, with a norm that has no
-    running statistics, and for parameters whose changes go unnoticed (made in inference mode).
+    None where nothing is folded: with gradients, in training, with a norm that has no running statistics, and
+    for parameters whose changes go unnoticed (made in inference mode).
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _constant(sites):
+    if torch.is_grad_enabled() or not _constant(sites):
         return None
     constants = _constants(sites, x)
     if constants is None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
-from . import folded
+from . import folded, site_cuda
 from .base import CONVOLUTION_INSIDE, Sites, Tuner
 from .fused import adapted_residual, fold, normed_projection
 from .options import need_rate, need_whole
@@ -170,8 +170,8 @@ class PromptGenerator(nn.Module):
 class IVSites(Sites):
     """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP (spec 1.4).
 
-    Computed by the two operations of fused.py, in evaluation by folded.py, which writes into x; what HA and
-    IPA are is defined by their own forward passes.
+    Computed by the two operations of fused.py, in evaluation by folded.py, which writes into x, on CUDA by
+    site_cuda.py; what HA and IPA are is defined by their own forward passes.
     """
 
     def __init__(
@@ -182,12 +182,20 @@ class IVSites(Sites):
         self.prompt1, self.prompt2 = prompts
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        y = folded.run(self, 0, x, prompt)
-        return adapt(self.adapter1, self.prompt1, x, prompt) if y is None else y
+        return self._run(0, self.adapter1, self.prompt1, x, prompt)
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
-        z = folded.run(self, 1, y, prompt)
-        return adapt(self.adapter2, self.prompt2, y, prompt) if z is None else z
+        return self._run(1, self.adapter2, self.prompt2, y, prompt)
+
+    def _run(
+        self, index: int, adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, p: Tensor
+    ) -> Tensor:
+        if torch.compiler.is_compiling():  # a compiler chooses itself what to keep and to join
+            return adapter(x) + prompter(p)
+        if site_cuda.serves(adapter, prompter, x, p):
+            return site_cuda.site(adapter, prompter, x, p)
+        y = folded.run(self, index, x, p)
+        return adapt(adapter, prompter, x, p) if y is None else y
 
     def train(self, mode: bool = True) -> IVSites:
         folded.forget(self)
