@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from . import relpos_cuda
+
 # Scores of one tile: as float32 half of a 4 MB cache, which two cores share or one has in part.
 TILE = 1 << 19
 
@@ -19,7 +21,8 @@ class RelPosAttention(vision_transformer_sam.Attention):
     """Multi-head attention with decomposed relative positions that keeps its qkv alone for the backward pass.
 
     The bias is a sum of a row and a column term, ``bias[q, k] = a[q, row(k)] + b[q, col(k)]``. Full precision
-    on a CPU computes tile by tile, elsewhere torch's fused kernels compute it as one plain product.
+    on a CPU computes tile by tile, CUDA by kernels that know the bias; elsewhere torch's fused kernels do, as
+    one plain product.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,6 +31,12 @@ class RelPosAttention(vision_transformer_sam.Attention):
         if not self.use_rel_pos:
             q, k, v = _heads(qkv)
             out = F.scaled_dot_product_attention(q, k, v)
+        elif not torch.compiler.is_compiling() and relpos_cuda.serves(qkv):
+            tables = (
+                _table(t, size)
+                for t, size in zip((self.rel_pos_h, self.rel_pos_w), x.shape[1:3], strict=True)
+            )
+            return self.proj(relpos_cuda.attention(qkv, *tables))
         else:
             inputs = qkv, self.rel_pos_h, self.rel_pos_w
             # A compiler would unroll the tiles.
@@ -39,6 +48,14 @@ class RelPosAttention(vision_transformer_sam.Attention):
             else:
                 out = _fused(*inputs)
         return self.proj(out.unflatten(0, (len(x), -1)).permute(0, 2, 1, 3).reshape(x.shape))
+
+
+def _table(rel_pos: Tensor, size: int) -> Tensor:
+    """The table of relative positions for a side of `size` tokens, resized to it: (2 size - 1, d)."""
+    length = 2 * size - 1
+    if len(rel_pos) == length:
+        return rel_pos
+    return F.interpolate(rel_pos.T[None], size=length, mode="linear")[0].T
 
 
 def _heads(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from timm.layers import PatchEmbed, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import swin_transformer
 from timm.models.swin_transformer import PatchMerging, window_partition, window_reverse
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..tuning import Tuner
 from .block import OpenBlock
+from .patches import PatchEmbed
 from .stems import Stem
 from .trunk import Trunk
 
@@ -55,6 +56,32 @@ def shift_mask(
     return torch.where(zone[:, :, None] == zone[:, None, :], 0.0, -100.0).to(dtype)
 
 
+class SwinAttention(swin_transformer.WindowAttention):
+    """timm's window attention by torch's fused kernels: no softmax is kept, and no mask for each image."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fused_attn = True
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Windows (B * nW, N, C) and their mask, (nW, N, N) or None -> (B * nW, N, C)."""
+        if not self.fused_attn:
+            return super().forward(x, mask)
+        bias = self._get_rel_pos_bias()  # (1, heads, N, N)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        if mask is None:
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            # Windows beside the heads: the mask is that of one image.
+            qkv = qkv.unflatten(0, (-1, len(mask))).permute(3, 0, 1, 4, 2, 5)
+            q, k, v = qkv.flatten(2, 3).unbind(0)
+            bias = (bias + mask[:, None]).flatten(0, 1)[None]
+        dropout = self.attn_drop.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
+        out = out.unflatten(1, (-1, self.num_heads)).transpose(2, 3).reshape(x.shape)
+        return self.proj_drop(self.proj(out))
+
+
 class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
     """A Swin block on maps, (B, H, W, C) of any size.
 
@@ -74,6 +101,7 @@ class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
             dynamic_mask=True,
             **kwargs,
         )
+        self.attn = SwinAttention(dim, num_heads, window_size=window_size)
         self.ls1 = self.ls2 = nn.Identity()
 
     def attend(self, x: Tensor) -> Tensor:
@@ -147,16 +175,7 @@ class Swin(Trunk):
             raise UserError(
                 f"out_indices names stage {unknown[0]}, the trunk has {stages}: give indices below it"
             )
-        self.patch_embed = PatchEmbed(
-            None,
-            patch_size,
-            3,
-            embed_dim,
-            norm_layer=nn.LayerNorm,
-            output_fmt="NHWC",
-            strict_img_size=False,
-            dynamic_img_pad=True,
-        )
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, nn.LayerNorm)
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         widths = [embed_dim * 2**i for i in range(stages)]
         self.layers = nn.ModuleList(

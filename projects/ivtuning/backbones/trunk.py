@@ -129,12 +129,7 @@ class Trunk(Backbone):
         """(B, 3 or 6, H, W) -> the first map (B, h, w, C) and the prompt p0, None where there is none."""
         learned = next(self.stem.parameters(), None) is not None
         stem = VisibleOnly() if learned and not self.tuner.enabled else self.stem
-        return stem(*self.split(x), self._embed)
-
-    def _embed(self, image: Tensor) -> Tensor:
-        # timm's map is a view of the convolution's (B, C, h, w). Sums keep that order in memory: every norm
-        # and every linear layer of all blocks would copy its input.
-        return self.patch_embed(image).contiguous()
+        return stem(*self.split(x), self.patch_embed)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, 3 or 6, H, W) -> visible and infrared (None for three channels), (B, 3, H, W) each."""

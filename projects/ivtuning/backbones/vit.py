@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
-from timm.layers import PatchEmbed, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import vision_transformer, vision_transformer_sam
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from ..tuning import Tuner
 from ..tuning.base import Sites
 from .attention import RelPosAttention
 from .block import OpenBlock
+from .patches import PatchEmbed, resize_positions
 from .stems import Stem
 from .trunk import Trunk
 
@@ -82,9 +82,7 @@ class _ViT(Trunk):
         drop_path: float,
     ):
         self.prefix = int(class_token)
-        self.patch_embed = PatchEmbed(
-            None, patch_size, 3, embed_dim, output_fmt="NHWC", strict_img_size=False, dynamic_img_pad=True
-        )
+        self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.pos_embed = nn.Parameter(
             trunc_normal_(torch.zeros(1, grid * grid + self.prefix, embed_dim), std=0.02)
         )
@@ -104,10 +102,7 @@ class _ViT(Trunk):
         """Position embedding of the patches, resized bicubically to `size`: (1, h, w, C)."""
         patches = self.pos_embed[:, self.prefix :]
         side = round(patches.shape[1] ** 0.5)
-        grid = patches.unflatten(1, (side, side))
-        if size == (side, side):
-            return grid
-        return F.interpolate(grid.permute(0, 3, 1, 2), size=size, mode="bicubic").permute(0, 2, 3, 1)
+        return resize_positions(patches.unflatten(1, (side, side)), size)
 
 
 class ViTDet(_ViT):

@@ -1,0 +1,77 @@
+"""The patch embedding of all trunks, timm's in a faster form, and the resizing of position embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from timm import layers
+from torch import Tensor, nn
+
+
+class PatchEmbed(layers.PatchEmbed):
+    """timm's patch embedding of images of any size, padded with zeros at the right and the bottom.
+
+    Parameter names are timm's. The map's channels lie side by side in memory, as all blocks want them: timm's
+    is a view of (B, C, h, w), which sums keep as it is and every norm and every linear layer would copy.
+    """
+
+    def __init__(self, patch_size: int, embed_dim: int, norm_layer: type[nn.Module] | None = None):
+        super().__init__(
+            None,
+            patch_size,
+            3,
+            embed_dim,
+            norm_layer,
+            output_fmt="NHWC",
+            strict_img_size=False,
+            dynamic_img_pad=True,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, h, w, C), contiguous."""
+        height, width = self.patch_size
+        down, right = -image.shape[2] % height, -image.shape[3] % width
+        if down or right:
+            image = F.pad(image, (0, right, 0, down))
+        # oneDNN's convolution beats the product of full precision on a CPU, cuDNN's is several times slower.
+        embed = _convolution if image.is_cpu else _product
+        return self.norm(embed(image, self.proj))
+
+
+def _convolution(image: Tensor, proj: nn.Conv2d) -> Tensor:
+    # The output is laid out as the input is.
+    x = proj(image.contiguous(memory_format=torch.channels_last))
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _product(image: Tensor, proj: nn.Conv2d) -> Tensor:
+    """The convolution as one matrix product; its stride is its kernel's size."""
+    height, width = proj.kernel_size
+    patches = image.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
+    return F.linear(patches.flatten(3), proj.weight.flatten(1), proj.bias)
+
+
+def resize_positions(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """A position embedding (1, H, W, C), resized bicubically to `size`, (1, h, w, C): F.interpolate's values.
+
+    Bicubic interpolation is linear, first along one side, then along the other: two matrix products. CUDA's
+    kernel for it runs through all channels in each of h * w threads, many times slower.
+    """
+    if size == tuple(grid.shape[1:3]):
+        return grid
+    # Autocast would round the positions; the meta device, on which trunks are counted, has none.
+    kind = grid.device.type
+    plain = torch.amp.is_autocast_available(kind)
+    with torch.autocast(kind, enabled=False) if plain else contextlib.nullcontext():
+        x = grid.to(torch.promote_types(grid.dtype, torch.float32))
+        rows, columns = (_weights(old, new, x) for old, new in zip(x.shape[1:3], size, strict=True))
+        x = (rows @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return (columns @ x).to(grid.dtype)
+
+
+def _weights(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old): a side's new values as weighted sums of the old ones."""
+    identity = torch.eye(old, dtype=like.dtype, device=like.device)
+    return F.interpolate(identity[None, None], size=(new, old), mode="bicubic")[0, 0]
