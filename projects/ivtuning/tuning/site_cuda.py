@@ -1,4 +1,4 @@
-"""IV-tuning's sites on CUDA: one operation of six launches forward and eleven backward, by Triton.
+"""IV-tuning's sites on CUDA: one operation of six launches forward and twelve backward, by Triton.
 
 The modules' own forward passes, or fused.py's operations, are some forty and a hundred small kernels a site:
 a step then waits for launches, not for arithmetic (docs/benchmarks/gpu.md).
@@ -56,6 +56,11 @@ class Shape(NamedTuple):
         return triton.cdiv(self.n, ROWS)
 
     @property
+    def image_blocks(self) -> int:
+        """Of one image, where none may have tokens of two."""
+        return triton.cdiv(self.tokens, ROWS)
+
+    @property
     def wide(self) -> dict:
         """Constants of kernels that pass over wide maps."""
         return {**self.narrow, "R": self.prompt, "RP": _padded(self.prompt), "BC": CHANNELS}
@@ -80,7 +85,8 @@ def serves(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: T
         triton is not None
         and x.is_cuda
         and x.dtype in _NAMES
-        and x.numel() > x.shape[-1]  # of one token alone there are no batch statistics
+        # Of one token alone there are no batch statistics; offsets are 32 bits wide.
+        and x.shape[-1] < x.numel() < 1 << 31
         and prompt.dtype in _NAMES
         and type(norm) is nn.BatchNorm2d
         and norm.affine
@@ -144,20 +150,25 @@ class _Site(torch.autograd.Function):
             prompt_up, prompt_up_bias, last_gamma, last_beta,
         ) = parameters  # fmt: skip
         with torch.cuda.device_of(x):
-            z = _project(shape, x, shape.hidden, norm_weight, norm_bias, gamma, beta, down, down_bias)
-            p = _project(
-                shape, prompt, shape.prompt, prompt_norm_weight, prompt_norm_bias, prompt_gamma, prompt_beta,
-                prompt_down, prompt_down_bias,
+            z, _ = _project(
+                shape, x, shape.hidden, False, norm_weight, norm_bias, gamma, beta, down, down_bias
+            )
+            p, partial = _project(
+                shape, prompt, shape.prompt, True, prompt_norm_weight, prompt_norm_bias, prompt_gamma,
+                prompt_beta, prompt_down, prompt_down_bias,
             )  # fmt: skip
             prompt_stats = x.new_empty((shape.images, 2, shape.prompt), dtype=torch.float32)
-            kernels.prompt_statistics[(shape.images,)](p.z, prompt_stats, shape.tokens, 1e-4, **_image(shape))
+            kernels.prompt_statistics[(shape.images,)](
+                partial, prompt_stats, shape.tokens, shape.image_blocks, 1e-4,
+                K=shape.prompt, KP=_padded(shape.prompt), BM=ROWS, BP=64,
+            )  # fmt: skip
             y, a, partial = _mix(shape, z, depthwise, depthwise_bias, conv1, conv1_bias, norm.training)
             stats = x.new_empty((2, shape.hidden), dtype=torch.float32)
             track = norm.track_running_stats and norm.training
             kernels.batch_statistics[(1,)](
                 partial, norm.running_mean, norm.running_var, norm.num_batches_tracked, stats,
                 shape.n, shape.blocks, norm.eps, norm.momentum,
-                K=shape.hidden, KP=_padded(shape.hidden), BM=ROWS, BP=32, TRAIN=norm.training, TRACK=track,
+                K=shape.hidden, KP=_padded(shape.hidden), BM=ROWS, BP=64, TRAIN=norm.training, TRACK=track,
             )  # fmt: skip
             out = torch.empty_like(x)
             kernels.up[(triton.cdiv(shape.n, WIDE_ROWS),)](
@@ -201,13 +212,17 @@ class _Site(torch.autograd.Function):
                 return sums.view(-1)[start:]
 
             y, a, _ = _mix(shape, z, depthwise, depthwise_bias, conv1, conv1_bias, False)
-            grad_u, grad_b, hidden, grad_attended = narrow(), narrow(), narrow(), narrow(r)
+            grad_hidden, grad_u, grad_b, hidden, grad_p = narrow(), narrow(), narrow(), narrow(), narrow(r)
+            image_blocks = shape.image_blocks
+            prompt_sums = grad.new_empty((shape.images, image_blocks, 2, r), dtype=torch.float32)
+            backward_kernels.backward_up[(image_blocks, shape.images)](
+                grad, p.z, p.folded, prompt_stats, up, prompt_up, prompt_up_bias, last_gamma, last_beta,
+                grad_hidden, grad_p, prompt_sums, tokens, c, AFFINE=affine, **shape.wide,
+            )  # fmt: skip
             backward_kernels.backward_hidden[(programs,)](
-                grad, a, y, stats, batch_weight, batch_bias, conv2, conv2_bias, p.z, p.folded, prompt_stats,
-                up, prompt_up, prompt_up_bias, last_gamma, last_beta,
-                grad_u, grad_b, hidden, grad_attended, part_of(first),
-                n, tokens, blocks, c, seed, dropout, sums.shape[1],
-                DROP=dropout > 0, AFFINE=affine, **shape.wide, num_warps=8,
+                grad_hidden, a, y, stats, batch_weight, batch_bias, conv2, conv2_bias,
+                grad_u, grad_b, hidden, part_of(first), n, blocks, seed, dropout, sums.shape[1],
+                DROP=dropout > 0, **shape.narrow,
             )  # fmt: skip
             grad_y = narrow()
             backward_kernels.backward_mix[(programs,)](
@@ -220,30 +235,33 @@ class _Site(torch.autograd.Function):
                 n, shape.height, shape.width, blocks, sums.shape[1],
                 K=k, KP=_padded(k), PART=part, BM=ROWS,
             )  # fmt: skip
-            grad_p, prompt_sums = narrow(r), grad.new_empty((shape.images, r), dtype=torch.float32)
-            backward_kernels.backward_attention[(shape.images,)](
-                p.z, p.folded, prompt_stats, grad_attended, grad_p, prompt_sums, n, tokens, **_image(shape)
-            )
+            image_parts = triton.cdiv(tokens, 256)
+            totals = grad.new_empty((shape.images * image_parts, r), dtype=torch.float32)
+            backward_kernels.backward_attention[(image_parts, shape.images)](
+                p.z, p.folded, prompt_stats, grad_p, prompt_sums, grad_p, totals, tokens, image_blocks,
+                K=r, KP=_padded(r), BT=256, BP=64,
+            )  # fmt: skip
             grad_x, grad_prompt = torch.empty_like(out), torch.empty_like(prompt)
+            standardised, prompt_standardised = narrow(c), narrow(c)
             backward_kernels.backward_project[(triton.cdiv(n, WIDE_ROWS),)](
                 grad, out, z.z, grad_z, z.mean, z.rstd, z.folded, norm_weight, gamma, down,
                 hidden, up, up_bias, p.z, p.folded, prompt_stats, prompt_up, prompt_up_bias,
-                last_gamma, last_beta, grad_x, n, tokens, c,
+                last_gamma, last_beta, grad_x, standardised, n, tokens, c,
                 SITE=True, AFFINE=affine, **{**shape.wide, "BM": WIDE_ROWS}, num_warps=8,
             )  # fmt: skip
             nothing = [None] * 10
             backward_kernels.backward_project[(triton.cdiv(n, WIDE_ROWS),)](
                 None, prompt, p.z, grad_p, p.mean, p.rstd, p.folded,
-                prompt_norm_weight, prompt_gamma, prompt_down, *nothing, grad_prompt, n, tokens, c,
+                prompt_norm_weight, prompt_gamma, prompt_down, *nothing, grad_prompt,
+                prompt_standardised, n, tokens, c,
                 SITE=False, AFFINE=False, **{**shape.wide, "BM": WIDE_ROWS, "K": r, "KP": _padded(r)},
             )  # fmt: skip
             splits = min(blocks, triton.cdiv(PROGRAMS, triton.cdiv(c, CHANNELS)))
             wide = grad.new_empty((splits, 2 * k + 2 * r + 3, c), dtype=torch.float32)
             backward_kernels.backward_columns[(triton.cdiv(c, CHANNELS), splits)](
-                grad, out, grad_z, z.mean, z.rstd, hidden, up, up_bias,
-                prompt, p.z, p.folded, prompt_stats, grad_p, p.mean, p.rstd,
-                prompt_up, prompt_up_bias, last_gamma, last_beta, wide, n, tokens, blocks, c,
-                AFFINE=affine, **shape.wide, num_warps=8,
+                grad, standardised, grad_z, hidden, prompt_standardised, grad_p,
+                p.z, p.folded, prompt_stats, prompt_up, prompt_up_bias, last_gamma, last_beta, wide,
+                n, tokens, blocks, c, AFFINE=affine, **shape.wide, num_warps=8,
             )  # fmt: skip
             total = sums.sum(0).split(widths)
             grads = [None if t is None else torch.empty_like(t) for t in parameters]
@@ -255,7 +273,7 @@ class _Site(torch.autograd.Function):
                 grad_last_gamma, grad_last_beta,
             ) = grads  # fmt: skip
             backward_kernels.finish[(triton.cdiv(c, 32),)](
-                wide, splits, total[6], prompt_sums, shape.images,
+                wide, splits, total[6], totals, len(totals),
                 norm_weight, norm_bias, gamma, beta, down,
                 prompt_norm_weight, prompt_norm_bias, prompt_gamma, prompt_beta, prompt_down, last_gamma,
                 grad_norm_weight, grad_norm_bias, grad_gamma, grad_beta, grad_down, grad_up, grad_up_bias,
@@ -278,15 +296,19 @@ class Projected(NamedTuple):
     folded: Tensor
 
 
-def _project(shape: Shape, x: Tensor, width: int, *parameters: Tensor) -> Projected:
+def _project(
+    shape: Shape, x: Tensor, width: int, statistics: bool, *parameters: Tensor
+) -> tuple[Projected, Tensor | None]:
     z = x.new_empty((shape.n, width), dtype=shape.dtype)
     mean, rstd = (x.new_empty(shape.n, dtype=torch.float32) for _ in range(2))
     folded = x.new_empty((2, width), dtype=torch.float32)
-    kernels.project[(shape.blocks,)](
-        x, *parameters, z, mean, rstd, folded, shape.n, shape.channels, shape.eps,
-        K=width, KP=_padded(width), BM=ROWS, BC=CHANNELS, **shape.arithmetic,
+    blocks = shape.image_blocks
+    partial = x.new_empty((shape.images, blocks, 2, width), dtype=torch.float32) if statistics else None
+    kernels.project[(blocks, shape.images)](
+        x, *parameters, z, mean, rstd, folded, partial, shape.tokens, shape.channels, shape.eps,
+        K=width, KP=_padded(width), BM=ROWS, BC=CHANNELS, STATISTICS=statistics, **shape.arithmetic,
     )  # fmt: skip
-    return Projected(z, mean, rstd, folded)
+    return Projected(z, mean, rstd, folded), partial
 
 
 def _mix(shape, z: Projected, depthwise, depthwise_bias, conv1, conv1_bias, statistics: bool):
@@ -297,10 +319,6 @@ def _mix(shape, z: Projected, depthwise, depthwise_bias, conv1, conv1_bias, stat
         shape.n, shape.height, shape.width, PART=depthwise.shape[0], STATISTICS=statistics, **shape.narrow,
     )  # fmt: skip
     return y, a, partial
-
-
-def _image(shape: Shape) -> dict:
-    return {"K": shape.prompt, "KP": _padded(shape.prompt), "BT": 256}
 
 
 def _padded(width: int) -> int:

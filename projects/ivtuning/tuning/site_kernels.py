@@ -30,14 +30,14 @@ def vector(pointer, index, size):
 def matrix(pointer, i, j, rows, cols):
     """Tile (i, j) of a contiguous (rows, cols) matrix, zero outside, as float32."""
     ok = (i < rows)[:, None] & (j < cols)[None, :]
-    return tl.load(pointer + i[:, None].to(tl.int64) * cols + j[None, :], mask=ok, other=0.0).to(tl.float32)
+    return tl.load(pointer + i[:, None] * cols + j[None, :], mask=ok, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def put(pointer, value, i, j, rows, cols):
     """Store a tile of a contiguous (rows, cols) matrix."""
     ok = (i < rows)[:, None] & (j < cols)[None, :]
-    where = pointer + i[:, None].to(tl.int64) * cols + j[None, :]
+    where = pointer + i[:, None] * cols + j[None, :]
     tl.store(where, value.to(pointer.dtype.element_ty), mask=ok)
 
 
@@ -53,17 +53,23 @@ def norm_affine(norm_weight, norm_bias, gamma, beta, c, C):
     return vector(norm_weight, c, C) * g, vector(norm_bias, c, C) * g + vector(beta, c, C)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["tokens"])
 def project(
-    x, norm_weight, norm_bias, gamma, beta, weight, bias, z, mean, rstd, folded, n, C, eps,
-    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, D: tl.constexpr,
-    PRECISION: tl.constexpr,
+    x, norm_weight, norm_bias, gamma, beta, weight, bias, z, mean, rstd, folded, partial, tokens, C, eps,
+    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, STATISTICS: tl.constexpr,
+    D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """z (n, K) = ``linear(norm(x) * gamma + beta)`` less what is the same for all tokens.
 
-    That and the rows' sums of the weight under the norm's scale are `folded` (2, K), for the backward pass.
+    That and the rows' sums of the weight under the norm's scale are `folded` (2, K), for the backward pass. A
+    program has a block of one image; `partial` (images, blocks, 2, K) receives z's mean and sum of squared
+    deviations in it.
     """
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    image = tl.program_id(1)
+    within = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = (image + 1) * tokens
+    rows = tl.where(within < tokens, image * tokens + within, n)
+    live = within < tokens
     k = tl.arange(0, KP)
     seen = tl.zeros((BM,), tl.float32)
     m = tl.zeros((BM,), tl.float32)
@@ -91,28 +97,55 @@ def project(
         constant += tl.sum(w * offset[None, :], 1)
         total += tl.sum(w * scale[None, :], 1)
     put(z, acc, rows, k, n, K)
-    tl.store(mean + rows, m, mask=rows < n)
-    tl.store(rstd + rows, r, mask=rows < n)
-    if tl.program_id(0) == 0:
+    tl.store(mean + rows, m, mask=live)
+    tl.store(rstd + rows, r, mask=live)
+    if tl.program_id(0) + image == 0:
         tl.store(folded + k, constant, mask=k < K)
         tl.store(folded + K + k, total, mask=k < K)
+    if STATISTICS:
+        acc = acc.to(D).to(tl.float32)  # the statistics are those of what is stored
+        block_statistics(acc, live, partial, image * tl.num_programs(0) + tl.program_id(0), k, K)
 
 
-@triton.jit(do_not_specialize=["tokens"])
-def prompt_statistics(z, stats, tokens, penalty, K: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr):
+@triton.jit
+def block_statistics(value, live, partial, block, k, K):
+    """A block's mean and sum of squared deviations, into `partial` (blocks, 2, K)."""
+    m = tl.sum(tl.where(live[:, None], value, 0.0), 0) / tl.sum(live.to(tl.float32), 0)
+    d = tl.where(live[:, None], value - m[None, :], 0.0)
+    tl.store(partial + block * 2 * K + k, m, mask=k < K)
+    tl.store(partial + block * 2 * K + K + k, tl.sum(d * d, 0), mask=k < K)
+
+
+@triton.jit
+def join_statistics(
+    partial, n, blocks, BM: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BP: tl.constexpr
+):
+    """Mean and sum of squared deviations of all n tokens, from those of blocks of BM."""
+    k = tl.arange(0, KP)
+    m = tl.zeros((KP,), tl.float32)
+    for p0 in range(0, blocks, BP):
+        p = p0 + tl.arange(0, BP)
+        count = tl.maximum(tl.minimum(n - p * BM, BM), 0).to(tl.float32)
+        m += tl.sum(matrix(partial, 2 * p, k, 2 * blocks, K) * count[:, None], 0)
+    m = m / n
+    s = tl.zeros((KP,), tl.float32)
+    for p0 in range(0, blocks, BP):
+        p = p0 + tl.arange(0, BP)
+        count = tl.maximum(tl.minimum(n - p * BM, BM), 0).to(tl.float32)
+        d = matrix(partial, 2 * p, k, 2 * blocks, K) - m[None, :]
+        s += tl.sum(matrix(partial, 2 * p + 1, k, 2 * blocks, K) + d * d * count[:, None], 0)
+    return m, s
+
+
+@triton.jit(do_not_specialize=["tokens", "blocks"])
+def prompt_statistics(
+    partial, stats, tokens, blocks, penalty,
+    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
     """SimAM's statistics of each image: mean and 1 / (4 (variance + penalty)), (B, 2, K)."""
     image = tl.program_id(0)
     k = tl.arange(0, KP)
-    z += image.to(tl.int64) * tokens * K
-    m = tl.zeros((KP,), tl.float32)
-    for t0 in range(0, tokens, BT):
-        m += tl.sum(matrix(z, t0 + tl.arange(0, BT), k, tokens, K), 0)
-    m = m / tokens
-    s = tl.zeros((KP,), tl.float32)
-    for t0 in range(0, tokens, BT):
-        t = t0 + tl.arange(0, BT)
-        d = tl.where((t < tokens)[:, None], matrix(z, t, k, tokens, K) - m[None, :], 0.0)
-        s += tl.sum(d * d, 0)
+    m, s = join_statistics(partial + image * blocks * 2 * K, tokens, blocks, BM, K, KP, BP)
     tl.store(stats + image * 2 * K + k, m, mask=k < K)
     freedom = tl.maximum(tokens - 1, 1)
     tl.store(stats + image * 2 * K + K + k, 0.25 / (s / freedom + penalty), mask=k < K)
@@ -170,12 +203,7 @@ def mix(
     c = c.to(D).to(tl.float32)  # the norm is that of what is stored
     put(a, c, rows, k, n, K)
     if STATISTICS:
-        count = tl.sum(live.to(tl.float32), 0)
-        m = tl.sum(tl.where(live[:, None], c, 0.0), 0) / count
-        d = tl.where(live[:, None], c - m[None, :], 0.0)
-        place = partial + tl.program_id(0) * 2 * K + k
-        tl.store(place, m, mask=k < K)
-        tl.store(place + K, tl.sum(d * d, 0), mask=k < K)
+        block_statistics(c, live, partial, tl.program_id(0), k, K)
 
 
 @triton.jit(do_not_specialize=["n", "blocks"])
@@ -187,18 +215,7 @@ def batch_statistics(
     """Mean and 1/std of the batch norm, (2, K): the batch's, joined from the blocks', or the running ones."""
     k = tl.arange(0, KP)
     if TRAIN:
-        m = tl.zeros((KP,), tl.float32)
-        for p0 in range(0, blocks, BP):
-            p = p0 + tl.arange(0, BP)
-            count = tl.maximum(tl.minimum(n - p * BM, BM), 0).to(tl.float32)
-            m += tl.sum(matrix(partial, 2 * p, k, 2 * blocks, K) * count[:, None], 0)
-        m = m / n
-        s = tl.zeros((KP,), tl.float32)
-        for p0 in range(0, blocks, BP):
-            p = p0 + tl.arange(0, BP)
-            count = tl.maximum(tl.minimum(n - p * BM, BM), 0).to(tl.float32)
-            d = matrix(partial, 2 * p, k, 2 * blocks, K) - m[None, :]
-            s += tl.sum(matrix(partial, 2 * p + 1, k, 2 * blocks, K) + d * d * count[:, None], 0)
+        m, s = join_statistics(partial, n, blocks, BM, K, KP, BP)
         variance = s / n
         if TRACK:
             old = vector(running_mean, k, K)

@@ -29,49 +29,73 @@ def put_square(pointer, value, k, K):
     tl.store(pointer + k[:, None] * K + k[None, :], value, mask=ok)
 
 
-@triton.jit(do_not_specialize=["n", "tokens", "blocks", "seed"])
-def backward_hidden(
-    g, a, y, stats, norm_weight, norm_bias, conv2, conv2_bias, prompt, prompt_folded, prompt_stats,
-    weight, prompt_weight, prompt_bias, gamma, beta, grad_u, grad_b, hidden, grad_prompt, sums,
-    n, tokens, blocks, C, seed, dropout, SUMS,
+@triton.jit(do_not_specialize=["tokens"])
+def backward_up(
+    g, prompt, prompt_folded, prompt_stats, weight, prompt_weight, prompt_bias, gamma, beta,
+    grad_hidden, grad_prompt, prompt_sums, tokens, C,
     K: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
-    DROP: tl.constexpr, AFFINE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
+    AFFINE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From g (n, C), the gradient of the site's result, to those of u, of the norm's b, and of the prompt.
+    """From g (n, C), the gradient of the site's result, to those before both up-projections.
+
+    That of the prompt has gone through its GELU as well. A program has a block of one image; a row of
+    `prompt_sums` (images, blocks, 2, R) are the sums that SimAM's statistics pass on.
+    """
+    image = tl.program_id(1)
+    within = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = (image + 1) * tokens
+    rows = tl.where(within < tokens, image * tokens + within, n)
+    k = tl.arange(0, KP)
+    r = tl.arange(0, RP)
+    d, q, x, s = attend(prompt, prompt_folded, prompt_stats, rows, n, tokens, R, RP)
+    p = gelu(x * s)
+    grad_h = tl.zeros((BM, KP), tl.float32)
+    grad_p = tl.zeros((BM, RP), tl.float32)
+    for c0 in range(0, C, BC):
+        c = c0 + tl.arange(0, BC)
+        t = matrix(g, rows, c, n, C)
+        grad_h += product(t, matrix(weight, c, k, C, K), D, PRECISION)
+        plain, scale, pre = prompt_pre(
+            p, prompt_weight, prompt_bias, gamma, beta, c, C, R, RP, AFFINE, D, PRECISION
+        )
+        grad_p += product(t * gelu_slope(pre) * scale, matrix(prompt_weight, c, r, C, R), D, PRECISION)
+    grad_p = grad_p * gelu_slope(x * s)
+    slope = grad_p * x * s * (1.0 - s)
+    put(grad_hidden, grad_h, rows, k, n, K)
+    put(grad_prompt, grad_p, rows, r, n, R)
+    mine = prompt_sums + (image * tl.num_programs(0) + tl.program_id(0)) * 2 * R
+    tl.store(mine + r, tl.sum(slope * d, 0), mask=r < R)
+    tl.store(mine + R + r, tl.sum(slope * d * d, 0), mask=r < R)
+
+
+@triton.jit(do_not_specialize=["n", "blocks", "seed"])
+def backward_hidden(
+    grad_hidden, a, y, stats, norm_weight, norm_bias, conv2, conv2_bias, grad_u, grad_b, hidden, sums,
+    n, blocks, seed, dropout, SUMS,
+    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, DROP: tl.constexpr, D: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Through dropout, GELU, conv2 and relu: the gradients of u and of the norm's result b.
 
     Writes `hidden` (n, K) as the up-projection takes it. A row of `sums`: the gradient of conv2's weight and
     bias, then sum(grad_b) and sum(grad_b * standardised a).
     """
     k = tl.arange(0, KP)
-    r = tl.arange(0, RP)
     grad_conv = tl.zeros((KP, KP), tl.float32)
     grad_bias = tl.zeros((KP,), tl.float32)
     s0 = tl.zeros((KP,), tl.float32)
     s1 = tl.zeros((KP,), tl.float32)
     for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
         rows = block * BM + tl.arange(0, BM)
-        p = prompt_hidden(prompt, prompt_folded, prompt_stats, rows, n, tokens, R, RP)
-        grad_h = tl.zeros((BM, KP), tl.float32)
-        grad_p = tl.zeros((BM, RP), tl.float32)
-        for c0 in range(0, C, BC):
-            c = c0 + tl.arange(0, BC)
-            t = matrix(g, rows, c, n, C)
-            grad_h += product(t, matrix(weight, c, k, C, K), D, PRECISION)
-            plain, scale, pre = prompt_pre(
-                p, prompt_weight, prompt_bias, gamma, beta, c, C, R, RP, AFFINE, D, PRECISION
-            )
-            t = t * gelu_slope(pre) * scale
-            grad_p += product(t, matrix(prompt_weight, c, r, C, R), D, PRECISION)
         standard, b, u, keep = hidden_parts(
             a, y, stats, norm_weight, norm_bias, conv2, conv2_bias, rows, n, seed, dropout,
             K, KP, DROP, D, PRECISION,
         )  # fmt: skip
-        gu = grad_h * keep * gelu_slope(u)
+        gu = matrix(grad_hidden, rows, k, n, K) * keep * gelu_slope(u)
         gb = tl.where(b > 0, product(gu, matrix(conv2, k, k, K, K), D, PRECISION), 0.0)
         put(grad_u, gu, rows, k, n, K)
         put(grad_b, gb, rows, k, n, K)
         put(hidden, gelu(u) * keep, rows, k, n, K)
-        put(grad_prompt, grad_p, rows, r, n, R)
         grad_conv += product(tl.trans(gu), tl.maximum(b, 0.0), D, PRECISION)
         grad_bias += tl.sum(gu, 0)
         s0 += tl.sum(gb, 0)
@@ -167,35 +191,36 @@ def backward_depthwise(
     tl.store(mine + K + 9 * PART + k, grad_bias, mask=part)
 
 
-@triton.jit(do_not_specialize=["n", "tokens"])
+@triton.jit(do_not_specialize=["tokens", "blocks"])
 def backward_attention(
-    z, folded, stats, grad, grad_z, sums, n, tokens, K: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr
-):
-    """Through GELU and SimAM of one image: grad_z (n, K) from `grad`; its sum is a row of `sums`."""
-    image = tl.program_id(0)
+    z, folded, stats, grad, before, grad_z, sums, tokens, blocks,
+    K: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """Through SimAM: grad_z (n, K) from `grad`. A program has a block of an image; its sum: a row of `sums`.
+
+    `before`: :func:`backward_up`'s sums, of the image's `blocks`.
+    """
+    image = tl.program_id(1)
     k = tl.arange(0, KP)
-    end = (image + 1) * tokens
     s1 = tl.zeros((KP,), tl.float32)
     s2 = tl.zeros((KP,), tl.float32)
-    for t0 in range(0, tokens, BT):
-        rows = image * tokens + t0 + tl.arange(0, BT)
-        d, q, x, s = attend(z, folded, stats, rows, end, tokens, K, KP)
-        slope = matrix(grad, rows, k, end, K) * gelu_slope(x * s) * x * s * (1.0 - s)
-        s1 += tl.sum(slope * d, 0)
-        s2 += tl.sum(slope * d * d, 0)
+    before += image * blocks * 2 * K
+    for p0 in range(0, blocks, BP):
+        p = p0 + tl.arange(0, BP)
+        s1 += tl.sum(matrix(before, 2 * p, k, 2 * blocks, K), 0)
+        s2 += tl.sum(matrix(before, 2 * p + 1, k, 2 * blocks, K), 0)
     factor = vector(stats + image * 2 * K + K, k, K)
     mean = 2.0 * factor * s1 / tokens
     spread = 4.0 * factor * factor * s2 / tl.maximum(tokens - 1, 1)
-    total = tl.zeros((KP,), tl.float32)
-    for t0 in range(0, tokens, BT):
-        rows = image * tokens + t0 + tl.arange(0, BT)
-        d, q, x, s = attend(z, folded, stats, rows, end, tokens, K, KP)
-        go = matrix(grad, rows, k, end, K) * gelu_slope(x * s)
-        gz = go * s + 2.0 * d * (q * go * x * s * (1.0 - s) - spread[None, :]) - mean[None, :]
-        gz = tl.where((rows < end)[:, None], gz, 0.0)
-        put(grad_z, gz, rows, k, end, K)
-        total += tl.sum(gz, 0)
-    tl.store(sums + image * K + k, total, mask=k < K)
+    within = tl.program_id(0) * BT + tl.arange(0, BT)
+    end = (image + 1) * tokens
+    rows = tl.where(within < tokens, image * tokens + within, end)
+    d, q, x, s = attend(z, folded, stats, rows, end, tokens, K, KP)
+    g = matrix(grad, rows, k, end, K)
+    gz = g * s + 2.0 * d * (q * g * x * s * (1.0 - s) - spread[None, :]) - mean[None, :]
+    gz = tl.where((within < tokens)[:, None], gz, 0.0)
+    put(grad_z, gz, rows, k, end, K)
+    tl.store(sums + (image * tl.num_programs(0) + tl.program_id(0)) * K + k, tl.sum(gz, 0), mask=k < K)
 
 
 @triton.jit
@@ -204,25 +229,25 @@ def restored(
     K: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, AFFINE: tl.constexpr,
     D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the site's input, which is its result less what it added; and the parts of the latter."""
+    """A tile of the site's input, which is its result less what it added."""
     t, scale, pre = prompt_pre(p, prompt_weight, prompt_bias, gamma, beta, c, C, R, RP, AFFINE, D, PRECISION)
     w = matrix(weight, c, tl.arange(0, KP), C, K)
     o = product(hidden, tl.trans(w), D, PRECISION) + vector(bias, c, C)[None, :]
-    return matrix(out, rows, c, n, C) - o - gelu(pre), t, scale, pre
+    return matrix(out, rows, c, n, C) - o - gelu(pre)
 
 
 @triton.jit(do_not_specialize=["n", "tokens"])
 def backward_project(
     g, out, z, grad_z, mean, rstd, folded, norm_weight, gamma, weight,
     hidden, up, up_bias, prompt, prompt_folded, prompt_stats, prompt_up, prompt_bias, last_gamma, last_beta,
-    grad_x, n, tokens, C,
+    grad_x, standardised, n, tokens, C,
     K: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
     SITE: tl.constexpr, AFFINE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Through the projection and the norm: grad_x (n, C).
 
     SITE: the input is restored from the site's result `out`, and the residual's gradient g joins; else `out`
-    is the input itself.
+    is the input itself. `standardised` (n, C) receives the input less its mean, over its deviation.
     """
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     k = tl.arange(0, KP)
@@ -239,13 +264,14 @@ def backward_project(
         scale = vector(norm_weight, c, C) * vector(gamma, c, C)
         v = product(gz, matrix(weight, k, c, K, C) * scale[None, :], D, PRECISION)
         if SITE:
-            x, t, last, pre = restored(
+            x = restored(
                 out, p, prompt_up, prompt_bias, last_gamma, last_beta, h, up, up_bias, rows, c, n, C,
                 K, KP, R, RP, AFFINE, D, PRECISION,
             )  # fmt: skip
         else:
             x = matrix(out, rows, c, n, C)
         standard = (x - m[:, None]) * s[:, None]
+        put(standardised, standard, rows, c, n, C)
         found = s[:, None] * (v - v0[:, None] - standard * v1[:, None])
         if SITE:
             found += matrix(g, rows, c, n, C)
@@ -254,9 +280,9 @@ def backward_project(
 
 @triton.jit(do_not_specialize=["n", "tokens", "blocks"])
 def backward_columns(
-    g, out, grad_z, mean, rstd, hidden, up, up_bias,
-    wide_prompt, prompt, prompt_folded, prompt_stats, grad_prompt, prompt_mean, prompt_rstd,
-    prompt_up, prompt_bias, last_gamma, last_beta, sums, n, tokens, blocks, C,
+    g, standardised, grad_z, hidden, prompt_standardised, grad_prompt,
+    prompt, prompt_folded, prompt_stats, prompt_up, prompt_bias, last_gamma, last_beta, sums,
+    n, tokens, blocks, C,
     K: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
     AFFINE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -278,30 +304,22 @@ def backward_columns(
     sum_last = tl.zeros((BC,), tl.float32)
     for block in range(tl.program_id(1), blocks, tl.num_programs(1)):
         rows = block * BM + tl.arange(0, BM)
-        live = rows < n
-        h = matrix(hidden, rows, k, n, K)
-        p = prompt_hidden(prompt, prompt_folded, prompt_stats, rows, n, tokens, R, RP)
-        x, t, scale, pre = restored(
-            out, p, prompt_up, prompt_bias, last_gamma, last_beta, h, up, up_bias, rows, c, n, C,
-            K, KP, R, RP, AFFINE, D, PRECISION,
-        )  # fmt: skip
-        m = tl.load(mean + rows, mask=live, other=0.0)
-        s = tl.load(rstd + rows, mask=live, other=0.0)
         gz = matrix(grad_z, rows, k, n, K)
-        down_grad += product(tl.trans(gz), (x - m[:, None]) * s[:, None], D, PRECISION)
+        down_grad += product(tl.trans(gz), matrix(standardised, rows, c, n, C), D, PRECISION)
         gt = matrix(g, rows, c, n, C)
-        up_grad += product(tl.trans(h), gt, D, PRECISION)
+        up_grad += product(tl.trans(matrix(hidden, rows, k, n, K)), gt, D, PRECISION)
         sum_g += tl.sum(gt, 0)
+        p = prompt_hidden(prompt, prompt_folded, prompt_stats, rows, n, tokens, R, RP)
+        t, scale, pre = prompt_pre(
+            p, prompt_up, prompt_bias, last_gamma, last_beta, c, C, R, RP, AFFINE, D, PRECISION
+        )
         gp = gt * gelu_slope(pre)
         prompt_up_grad += product(tl.trans(p), gp, D, PRECISION)
         sum_pre += tl.sum(gp, 0)
         sum_last += tl.sum(gp * t, 0)
-        m = tl.load(prompt_mean + rows, mask=live, other=0.0)
-        s = tl.load(prompt_rstd + rows, mask=live, other=0.0)
-        standard = (matrix(wide_prompt, rows, c, n, C) - m[:, None]) * s[:, None]
         gz = matrix(grad_prompt, rows, r, n, R)
-        prompt_down_grad += product(tl.trans(gz), standard, D, PRECISION)
-    mine = sums + tl.program_id(1).to(tl.int64) * (2 * K + 2 * R + 3) * C
+        prompt_down_grad += product(tl.trans(gz), matrix(prompt_standardised, rows, c, n, C), D, PRECISION)
+    mine = sums + tl.program_id(1) * (2 * K + 2 * R + 3) * C
     put(mine, down_grad, k, c, K, C)
     put(mine + K * C, up_grad, k, c, K, C)
     put(mine + 2 * K * C, prompt_down_grad, r, c, R, C)
@@ -352,9 +370,9 @@ def total_row(sums, row, splits, ROWS, c, C):
     return found
 
 
-@triton.jit(do_not_specialize=["splits", "images"])
+@triton.jit(do_not_specialize=["splits", "prompt_blocks"])
 def finish(
-    sums, splits, down_bias, prompt_sums, images,
+    sums, splits, down_bias, prompt_sums, prompt_blocks,
     norm_weight, norm_bias, gamma, beta, weight,
     prompt_norm_weight, prompt_norm_bias, prompt_gamma, prompt_beta, prompt_weight, last_gamma,
     grad_norm_weight, grad_norm_bias, grad_gamma, grad_beta, grad_weight, grad_up, grad_up_bias,
@@ -374,8 +392,8 @@ def finish(
     finish_up(sums, K, splits, ROWS, grad_up, 1.0, c, C, K, KP)
     tl.store(grad_up_bias + c, total_row(sums, 2 * K + 2 * R, splits, ROWS, c, C), mask=c < C)
     constant = tl.zeros((RP,), tl.float32)
-    for image in range(images):
-        constant += vector(prompt_sums + image * R, r, R)
+    for p0 in range(0, prompt_blocks, 64):
+        constant += tl.sum(matrix(prompt_sums, p0 + tl.arange(0, 64), r, prompt_blocks, R), 0)
     if tl.program_id(0) == 0:
         tl.store(grad_prompt_down_bias + r, constant, mask=r < R)
     finish_down(
