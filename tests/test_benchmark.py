@@ -14,8 +14,8 @@ from torch import nn
 from ivtuning.backbones.attention import RelPosAttention
 from ivtuning.backbones.stems import PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.trunk import Trunk
-from ivtuning.benchmark import evaluation, growth, models, relpos, startup, step
-from ivtuning.benchmark.flops import energy, floor, frozen_trunk
+from ivtuning.benchmark import evaluation, flops, growth, models, relpos, report, startup, step
+from ivtuning.benchmark.flops import count, count_iv, energy, floor, frozen_trunk, rate
 from ivtuning.benchmark.memory import peak_bytes, saved_bytes
 from ivtuning.benchmark.options import Options
 from ivtuning.benchmark.reference import explicit, plain
@@ -25,6 +25,12 @@ from ivtuning.errors import UserError
 from ivtuning.tuning import Frozen, Full, IVTuning
 
 NANO = ["--trunk", "vitdet_nano", "--depth", "2", "--repeats", "1", "--no-1024"]
+
+
+@pytest.fixture(autouse=True)
+def small_product(monkeypatch):
+    """The one that tells a machine's rate takes seconds, and no test asks for that rate."""
+    monkeypatch.setattr(flops, "SIDES", {"cpu": 64, "cuda": 64})
 
 
 @pytest.fixture(params=["vitdet", "plain_vit", "swin"])
@@ -146,6 +152,22 @@ def test_floor_of_vitdet_b():
     assert floor("vitdet_b", (512, 512))["ratio"] == pytest.approx(0.698, abs=5e-4)
 
 
+def test_flops_of_iv_tuning_are_those_of_its_modules():
+    """Beside the frozen trunk's: two adapters a block with their weight gradients, and what the stem adds."""
+    frozen = floor("vitdet_nano", (48, 48), 2)["frozen"]
+    assert count_iv("vitdet_nano", (48, 48), 2) > frozen
+    two, four, six = (count_iv("vitdet_nano", (48, 48), depth) for depth in (2, 4, 6))
+    assert six - four == four - two > floor("vitdet_nano", (48, 48), 2)["frozen"] / 2
+    trunk = models.build("vitdet_nano", PromptStem(), IVTuning(), 2)
+    assert count(plain(trunk), (48, 48)) == two
+
+
+def test_rate_is_that_of_one_product(monkeypatch):
+    taken = {"product": [0.5, 0.25, 2.0]}
+    monkeypatch.setattr(flops, "interleaved", lambda runs, *_: runs["product"]() is not None and taken)
+    assert rate(torch.device("cpu"), torch.bfloat16) == 2 * 64**3 / 0.5
+
+
 def test_gradient_runs_through_all_of_the_frozen_trunk():
     trunk = frozen_trunk("vitdet_nano", 4)
     energy(trunk(torch.randn(1, 6, 48, 48))).backward()
@@ -188,6 +210,13 @@ def test_recompute_and_the_large_size_itself(monkeypatch):
     saved = found.raw["saved_bytes"]
     assert saved["iv_block"] < saved["iv_mlp"] < saved["iv"] < saved["reference"]
     assert saved["frozen"] < saved["full"]
+    seconds = found.raw["step_seconds"]
+    assert found.rows["step_frozen_over_full"].value == pytest.approx(
+        seconds["frozen"]["median"] / seconds["full"]["median"]
+    )
+    for key in ("iv", "full"):
+        ideal = found.raw["flops"][key] / (found.facts["rate_tflops"] * 1e12)
+        assert found.rows[f"utilisation_{key}"].value == pytest.approx(ideal / seconds[key]["median"])
     for mode in ("mlp", "block"):
         assert found.rows[f"saved_over_full_{mode}"].value == saved[f"iv_{mode}"] / saved["full"]
         assert found.rows[f"step_over_full_{mode}"].value > 0
@@ -199,6 +228,36 @@ def test_large_size_has_its_own_row(monkeypatch):
     row = found.rows["step_over_reference_1024"]
     seconds = found.raw["step_seconds_1024"]
     assert row.value == seconds["iv"]["median"] / seconds["reference"]["median"]
+
+
+def test_absolute_figures_stand_below_the_ratios():
+    times = {"a": [0.25, 0.5, 1.0]}
+    listing = report.absolute(["a", "b"], times, 4, "ms", {"saved GB": {"a": 10**9, "b": 2 * 10**9}})
+    assert listing.head == ["run", "ms", "images/s", "saved GB"]
+    assert listing.lines == [["a", "500.0", "8.0", "1.00"], ["b", "out of memory", "", "2.00"]]
+    found = report.Found("so", listings=[listing])
+    where = {"device": "d", "threads": 1, "torch": "t", "repeats": 3}
+    lines = report.table("part", found, where).splitlines()
+    assert lines[4].split() == ["|", "run", "|", "ms", "|", "images/s", "|", "saved", "GB", "|"]  # no rows
+    found.rows["infer_over_trunk"] = report.Row(1.0)
+    assert [line for line in report.table("part", found, where).splitlines() if not line][2:] == [""]
+
+
+def test_profile_of_both_methods(capsys):
+    load_tool("benchmark").main(["profile", *NANO[:-1], "--json"])
+    out = capsys.readouterr().out
+    found = json.loads(out.splitlines()[-1])["raw"]["profile"]
+    for method in ("IV-tuning", "full fine-tuning"):
+        rows = found[method]["kernels"]
+        assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
+        assert found[method]["calls"] == sum(row["calls"] for row in rows)
+        shown = out.split(f"\n{method}\n\n")[1].split("\n\n")[0].splitlines()
+        assert len(shown) == 12 and shown[2].startswith(f"| {rows[0]['name']} ")
+        # Once a step, and the optimizer's own mark, which spans it, is no operator.
+        names = {row["name"]: row["calls"] for row in rows}
+        assert names["aten::_fused_adamw_"] == 1
+        assert not any(name.startswith("Optimizer.step") for name in names)
+    assert "operators a step" in out
 
 
 def test_both_evaluations_agree():
@@ -223,7 +282,7 @@ def test_tool_measures_all(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
     assert list(found)[: len(ROWS)] == list(ROWS)
-    asked = [key for key in ROWS if not key.startswith(("growth_", "scale_"))]
+    asked = [key for key in ROWS if not key.startswith(("growth_", "scale_", "model_"))]
     assert all(isinstance(found[key], float) or found["notes"][key] == "left out" for key in asked)
     assert found["step_over_reference_1024"] is None
     assert found["floor"] == found["raw"]["step"]["flops"]["ratio"]
@@ -313,6 +372,12 @@ def test_loader_of_a_registered_set(pairs, capsys):
         (["infer", "--size", "1", "2", "3"], "--size 1 2 3: give one side, or height and width"),
         (["data", "--workers", "-1"], "--workers -1: give 0 or more"),
         (["scale", "--processes", "1"], "--processes 1: give 2 or more"),
+        (["model"], "model needs --config-file FILE"),
+        (["model", "--config-file", "configs/synthetic/dino.py"], "configs/synthetic/dino_ivtuning.py"),
+        (["model", "--config-file", "x.py", "--dtype", "bf16"], "--dtype does not go with model"),
+        (["model", "--config-file", "x.py", "--depth", "3"], "--depth does not go with model"),
+        (["infer", "--config-file", "x.py"], "'--config-file x.py' goes with the part model, not with infer"),
+        (["step", "--batch", "2", "train.seed=1"], "'train.seed=1' goes with the part model, not with step"),
         (["data", "--dataset", "synthetic_trian"], "synthetic_train"),
         (["data", "--dataset", "synthetic_train", "--batch", "99"], "give a smaller --batch"),
     ],

@@ -10,7 +10,9 @@ adapters  saving and loading an adapter, against the whole checkpoint
 startup   a tool's --help, against the import of torch
 growth    exponents of a step's time and memory in pixels and in depth
 scale     several processes under DDP, against one
-all       all but the last two
+profile   the kernels of a training step that take longest, with IV-tuning and full fine-tuning
+model     a config's whole model in training and inference, against its full fine-tuning
+all       the first seven
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ import warnings
 from ivtuning.errors import UserError, run_tool
 
 ALL = ("step", "relpos", "infer", "data", "eval", "adapters", "startup")
-PARTS = (*ALL, "growth", "scale")
+PARTS = (*ALL, "growth", "scale", "profile", "model")
+MODULES = {"eval": "evaluation", "model": "whole"}  # of those with another name
 EXAMPLE = """\
 example:
   tools/benchmark.py step --trunk vitdet_b --depth 3 --repeats 3 --no-1024
   tools/benchmark.py all --threads 2 --json
   tools/benchmark.py growth --trunk vitdet_s --size 384 --plot growth.png
+  tools/benchmark.py model --config-file configs/M3FD/dino_ivtuning_swin_l.py --batch 2 train.compile=true
 
 The full trunk at 1024 px takes minutes a round on a CPU: --depth shortens it, --no-1024 leaves that size out.
+On CUDA a run that does not fit into memory is left out, and its figures say so.
 """
 
 
@@ -56,13 +61,13 @@ def parse(argv) -> argparse.Namespace:
         nargs="+",
         type=whole,
         metavar="PX",
-        help="side, or height and width (default: 512, Swin 480 640)",
+        help="side, or height and width (default: 512, Swin 480 640, model 640)",
     )
     add("--depth", type=whole, metavar="N", help="shorten the trunk to N blocks, which the table says")
     add("--batch", type=whole, default=1, metavar="N", help="pairs in a batch (default: 1)")
-    add("--repeats", type=whole, default=5, metavar="N", help="timed rounds after a first one (default: 5)")
+    add("--repeats", type=whole, default=5, metavar="N", help="timed rounds after the first (default: 5)")
     add("--threads", type=whole, metavar="N", help="of torch on a CPU (default: torch's own choice)")
-    add("--dtype", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast (default: fp32)")
+    add("--dtype", choices=("fp32", "bf16"), help="bf16: autocast (default: fp32; model: train.precision)")
     add("--no-1024", action="store_true", help="step: do not compare with the reference at 1024 px")
     add("--tokens", type=whole, default=64, metavar="N", help="relpos: side of the map (default: 64)")
     add("--images", type=whole, default=5000, metavar="N", help="eval: number of images (default: 5000)")
@@ -71,13 +76,29 @@ def parse(argv) -> argparse.Namespace:
     add("--workers", type=int, default=0, metavar="N", help="data: processes (default: 0, read in this one)")
     add("--processes", type=whole, metavar="N", help="scale: N (default: one a CUDA device, or 2)")
     add("--plot", metavar="FILE", help="growth: draw the curves into this PNG")
+    add("--config-file", metavar="FILE", help="model: LazyConfig file under configs/")
+    add("overrides", nargs="*", metavar="key=value", help="model: changes to the config, after another flag")
     add("--json", action="store_true", help="print one JSON object, last")
-    args = parser.parse_args(argv)
+    # Intermixed: overrides may stand behind flags.
+    args = parser.parse_intermixed_args(argv)
     if args.size and len(args.size) > 2:
         raise UserError(f"--size {' '.join(map(str, args.size))}: give one side, or height and width")
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give 0 or more")
+    if args.part == "model":
+        check_model(args)
+    elif args.config_file or args.overrides:
+        given = args.overrides[0] if args.overrides else f"--config-file {args.config_file}"
+        raise UserError(f"{given!r} goes with the part model, not with {args.part}")
     return args
+
+
+def check_model(args: argparse.Namespace) -> None:
+    if not args.config_file:
+        raise UserError("model needs --config-file FILE, such as configs/M3FD/dino_ivtuning_swin_l.py")
+    for flag in ("trunk", "depth", "dtype"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag} does not go with model: change the config, e.g. train.precision=bf16")
 
 
 def main(argv):
@@ -101,7 +122,7 @@ def main(argv):
         depth=args.depth,
         batch=args.batch,
         repeats=args.repeats,
-        dtype=args.dtype,
+        dtype=args.dtype or "fp32",
         large=not args.no_1024,
         tokens=args.tokens,
         images=args.images,
@@ -110,10 +131,12 @@ def main(argv):
         workers=args.workers,
         processes=args.processes,
         plot=args.plot,
+        config=args.config_file,
+        overrides=tuple(args.overrides),
     )
     where, parts = machine(args.repeats), {}
     for part in ALL if args.part == "all" else (args.part,):
-        module = importlib.import_module(f"ivtuning.benchmark.{'evaluation' if part == 'eval' else part}")
+        module = importlib.import_module(f"ivtuning.benchmark.{MODULES.get(part, part)}")
         parts[part] = module.measure(options)
         # At once: the next part may take long.
         print(table(part, parts[part], where) + "\n", flush=True)

@@ -1,16 +1,22 @@
-"""The floor of a training step in counted arithmetic: a frozen trunk against the same one trained in full."""
+"""A training step in counted arithmetic: IV-tuning, the same trunk trained in full and frozen; the rate."""
 
 from __future__ import annotations
+
+import statistics
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..backbones.stems import Stem, VisibleOnly
+from ..backbones.stems import PromptStem, Stem, VisibleOnly
 from ..backbones.trunk import Trunk
-from ..tuning import Frozen, Full
+from ..tuning import Frozen, Full, IVTuning
 from .models import build
-from .reference import explicit
+from .reference import explicit, plain
+from .timing import interleaved
+
+# Side of the square matrices whose product tells the machine's rate: large enough to keep all of it busy.
+SIDES = {"cuda": 8192, "cpu": 2048}
 
 
 class Shift(Stem):
@@ -40,6 +46,19 @@ def floor(name: str, size: tuple[int, int], depth: int | None = None) -> dict[st
     frozen = count(explicit(frozen_trunk(name, depth, "meta")), size)
     full = count(explicit(build(name, VisibleOnly(), Full(), depth, device="meta")), size)
     return {"frozen": frozen, "full": full, "ratio": frozen / full}
+
+
+def count_iv(name: str, size: tuple[int, int], depth: int | None = None) -> int:
+    """The same for IV-tuning: what its plain modules compute, nothing of it twice."""
+    return count(plain(build(name, PromptStem(), IVTuning(), depth, device="meta")), size)
+
+
+def rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs per second of one large matrix product."""
+    side = SIDES[device.type]
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    times = interleaved({"product": lambda: a @ b}, 9 if device.type == "cuda" else 3, "matrix product")
+    return 2 * side**3 / statistics.median(times["product"])
 
 
 def count(trunk: Trunk, size: tuple[int, int]) -> int:

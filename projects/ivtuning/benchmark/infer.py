@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from ..backbones.stems import PromptStem, VisibleOnly
-from ..backbones.trunk import Trunk
-from ..tuning import Frozen, IVTuning
+from ..backbones.stems import PromptStem, Stem, VisibleOnly
+from ..tuning import Frozen, IVTuning, Tuner
 from .models import build, usual_size
 from .options import Options
-from .report import Found, Row
-from .timing import interleaved, ratio, summary
+from .report import Found, Row, absolute
+from .room import fitting
+from .timing import interleaved, summary
 
 
 def measure(options: Options) -> Found:
@@ -21,8 +22,8 @@ def measure(options: Options) -> Found:
     size = options.size or usual_size(name)
     x = options.pair(size)
 
-    def forward(trunk: Trunk) -> Callable[[], None]:
-        trunk.eval()
+    def forward(stem: Stem, tuner: Tuner) -> Callable[[], None]:
+        trunk = build(name, stem, tuner, options.depth, device=options.device).eval()
 
         def run() -> None:
             with torch.no_grad(), options.autocast():
@@ -30,12 +31,13 @@ def measure(options: Options) -> Found:
 
         return run
 
-    runs = {
-        "iv": forward(build(name, PromptStem(), IVTuning(), options.depth, device=options.device)),
-        "trunk": forward(build(name, VisibleOnly(), Frozen(), options.depth, device=options.device)),
+    makers = {
+        "iv": partial(forward, PromptStem(), IVTuning()),
+        "trunk": partial(forward, VisibleOnly(), Frozen()),
     }
-    times = interleaved(runs, options.repeats, "inference")
+    times = interleaved(fitting(makers), options.repeats, "inference", options.warmup, may_not_fit=True)
     found = Found(f"{options.describe(name, size)}, eval mode")
     found.raw["seconds"] = summary(times)
-    found.rows["infer_over_trunk"] = Row.of(ratio(times, "iv", "trunk"))
+    found.rows["infer_over_trunk"] = Row.between(times, "iv", "trunk")
+    found.listings.append(absolute(makers, times, options.batch, "ms"))
     return found

@@ -20,7 +20,7 @@ class Options:
         size: height and width in pixels; None: the trunk's usual one.
         depth: blocks of a shortened trunk; None: all.
         batch: pairs in a batch.
-        repeats: timed rounds, after one that is not counted.
+        repeats: timed rounds, after those that are not counted.
         dtype: "fp32", or "bf16" for autocast.
         large: compare with the reference at 1024 x 1024 pixels as well.
         tokens: side, in tokens, of the map for the attention alone.
@@ -29,6 +29,8 @@ class Options:
         workers: processes of the loader; 0 reads in this one.
         processes: how many train together; None: one for each CUDA device, or two.
         plot: PNG to draw the growth into.
+        config: LazyConfig file of a whole model.
+        overrides: changes to it, "key=value".
     """
 
     trunk: str | None = None
@@ -45,10 +47,17 @@ class Options:
     workers: int = 0
     processes: int | None = None
     plot: str | None = None
+    config: str | None = None
+    overrides: tuple[str, ...] = ()
 
     @cached_property
     def device(self) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def warmup(self) -> int:
+        """Rounds of trunks and models that are not counted; CUDA chooses and compiles kernels in them."""
+        return 3 if self.device.type == "cuda" else 1
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision of forward passes."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from .timing import Ratio
+from .room import lost
+from .timing import Ratio, Times, ratio
 
 # key: (what it is, target); a target that depends on what was measured comes with the row
 ROWS = {
     "step_over_full": ("IV-tuning step / full fine-tuning step", "<= 1.08 x floor"),
+    "step_frozen_over_full": ("frozen trunk's step / full fine-tuning's", ""),
     "step_over_reference": ("IV-tuning step / plain reference", "<= 0.65 at 512 px"),
     "step_over_reference_1024": ("the same at 1024 px", "<= 0.50"),
     "saved_over_full": ("saved activations, IV-tuning / full", "<= 0.70"),
@@ -24,6 +27,8 @@ ROWS = {
     "saved_over_full_block": ("saved activations with block recompute", "<= 0.15"),
     "step_over_full_block": ("its step / full fine-tuning's", "<= 1.12"),
     "adapter_forward_share": ("adapters' share of the forward pass", "<= 0.06"),
+    "utilisation_iv": ("counted arithmetic of an IV-tuning step / its time / rate", ""),
+    "utilisation_full": ("the same of full fine-tuning", ""),
     "relpos_saved_ratio": ("rel-pos attention, saved bytes / explicit", "<= 0.10, and faster"),
     "infer_over_trunk": ("inference, IV-tuning / frozen trunk alone", "<= 1.05"),
     "coco_eval_ratio": ("COCO evaluation / pycocotools", "<= 0.15"),
@@ -37,6 +42,9 @@ ROWS = {
     "scale_speedup": ("IV-tuning, samples per second, N processes / 1", ""),
     "scale_reduce_share": ("share of its step that waits for the all-reduce", ""),
     "scale_bytes_ratio": ("gradient bytes reduced in a step, IV-tuning / full", ""),
+    "model_step_over_full": ("whole model, training step / full fine-tuning's", ""),
+    "model_infer_over_full": ("whole model, inference / full fine-tuning's", ""),
+    "model_peak_over_full": ("whole model, peak memory in training / full fine-tuning's", ""),
 }
 
 
@@ -53,6 +61,27 @@ class Row:
     def of(cls, ratio: Ratio, **kwargs: str) -> Row:
         return cls(ratio.median, (ratio.low, ratio.high), **kwargs)
 
+    @classmethod
+    def between(cls, times: Times, over: str, under: str, target: str | None = None) -> Row:
+        """Seconds of `over` / seconds of `under`; no figure where one of them did not fit into memory."""
+        note = lost(times, over, under)
+        return cls(target=target, note=note) if note else cls.of(ratio(times, over, under), target=target)
+
+    @classmethod
+    def of_bytes(cls, bytes_: Mapping[str, int], over: str, under: str, note: str = "") -> Row:
+        """Bytes of `over` / bytes of `under`, likewise."""
+        missing = lost(bytes_, over, under)
+        return cls(note=missing) if missing else cls(bytes_[over] / bytes_[under], note=note)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Figures as they are, not as ratios: a second table under a part's rows."""
+
+    head: list[str]
+    lines: list[list[str]]
+    title: str = ""
+
 
 @dataclass
 class Found:
@@ -63,12 +92,14 @@ class Found:
         rows: by key of ROWS.
         facts: further figures by name, such as "floor".
         raw: what the rows were made from: seconds, bytes, FLOPs.
+        listings: further tables.
     """
 
     conditions: str
     rows: dict[str, Row] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
     raw: dict[str, Any] = field(default_factory=dict)
+    listings: list[Listing] = field(default_factory=list)
 
 
 def machine(repeats: int) -> dict[str, Any]:
@@ -82,8 +113,33 @@ def machine(repeats: int) -> dict[str, Any]:
     }
 
 
+def absolute(
+    names: Iterable[str],
+    times: Times,
+    batch: int,
+    what: str,
+    bytes_: Mapping[str, Mapping[str, int]] | None = None,
+) -> Listing:
+    """Milliseconds and images a second of the runs `names`, pairs counting once, beside their bytes in GB.
+
+    Args:
+        times: of those that fitted into memory.
+        what: head of the milliseconds.
+        bytes_: by head of the column, then by run.
+    """
+    lines = []
+    for name in names:
+        line = [name, "out of memory", ""]
+        if name in times:
+            seconds = statistics.median(times[name])
+            line = [name, f"{1e3 * seconds:,.1f}", f"{batch / seconds:,.1f}"]
+        columns = (bytes_ or {}).values()
+        lines.append(line + [f"{c[name] / 1e9:.2f}" if name in c else "" for c in columns])
+    return Listing(["run", what, "images/s", *(bytes_ or {})], lines)
+
+
 def table(part: str, found: Found, where: Mapping[str, Any]) -> str:
-    """A part's rows in markdown, under its conditions."""
+    """A part's rows in markdown, under its conditions, and its further tables."""
     lines = []
     for key, row in sorted(found.rows.items(), key=lambda item: list(ROWS).index(item[0])):
         what, target = ROWS[key]
@@ -91,11 +147,14 @@ def table(part: str, found: Found, where: Mapping[str, Any]) -> str:
         spread = f"{row.spread[0]:.3f} to {row.spread[1]:.3f}" if row.spread else ""
         lines.append([key, what, value, spread, row.target or target, row.note])
     head = ["key", "what", "ratio", "spread", "target", "note"]
-    return (
+    text = (
         f"### {part}\n\n{where['device']}, {where['threads']} threads, torch {where['torch']}, "
-        f"{where['repeats']} interleaved repeats; {found.conditions}\n\n"
-        + tabulate(lines, head, tablefmt="pipe", disable_numparse=True)
+        f"{where['repeats']} interleaved repeats; {found.conditions}"
     )
+    for each in ([Listing(head, lines)] if lines else []) + found.listings:
+        title = f"{each.title}\n\n" if each.title else ""
+        text += f"\n\n{title}" + tabulate(each.lines, each.head, tablefmt="pipe", disable_numparse=True)
+    return text
 
 
 def as_json(parts: Mapping[str, Found], where: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,20 +12,22 @@ from ..backbones.block import RECOMPUTE
 from ..backbones.stems import PromptStem, SumStem
 from ..backbones.trunk import Trunk
 from ..tuning import Frozen, Full, IVTuning
-from .flops import energy, floor, frozen_trunk
+from .flops import count_iv, energy, floor, frozen_trunk, rate
 from .memory import peak_bytes, saved_bytes
 from .models import build, usual_size
-from .options import Options
+from .options import DTYPES, Options
 from .reference import plain
-from .report import Found, Row
-from .timing import interleaved, ratio, summary
+from .report import Found, Row, absolute
+from .room import fitting, lost
+from .timing import Times, interleaved, ratio, summary
 
 LARGE = (1024, 1024)
 
 
 def training_step(trunk: Trunk, x: Tensor, options: Options) -> Callable[[], None]:
     """One step on `x`: forward pass, backward pass of the sum of squares, AdamW."""
-    optimizer = torch.optim.AdamW([p for p in trunk.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    trained = [p for p in trunk.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
 
     def step() -> None:
         with options.autocast():
@@ -37,7 +40,7 @@ def training_step(trunk: Trunk, x: Tensor, options: Options) -> Callable[[], Non
 
 
 def measure(options: Options) -> Found:
-    """Rows step_*, saved_* and adapter_forward_share, with the counted floor."""
+    """Rows step_*, saved_*, adapter_forward_share and utilisation_*, with the counted floor."""
     name = options.trunk or "vitdet_b"
     size = options.size or usual_size(name)
     found = Found(
@@ -45,8 +48,10 @@ def measure(options: Options) -> Found:
         "is forward, backward, AdamW on the sum of squares of the outputs"
     )
     bound = floor(name, size, options.depth)
-    found.raw["flops"] = bound
+    found.raw["flops"] = {**bound, "iv": count_iv(name, size, options.depth)}
     found.facts["floor"] = bound["ratio"]
+    found.raw["rate"] = rate(options.device, DTYPES[options.dtype])
+    found.facts["rate_tflops"] = found.raw["rate"] / 1e12
     _steps(found, options, name, size, bound["ratio"])
     _share(found, options, name, size)
     if size == LARGE:
@@ -62,38 +67,55 @@ def _iv(options: Options, name: str, recompute: str | None = None) -> Trunk:
     return build(name, PromptStem(), IVTuning(), options.depth, recompute, options.device)
 
 
+def _reference(options: Options, name: str) -> Trunk:
+    return plain(_iv(options, name))
+
+
 def _steps(found: Found, options: Options, name: str, size: tuple[int, int], bound: float) -> None:
     """Everything at one size, in one set of rounds."""
     x = options.pair(size)
-    trunks = {
-        "full": build(name, SumStem(), Full(), options.depth, device=options.device),
-        "iv": _iv(options, name),
-    }
-    trunks["reference"] = plain(trunks["iv"])
     modes = [mode for mode in RECOMPUTE if mode]
-    trunks |= {f"iv_{mode}": _iv(options, name, mode) for mode in modes}
-
-    saved = {key: _saved(trunk, x, options) for key, trunk in trunks.items()}
-    saved["frozen"] = _saved(frozen_trunk(name, options.depth, options.device), x, options)
-    found.raw["saved_bytes"] = saved
-    found.facts["saved_floor"] = saved["frozen"] / saved["full"]
-
-    steps = {key: training_step(trunk, x, options) for key, trunk in trunks.items()}
-    times = interleaved(steps, options.repeats, "step")
-    found.raw["step_seconds"] = summary(times)
-    peaks = {key: peak_bytes(step) for key, step in steps.items()}
-    if None not in peaks.values():
+    makers = {
+        "full": partial(build, name, SumStem(), Full(), options.depth, device=options.device),
+        "frozen": partial(frozen_trunk, name, options.depth, options.device),
+        "iv": partial(_iv, options, name),
+        **{f"iv_{mode}": partial(_iv, options, name, mode) for mode in modes},
+        "reference": partial(_reference, options, name),
+    }
+    saved: dict[str, int] = {}
+    steps = fitting({key: partial(_prepare, make, x, options, saved, key) for key, make in makers.items()})
+    times = interleaved(steps, options.repeats, "step", options.warmup, may_not_fit=True)
+    # What is added to the weights and AdamW's state, which all are there at once.
+    peaks = fitting({key: partial(peak_bytes, step) for key, step in steps.items()})
+    found.raw |= {"saved_bytes": saved, "step_seconds": summary(times)}
+    if peaks:
         found.raw["peak_bytes"] = peaks
 
     aim = f"<= {1.08 * bound:.3f}: 1.08 x {bound:.3f} (counted FLOPs, frozen / full)"
-    found.rows["step_over_full"] = Row.of(ratio(times, "iv", "full"), target=aim)
-    found.rows["step_over_reference"] = Row.of(ratio(times, "iv", "reference"))
-    least, whole = found.facts["saved_floor"], saved["full"] / 1e6
-    note = f"floor without adapters {least:.3f}; full keeps {whole:,.0f} MB"
-    found.rows["saved_over_full"] = Row(saved["iv"] / saved["full"], note=note)
+    found.rows["step_over_full"] = Row.between(times, "iv", "full", target=aim)
+    found.rows["step_frozen_over_full"] = Row.between(times, "frozen", "full")
+    found.rows["step_over_reference"] = Row.between(times, "iv", "reference")
+    note = ""
+    if not lost(saved, "frozen", "full"):
+        least = found.facts["saved_floor"] = saved["frozen"] / saved["full"]
+        note = f"floor without adapters {least:.3f}; full keeps {saved['full'] / 1e6:,.0f} MB"
+    found.rows["saved_over_full"] = Row.of_bytes(saved, "iv", "full", note)
     for mode in modes:
-        found.rows[f"saved_over_full_{mode}"] = Row(saved[f"iv_{mode}"] / saved["full"])
-        found.rows[f"step_over_full_{mode}"] = Row.of(ratio(times, f"iv_{mode}", "full"))
+        found.rows[f"saved_over_full_{mode}"] = Row.of_bytes(saved, f"iv_{mode}", "full")
+        found.rows[f"step_over_full_{mode}"] = Row.between(times, f"iv_{mode}", "full")
+    for key in ("iv", "full"):
+        found.rows[f"utilisation_{key}"] = _utilisation(found, times, key, options.batch)
+    columns = {"saved GB": saved, **({"peak GB": peaks} if peaks else {})}
+    found.listings.append(absolute(makers, times, options.batch, "ms a step", columns))
+
+
+def _prepare(
+    make: Callable[[], Trunk], x: Tensor, options: Options, saved: dict[str, int], key: str
+) -> Callable[[], None]:
+    """A trunk's training step; what its forward pass keeps becomes `saved[key]`."""
+    trunk = make()
+    saved[key] = _saved(trunk, x, options)
+    return training_step(trunk, x, options)
 
 
 def _saved(trunk: Trunk, x: Tensor, options: Options) -> int:
@@ -104,21 +126,40 @@ def _saved(trunk: Trunk, x: Tensor, options: Options) -> int:
     return saved_bytes(trunk, run)
 
 
+def _utilisation(found: Found, times: Times, key: str, batch: int) -> Row:
+    """The share of the machine's rate that a step reaches; what it computes again does not count."""
+    if key not in times:
+        return Row(note=lost(times, key))
+    # The same as a ratio to the step that would be nothing but arithmetic at that rate.
+    least = found.raw["flops"][key] * batch / found.raw["rate"]
+    note = f"of {found.facts['rate_tflops']:.2f} TFLOP/s, one large matrix product"
+    return Row.of(ratio({"least": [least] * len(times[key]), **times}, "least", key), note=note)
+
+
 def _share(found: Found, options: Options, name: str, size: tuple[int, int]) -> None:
     """The adapters' share of a forward pass that keeps its graph: the same stem with and without them."""
     x = options.pair(size)
-    bare = build(name, PromptStem(), Frozen(), options.depth, device=options.device)
 
-    def forward(trunk: Trunk) -> Callable[[], object]:
+    def forward(make: Callable[[], Trunk]) -> Callable[[], object]:
+        trunk = make()
+
         def run() -> object:
             with options.autocast():
                 return trunk(x)
 
         return run
 
-    runs = {"bare": forward(bare), "iv": forward(_iv(options, name))}
-    times = interleaved(runs, options.repeats, "forward")
+    makers = {
+        "bare": partial(build, name, PromptStem(), Frozen(), options.depth, device=options.device),
+        "iv": partial(_iv, options, name),
+    }
+    runs = fitting({key: partial(forward, make) for key, make in makers.items()})
+    times = interleaved(runs, options.repeats, "forward", options.warmup, may_not_fit=True)
     found.raw["forward_seconds"] = summary(times)
+    note = lost(times, "bare", "iv")
+    if note:
+        found.rows["adapter_forward_share"] = Row(note=note)
+        return
     middle, low, high = ratio(times, "bare", "iv")
     found.rows["adapter_forward_share"] = Row(1 - middle, (1 - high, 1 - low))
 
@@ -126,8 +167,11 @@ def _share(found: Found, options: Options, name: str, size: tuple[int, int]) -> 
 def _large(found: Found, options: Options, name: str) -> None:
     """IV-tuning and the reference at 1024 x 1024 pixels."""
     x = options.pair(LARGE)
-    iv = _iv(options, name)
-    runs = {"iv": training_step(iv, x, options), "reference": training_step(plain(iv), x, options)}
-    times = interleaved(runs, options.repeats, "step at 1024 px")
+
+    def step(make: Callable[[Options, str], Trunk]) -> Callable[[], None]:
+        return training_step(make(options, name), x, options)
+
+    runs = fitting({"iv": partial(step, _iv), "reference": partial(step, _reference)})
+    times = interleaved(runs, options.repeats, "step at 1024 px", options.warmup, may_not_fit=True)
     found.raw["step_seconds_1024"] = summary(times)
-    found.rows["step_over_reference_1024"] = Row.of(ratio(times, "iv", "reference"))
+    found.rows["step_over_reference_1024"] = Row.between(times, "iv", "reference")

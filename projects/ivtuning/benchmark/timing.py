@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from ..progress import track
+from .room import release
 
 Times = dict[str, list[float]]
 
@@ -23,8 +24,18 @@ class Ratio(NamedTuple):
     high: float
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int, label: str, warmup: int = 1) -> Times:
+def interleaved(
+    runs: dict[str, Callable[[], object]],
+    repeats: int,
+    label: str,
+    warmup: int = 1,
+    may_not_fit: bool = False,
+) -> Times:
     """Call all `runs` in turns (A B C A B C ...), `repeats` rounds after `warmup` that are not counted.
+
+    Args:
+        may_not_fit: take a run that CUDA's memory does not suffice for out of `runs` and go on without it;
+            otherwise that error ends the measurement.
 
     Returns:
         Wall-clock seconds of each run in each round. Work queued on a CUDA device is waited for.
@@ -34,17 +45,31 @@ def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int, label: s
     gc.freeze()  # what is there already need not be looked through in every round
     try:
         for done in track(range(warmup + repeats), label):
-            for name, run in runs.items():
-                gc.collect()  # here and not at some moment in between
-                _wait()
-                start = time.perf_counter()
-                run()
-                _wait()
-                if done >= warmup:
-                    times[name].append(time.perf_counter() - start)
+            for name in list(runs):
+                try:
+                    seconds = _seconds(runs[name])
+                except torch.OutOfMemoryError:
+                    if not may_not_fit:
+                        raise
+                    seconds = None
+                if seconds is None:
+                    # After the handler, see room.py.
+                    del runs[name], times[name]
+                    release()
+                elif done >= warmup:
+                    times[name].append(seconds)
     finally:
         gc.unfreeze()
     return times
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    gc.collect()  # here and not at some moment in between
+    wait()
+    start = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start
 
 
 def ratio(times: Times, over: str, under: str) -> Ratio:
@@ -61,6 +86,7 @@ def summary(times: Times) -> dict[str, dict[str, float]]:
     }
 
 
-def _wait() -> None:
+def wait() -> None:
+    """Until a CUDA device has done all that is queued."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,0 +1,46 @@
+"""Random batches that any model of this project trains on."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances
+from torch import nn
+
+OBJECTS, CLASSES = 12, 2
+
+
+def random_batch(model: nn.Module, size: tuple[int, int], batch: int) -> list[dict]:
+    """What the mapper gives `model`, on the host: images of its channels, stacked, and labels of all tasks.
+
+    A model reads what it knows: "instances" of 12 boxes (with masks where it has a mask head), "sem_seg" or
+    "label". All are of the classes 0 and 1, which every model has.
+    """
+    generator = torch.Generator().manual_seed(0)
+    masks = getattr(getattr(model, "roi_heads", None), "mask_on", False)
+    return [_sample(model.pixel_mean.numel(), size, masks, generator) for _ in range(batch)]
+
+
+def _sample(channels: int, size: tuple[int, int], masks: bool, generator: torch.Generator) -> dict:
+    height, width = size
+
+    def integers(below: int, *shape: int) -> torch.Tensor:
+        return torch.randint(below, shape, generator=generator)
+
+    image = integers(256, channels, height, width).to(torch.uint8)
+    start = 0.7 * torch.rand(OBJECTS, 2, generator=generator)
+    end = start + 0.05 + 0.25 * torch.rand(OBJECTS, 2, generator=generator)
+    instances = Instances(size)
+    instances.gt_boxes = Boxes(torch.cat([start, end], 1) * torch.tensor([width, height, width, height]))
+    instances.gt_classes = integers(CLASSES, OBJECTS)
+    if masks:
+        instances.gt_masks = BitMasks(integers(2, OBJECTS, height, width).bool())
+    return {
+        "file_name": "a random sample",
+        "height": height,
+        "width": width,
+        # As the loader's workers leave it.
+        "image": image.pin_memory() if torch.cuda.is_available() else image,
+        "instances": instances,
+        "sem_seg": integers(CLASSES, height, width),
+        "label": int(integers(CLASSES, 1)),
+    }
