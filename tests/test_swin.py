@@ -79,6 +79,28 @@ def test_windows_follow_the_official_order(size, window):
         torch.testing.assert_close(got, official_attention(block, x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shift", [0, 3])
+def test_fused_attention_has_timms_gradients(shift):
+    block = randomise(SwinBlock(16, 2, 7, shift))
+    x = torch.randn(2, 12, 20, 16, requires_grad=True)
+    grad = torch.randn(x.shape)
+    fused = torch.autograd.grad(block.attend(x), [x, *block.attn.parameters()], grad)
+    block.attn.fused_attn = False
+    explicit = torch.autograd.grad(block.attend(x), [x, *block.attn.parameters()], grad)
+    torch.testing.assert_close(fused, explicit, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_frozen_fused_attention_keeps_no_scores(fused):
+    block = randomise(SwinBlock(16, 2, 7, 3)).requires_grad_(False)
+    block.attn.fused_attn = fused
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        block.attend(torch.randn(2, 12, 20, 16, requires_grad=True))
+    # 2 images of 2 x 3 windows, 2 heads, 49 tokens; a shifted window's mask is one image's.
+    assert (2 * 6 * 2 * 49**2 in kept) != fused
+
+
 @pytest.mark.skipif(not compat.has_vit(), reason="this detectron2 has no Swin of its own")
 @pytest.mark.parametrize("size", [(37, 53), (48, 48), (75, 100)])
 def test_trunk_equals_detectron2s(size):

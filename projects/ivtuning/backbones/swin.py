@@ -57,7 +57,10 @@ def shift_mask(
 
 
 class SwinAttention(swin_transformer.WindowAttention):
-    """timm's window attention by torch's fused kernels: no softmax is kept, and no mask for each image."""
+    """timm's window attention by torch's fused kernels, and no mask for each image.
+
+    Scores and softmax are not kept where the bias is frozen; a CPU's kernel has no gradient for it.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
