@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from tiny import sample, swin
 
 from ivtuning import compat
+from ivtuning.backbones import window_attention
 from ivtuning.backbones.feature_pyramid import FeaturePyramid
 from ivtuning.backbones.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin, SwinBlock, shift_mask
@@ -79,25 +80,45 @@ def test_windows_follow_the_official_order(size, window):
         torch.testing.assert_close(got, official_attention(block, x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["tiles", "one window a tile", "torch's fused kernel"])
 @pytest.mark.parametrize("shift", [0, 3])
-def test_fused_attention_has_timms_gradients(shift):
+def test_attention_has_timms_gradients(shift, form, monkeypatch):
+    if form == "one window a tile":
+        monkeypatch.setattr(window_attention, "TILE", 1)
     block = randomise(SwinBlock(16, 2, 7, shift))
     x = torch.randn(2, 12, 20, 16, requires_grad=True)
     grad = torch.randn(x.shape)
-    fused = torch.autograd.grad(block.attend(x), [x, *block.attn.parameters()], grad)
+    wanted = [x, *block.attn.parameters()]
+    with monkeypatch.context() as patch:
+        if form == "torch's fused kernel":
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        out = block.attend(x)
+    assert ("_TiledWindows" in graph_of(out)) == (form != "torch's fused kernel")
+    found = torch.autograd.grad(out, wanted, grad)
     block.attn.fused_attn = False
-    explicit = torch.autograd.grad(block.attend(x), [x, *block.attn.parameters()], grad)
-    torch.testing.assert_close(fused, explicit, rtol=1e-4, atol=1e-5)
+    explicit = block.attend(x)
+    torch.testing.assert_close(out, explicit, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, torch.autograd.grad(explicit, wanted, grad), rtol=1e-4, atol=1e-5)
+
+
+def graph_of(out):
+    names, left = "", [out.grad_fn]
+    while left:
+        node = left.pop()
+        names += node.name()
+        left += [n for n, _ in node.next_functions if n is not None]
+    return names
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_frozen_fused_attention_keeps_no_scores(fused):
-    block = randomise(SwinBlock(16, 2, 7, 3)).requires_grad_(False)
+def test_attention_keeps_no_scores(fused):
+    """Not even with a bias that trains."""
+    block = randomise(SwinBlock(16, 2, 7, 3))
     block.attn.fused_attn = fused
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         block.attend(torch.randn(2, 12, 20, 16, requires_grad=True))
-    # 2 images of 2 x 3 windows, 2 heads, 49 tokens; a shifted window's mask is one image's.
+    # 2 images of 2 x 3 windows, 2 heads, 49 tokens.
     assert (2 * 6 * 2 * 49**2 in kept) != fused
 
 

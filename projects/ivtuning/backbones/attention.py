@@ -122,8 +122,7 @@ class _Tiled(torch.autograd.Function):
             p = _weights(q[head, query], k[head], a[head, query], b[head, query], weights)
             g = grad[head, query]
             torch.baddbmm(grad_v[head], p.mT, g, out=grad_v[head])
-            s = torch.bmm(g, v[head].mT, out=_like(p, scores))
-            torch.ops.aten._softmax_backward_data.out(s, p, -1, p.dtype, grad_input=s)
+            s = tile_scores_backward(p, v[head], g, scores)
             torch.bmm(s, k[head], out=grad_q[head, query])
             torch.baddbmm(grad_k[head], s.mT, q[head, query], out=grad_k[head])
             grid = s.unflatten(-1, (a.shape[-1], b.shape[-1]))
@@ -148,10 +147,6 @@ def _buffer(q):
     return q.new_empty(min(heads, max(1, TILE // n**2)) * min(n, max(1, TILE // n)) * n)
 
 
-def _like(t, buffer):
-    return buffer[: t.numel()].view(t.shape)
-
-
 def _weights(q: Tensor, k: Tensor, a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
     """The softmax of a tile's scores, in the buffer's memory."""
     grid = buffer[: a.numel() * b.shape[-1]].view(*a.shape, b.shape[-1])
@@ -159,3 +154,9 @@ def _weights(q: Tensor, k: Tensor, a: Tensor, b: Tensor, buffer: Tensor) -> Tens
     scores = grid.flatten(2)
     torch.baddbmm(scores, q, k.mT, alpha=q.shape[-1] ** -0.5, out=scores)
     return torch.softmax(scores, -1, out=scores)
+
+
+def tile_scores_backward(p: Tensor, v: Tensor, grad: Tensor, buffer: Tensor) -> Tensor:
+    """The gradient of a tile's scores, in the buffer's memory; `grad` is that of p @ v, p their softmax."""
+    s = torch.bmm(grad, v.mT, out=buffer[: p.numel()].view(p.shape))
+    return torch.ops.aten._softmax_backward_data.out(s, p, -1, p.dtype, grad_input=s)

@@ -18,6 +18,7 @@ from .block import OpenBlock
 from .patches import PatchEmbed
 from .stems import Stem
 from .trunk import Trunk
+from .window_attention import SwinAttention
 
 _T = dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7)
 _B = dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=7)
@@ -54,35 +55,6 @@ def shift_mask(
     zone = 3 * band(height)[:, None] + band(width)
     zone = window_partition(zone[None, ..., None], (window, window)).flatten(1)
     return torch.where(zone[:, :, None] == zone[:, None, :], 0.0, -100.0).to(dtype)
-
-
-class SwinAttention(swin_transformer.WindowAttention):
-    """timm's window attention by torch's fused kernels, and no mask for each image.
-
-    Scores and softmax are not kept where the bias is frozen; a CPU's kernel has no gradient for it.
-    """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.fused_attn = True
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Windows (B * nW, N, C) and their mask, (nW, N, N) or None -> (B * nW, N, C)."""
-        if not self.fused_attn:
-            return super().forward(x, mask)
-        bias = self._get_rel_pos_bias()  # (1, heads, N, N)
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        if mask is None:
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        else:
-            # Windows beside the heads: the mask is that of one image.
-            qkv = qkv.unflatten(0, (-1, len(mask))).permute(3, 0, 1, 4, 2, 5)
-            q, k, v = qkv.flatten(2, 3).unbind(0)
-            bias = (bias + mask[:, None]).flatten(0, 1)[None]
-        dropout = self.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
-        out = out.unflatten(1, (-1, self.num_heads)).transpose(2, 3).reshape(x.shape)
-        return self.proj_drop(self.proj(out))
 
 
 class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
