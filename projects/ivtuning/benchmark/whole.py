@@ -32,6 +32,8 @@ from .shares import shares
 from .timing import Times, interleaved, summary
 
 SIZE = (640, 640)
+# Rounds of training that are not counted: a CPU's heap grows to its final size in them.
+WARMUP = 3
 # Key in shares.py: head of the column.
 PARTS = {"backbone": "backbone's forward", "matching": "matching"}
 HEAD = ["method", "ms a step", "images/s in training", "peak GB", "inference images/s", "trained parameters"]
@@ -60,7 +62,7 @@ def measure(options: Options) -> Found:
     subjects = fitting({key: partial(_subject, c, size, options.batch) for key, c in configs.items()})
 
     steps = {key: subject.train for key, subject in subjects.items()}
-    training = interleaved(steps, options.repeats, "training step", options.warmup, may_not_fit=True)
+    training = interleaved(steps, options.repeats, "training step", WARMUP, may_not_fit=True)
     peaks = fitting({key: partial(_peak, subjects[key]) for key in steps})
     parts = fitting({key: partial(shares, subjects[key].model, run) for key, run in steps.items()})
     for subject in subjects.values():
