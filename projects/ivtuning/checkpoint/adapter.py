@@ -39,6 +39,26 @@ def trained_tensors(trunk: Trunk) -> dict[str, Tensor]:
     That is all of stem and tuner, every base parameter that trains, and the buffers of base modules that hold
     one.
     """
+    return _halves(trunk)[0]
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """The model's tensors that an adapter file holds, by group; they share memory with the model's."""
+    model = getattr(model, "module", model)
+    place, trunk = find_trunk(model)
+    return {"backbone": trained_tensors(trunk), "task": _task_tensors(model, place)}
+
+
+def fingerprint(trunk: Trunk) -> str:
+    """sha256, in hex, of the trunk's frozen base: names, shapes and up to 1,024 values of every tensor.
+
+    Values are compared in bfloat16, so that a trunk and its bfloat16 copy agree.
+    """
+    return _digest(_halves(trunk)[1])
+
+
+def _halves(trunk: Trunk) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What :func:`trained_tensors` names, and all else."""
     selected = {id(p) for p in trunk.tuner.select(trunk)}
 
     def trains(parameter: nn.Parameter) -> bool:
@@ -52,28 +72,22 @@ def trained_tensors(trunk: Trunk) -> dict[str, Tensor]:
         owner = trunk.get_submodule(name.rpartition(".")[0])
         return any(trains(p) for p in owner.parameters(recurse=False))
 
-    return {n: t for n, t in named_tensors(trunk).items() if belongs(n, t)}
+    trained, frozen = {}, {}
+    for name, tensor in named_tensors(trunk).items():
+        (trained if belongs(name, tensor) else frozen)[name] = tensor
+    return trained, frozen
 
 
-def adapter_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """The model's tensors that an adapter file holds, by group; they share memory with the model's."""
-    model = getattr(model, "module", model)
-    place, trunk = find_trunk(model)
-    task = {n: t for n, t in named_tensors(model).items() if place and not n.startswith(f"{place}.")}
-    return {"backbone": trained_tensors(trunk), "task": task}
+def _task_tensors(model: nn.Module, place: str) -> dict[str, Tensor]:
+    """Those of neck and heads, around a trunk at `place`."""
+    return {n: t for n, t in named_tensors(model).items() if not n.startswith(f"{place}.")} if place else {}
 
 
 @torch.no_grad()
-def fingerprint(trunk: Trunk) -> str:
-    """sha256, in hex, of the trunk's frozen base: names, shapes and up to 1,024 values of every tensor.
-
-    Values are compared in bfloat16, so that a trunk and its bfloat16 copy agree.
-    """
-    trained = trained_tensors(trunk)
-    frozen = {n: t for n, t in sorted(named_tensors(trunk).items()) if n not in trained}
+def _digest(frozen: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     samples = []
-    for name, tensor in frozen.items():
+    for name, tensor in sorted(frozen.items()):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         step = max(1, -(-tensor.numel() // 1024))
         samples.append(tensor.flatten()[::step].to(torch.bfloat16))
@@ -113,9 +127,11 @@ def save_adapter(
         raise UserError(f"groups={list(groups)}: an adapter has the groups {' and '.join(GROUPS)}")
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path}: the name of an adapter file ends in .safetensors")
-    trunk = find_trunk(model)[1]
+    model = getattr(model, "module", model)
+    place, trunk = find_trunk(model)
+    trained, frozen = _halves(trunk)
     tensors = {}
-    for group, members in adapter_tensors(model).items():
+    for group, members in {"backbone": trained, "task": _task_tensors(model, place)}.items():
         if group in groups:
             for name, tensor in members.items():
                 cast = dtype if isinstance(tensor, nn.Parameter) else None
@@ -130,7 +146,7 @@ def save_adapter(
         "widths": [block.norm1.weight.numel() for block in trunk.blocks],
         "groups": [g for g in GROUPS if g in groups],
         "dtype": str(dtype).removeprefix("torch.") if dtype else None,
-        "fingerprint": fingerprint(trunk),
+        "fingerprint": _digest(frozen),
         "base_weights": base,
         "versions": versions,
         "metadata": user,
@@ -164,7 +180,8 @@ def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False
             raise UserError(
                 f"{path}: made by {plug} {theirs}, not {ours}: set model.backbone.net.{plug}={theirs}"
             )
-    theirs, ours = header["fingerprint"], fingerprint(trunk)
+    trained, frozen = _halves(trunk)
+    theirs, ours = header["fingerprint"], _digest(frozen)
     if theirs != ours and not merged:
         needed = header["base_weights"] or "file unknown"
         present = getattr(trunk, "base_file", None) or "no file read"
@@ -172,7 +189,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False
             f"{path}: trained on base {theirs[:12]} ({needed}), the model has {ours[:12]} ({present}): "
             "load that base, into a trunk of the same depth, width and img_size"
         )
-    own = adapter_tensors(model)
+    own = {"backbone": trained, "task": _task_tensors(model, place)}
     own = {f"{group}/{name}": t for group in header["groups"] for name, t in own[group].items()}
     _check_tensors(path, tensors, own)
     if merged:
