@@ -13,8 +13,9 @@ from ivtuning.heap import keep_freed_memory
 if "keep" in sys.argv:
     assert keep_freed_memory()
 def use():
-    return [torch.ones(1 << 20) for _ in range(16)]  # 4 MiB each
-use()
+    return [torch.ones(1 << 20) for _ in range(16)] + [torch.ones(1 << 24)]  # 4 MiB each, and 64
+for _ in range(3):
+    use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -30,5 +31,5 @@ def faults(*arguments: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's setting")
 def test_memory_once_freed_is_used_again_without_page_faults():
-    # Not all: small blocks may sit where a large one began.
-    assert faults("keep") < 0.75 * faults()
+    # Not none: small blocks may come to sit where a large one began.
+    assert faults("keep") < 0.5 * faults()
