@@ -6,24 +6,18 @@ import pytest
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
-from detectron2.data import get_detection_dataset_dicts
-from detectron2.evaluation import inference_on_dataset
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from golden import fill, wave
+from overfitting import overfit
 from tiny import sample
 from torch import Tensor, nn
 
 from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.config import load_config
-from ivtuning.data.datasets import register_known
-from ivtuning.data.mapper import PairedDatasetMapper
-from ivtuning.data.synthetic import generate
-from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
-from ivtuning.evaluation.coco import PairCOCOEvaluator
 from ivtuning.heads.codetr import CoDINO, CoTransformer, PairedCoDINO
 from ivtuning.heads.dino.encoder import locate
 
@@ -347,31 +341,12 @@ def test_published_recipe():
 
 
 def test_overfits_eight_pairs(tmp_path, monkeypatch):
-    generate(tmp_path / "synthetic", train=8, val=1, size=(96, 72))
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    register_known()
-    try:
-        mapper = PairedDatasetMapper(is_train=True)
-        batch = [mapper(x) for x in get_detection_dataset_dicts("synthetic_train")]
-        model = detector(
-            "model.backbone.net.tuner=Full",
-            "model.backbone.net.embed_dim=48",
-            "model.backbone.out_channels=32",
-            "model.denoising.pairs=10",
-            *(f"model.transformer.{k}" for k in ("dim=64", "hidden=128", "num_queries=40")),
-            "model.roi_heads.box_head.fc_dims=[128,128]",
-        ).train()
-        groups = param_groups(model, 2e-3, 1e-4)
-        optimizer = torch.optim.AdamW(groups)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=130, pct_start=0.1)
-        for _ in range(130):
-            optimizer.zero_grad()
-            sum(losses_of(model, batch).values()).backward()
-            torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 0.1)
-            optimizer.step()
-            schedule.step()
-        results = inference_on_dataset(model, [batch], PairCOCOEvaluator("synthetic_train"))
-    finally:
-        monkeypatch.undo()
-        register_known()
-    assert results["bbox"]["AP50"] > 95
+    model = detector(
+        "model.backbone.net.tuner=Full",
+        "model.backbone.net.embed_dim=48",
+        "model.backbone.out_channels=32",
+        "model.denoising.pairs=10",
+        *(f"model.transformer.{k}" for k in ("dim=64", "hidden=128", "num_queries=40")),
+        "model.roi_heads.box_head.fc_dims=[128,128]",
+    )
+    assert overfit(model, tmp_path, monkeypatch) > 95

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.data import get_detection_dataset_dicts
 from detectron2.data import transforms as T
-from detectron2.evaluation import inference_on_dataset
 from fvcore.transforms.transform import CropTransform
 from golden import fill, sums, wave
+from overfitting import overfit
 from tiny import sample, swin, vitdet
 from torch import Tensor
 
@@ -22,12 +21,8 @@ from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.config import load_config
 from ivtuning.data.choice import OneOf
-from ivtuning.data.datasets import register_known
-from ivtuning.data.mapper import PairedDatasetMapper
-from ivtuning.data.synthetic import generate
 from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
-from ivtuning.evaluation.coco import PairCOCOEvaluator
 from ivtuning.heads.dino import DINO, ContrastiveDenoising, PairedDINO, Transformer
 from ivtuning.heads.dino.channel_mapper import ChannelMapper
 from ivtuning.heads.dino.encoder import locate
@@ -360,37 +355,16 @@ def test_sizes_of_training_images():
 
 
 def test_overfits_eight_pairs(tmp_path, monkeypatch):
-    generate(tmp_path / "synthetic", train=8, val=1, size=(96, 72))
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    register_known()
-    try:
-        mapper = PairedDatasetMapper(is_train=True)
-        batch = [mapper(x) for x in get_detection_dataset_dicts("synthetic_train")]
-        cfg = load_config(
-            "configs/synthetic/dino_ivtuning.py",
-            ["model.backbone.net.tuner=Full", "model.backbone.out_channels=32", "model.denoising.pairs=10"]
-            + [
-                f"model.backbone.net.{k}"
-                for k in ("embed_dim=48", "num_heads=2", "depth=2", "global_blocks=[0,1]")
-            ]
-            + [
-                f"model.transformer.{k}"
-                for k in ("hidden=128", "num_queries=40", "encoder_layers=1", "levels=2")
-            ],
-        )
-        torch.manual_seed(0)
-        model = instantiate(cfg.model).train()
-        groups = param_groups(model, 2e-3, 1e-4)
-        optimizer = torch.optim.AdamW(groups)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=90, pct_start=0.1)
-        for _ in range(90):
-            optimizer.zero_grad()
-            sum(model(batch).values()).backward()
-            torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 0.1)
-            optimizer.step()
-            schedule.step()
-        results = inference_on_dataset(model, [batch], PairCOCOEvaluator("synthetic_train"))
-    finally:
-        monkeypatch.undo()
-        register_known()
-    assert results["bbox"]["AP50"] > 95
+    cfg = load_config(
+        "configs/synthetic/dino_ivtuning.py",
+        ["model.backbone.net.tuner=Full", "model.backbone.out_channels=32", "model.denoising.pairs=10"]
+        + [
+            f"model.backbone.net.{k}"
+            for k in ("embed_dim=48", "num_heads=2", "depth=2", "global_blocks=[0,1]")
+        ]
+        + [
+            f"model.transformer.{k}" for k in ("hidden=128", "num_queries=40", "encoder_layers=1", "levels=2")
+        ],
+    )
+    torch.manual_seed(0)
+    assert overfit(instantiate(cfg.model), tmp_path, monkeypatch) > 95
