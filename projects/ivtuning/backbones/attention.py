@@ -151,8 +151,12 @@ def _weights(q: Tensor, k: Tensor, a: Tensor, b: Tensor, buffer: Tensor) -> Tens
     """The softmax of a tile's scores, in the buffer's memory."""
     grid = buffer[: a.numel() * b.shape[-1]].view(*a.shape, b.shape[-1])
     torch.add(a[..., None], b[..., None, :], out=grid)
-    scores = grid.flatten(2)
-    torch.baddbmm(scores, q, k.mT, alpha=q.shape[-1] ** -0.5, out=scores)
+    return tile_weights(grid.flatten(2), q, k)
+
+
+def tile_weights(bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """The softmax of a tile's scaled scores and their bias, in the bias' memory."""
+    scores = torch.baddbmm(bias, q, k.mT, alpha=q.shape[-1] ** -0.5, out=bias)
     return torch.softmax(scores, -1, out=scores)
 
 

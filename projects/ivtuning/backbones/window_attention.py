@@ -10,7 +10,7 @@ from timm.models import swin_transformer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .attention import TILE, tile_scores_backward
+from .attention import TILE, tile_scores_backward, tile_weights
 
 
 class SwinAttention(swin_transformer.WindowAttention):
@@ -135,6 +135,4 @@ def _weights(
         window = (some.start + i) % len(seams)
         if seams[window]:
             scores[i] += mask[window]
-    scores = scores.flatten(0, 1)
-    torch.baddbmm(scores, q, k.mT, alpha=q.shape[-1] ** -0.5, out=scores)
-    return torch.softmax(scores, -1, out=scores)
+    return tile_weights(scores.flatten(0, 1), q, k)

@@ -131,11 +131,16 @@ def absolute(
     for name in names:
         line = [name, "out of memory", ""]
         if name in times:
-            seconds = statistics.median(times[name])
-            line = [name, f"{1e3 * seconds:,.1f}", f"{batch / seconds:,.1f}"]
+            line = [name, *pace(times[name], batch)]
         columns = (bytes_ or {}).values()
         lines.append(line + [f"{c[name] / 1e9:.2f}" if name in c else "" for c in columns])
     return Listing(["run", what, "images/s", *(bytes_ or {})], lines)
+
+
+def pace(seconds: Iterable[float], batch: int) -> tuple[str, str]:
+    """Milliseconds of a batch, by the median of its rounds, and images a second."""
+    middle = statistics.median(seconds)
+    return f"{1e3 * middle:,.1f}", f"{batch / middle:,.1f}"
 
 
 def table(part: str, found: Found, where: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from ..tuning import Full
 from .batches import OBJECTS, random_batch
 from .memory import peak_bytes
 from .options import Options
-from .report import Found, Listing, Row
+from .report import Found, Listing, Row, pace
 from .room import fitting
 from .shares import shares
 from .timing import Times, interleaved, summary
@@ -165,9 +164,5 @@ def _called(cfg: DictConfig) -> str:
     return getattr(target, "__name__", str(target)).rpartition(".")[2]
 
 
-def _pace(times: Times, key: str, batch: int) -> list[str]:
-    """Milliseconds of a batch, and images a second."""
-    if key not in times:
-        return ["out of memory", "out of memory"]
-    seconds = statistics.median(times[key])
-    return [f"{1e3 * seconds:,.1f}", f"{batch / seconds:,.1f}"]
+def _pace(times: Times, key: str, batch: int) -> tuple[str, str]:
+    return pace(times[key], batch) if key in times else ("out of memory", "out of memory")

@@ -44,9 +44,7 @@ def trained_tensors(trunk: Trunk) -> dict[str, Tensor]:
 
 def adapter_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     """The model's tensors that an adapter file holds, by group; they share memory with the model's."""
-    model = getattr(model, "module", model)
-    place, trunk = find_trunk(model)
-    return {"backbone": trained_tensors(trunk), "task": _task_tensors(model, place)}
+    return _parts(model)[0]
 
 
 def fingerprint(trunk: Trunk) -> str:
@@ -78,9 +76,14 @@ def _halves(trunk: Trunk) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return trained, frozen
 
 
-def _task_tensors(model: nn.Module, place: str) -> dict[str, Tensor]:
-    """Those of neck and heads, around a trunk at `place`."""
-    return {n: t for n, t in named_tensors(model).items() if not n.startswith(f"{place}.")} if place else {}
+def _parts(model: nn.Module) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """What :func:`adapter_tensors` names, and the trunk's frozen base: in one walk, a slow one."""
+    model = getattr(model, "module", model)
+    place, trunk = find_trunk(model)
+    trained, frozen = _halves(trunk)
+    outside = named_tensors(model).items() if place else ()
+    task = {n: t for n, t in outside if not n.startswith(f"{place}.")}
+    return {"backbone": trained, "task": task}, frozen
 
 
 @torch.no_grad()
@@ -127,11 +130,10 @@ def save_adapter(
         raise UserError(f"groups={list(groups)}: an adapter has the groups {' and '.join(GROUPS)}")
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path}: the name of an adapter file ends in .safetensors")
-    model = getattr(model, "module", model)
-    place, trunk = find_trunk(model)
-    trained, frozen = _halves(trunk)
+    trunk = find_trunk(model)[1]
+    parts, frozen = _parts(model)
     tensors = {}
-    for group, members in {"backbone": trained, "task": _task_tensors(model, place)}.items():
+    for group, members in parts.items():
         if group in groups:
             for name, tensor in members.items():
                 cast = dtype if isinstance(tensor, nn.Parameter) else None
@@ -180,7 +182,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False
             raise UserError(
                 f"{path}: made by {plug} {theirs}, not {ours}: set model.backbone.net.{plug}={theirs}"
             )
-    trained, frozen = _halves(trunk)
+    own, frozen = _parts(model)
     theirs, ours = header["fingerprint"], _digest(frozen)
     if theirs != ours and not merged:
         needed = header["base_weights"] or "file unknown"
@@ -189,7 +191,6 @@ def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False
             f"{path}: trained on base {theirs[:12]} ({needed}), the model has {ours[:12]} ({present}): "
             "load that base, into a trunk of the same depth, width and img_size"
         )
-    own = {"backbone": trained, "task": _task_tensors(model, place)}
     own = {f"{group}/{name}": t for group in header["groups"] for name, t in own[group].items()}
     _check_tensors(path, tensors, own)
     if merged:
