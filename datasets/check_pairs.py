@@ -30,8 +30,8 @@ PARSER.add_argument("--json", action="store_true", help="print one JSON object l
 
 def main(argv=None) -> int:
     args = PARSER.parse_args(argv)
-    from ivtuning.data.datasets import metadata
-    from ivtuning.data.verification import verify
+    from ivtuning.data.datasets.detection import metadata
+    from ivtuning.data.verify.verification import verify
 
     sets = {}
     for name in args.sets:

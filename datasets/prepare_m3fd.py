@@ -8,7 +8,7 @@ from options import prepare_parser, run
 
 CLASSES = ["People", "Car", "Bus", "Motorcycle", "Lamp", "Truck"]
 SCENE = Path(__file__).resolve().parent / "splits" / "m3fd_scene_val.txt"
-# (images, boxes) of the published scene split, to tell an incomplete or relabelled copy.
+# (images, boxes) of the published scene split, to tell an incomplete or relabeled copy.
 PUBLISHED = {"train": (3368, 27324), "val": (831, 7074)}
 
 PARSER = prepare_parser(
@@ -17,7 +17,7 @@ PARSER = prepare_parser(
 PARSER.add_argument(
     "--split",
     default="scene",
-    help="scene (default; contiguous runs of frames), random (80/20: neighbouring frames leak into val), "
+    help="scene (default; contiguous runs of frames), random (80/20: neighboring frames leak into val), "
     "NAME=val.txt or NAME=train.txt,val.txt (lists of ids, ranges of ids or file names)",
 )
 PARSER.add_argument("--seed", type=int, default=0, help="of the random split (default 0)")
@@ -25,18 +25,20 @@ PARSER.add_argument("--seed", type=int, default=0, help="of the random split (de
 
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
-    from ivtuning.data import preparation as prep
-    from ivtuning.data.pairing import find_pairs, split_pairs
+    from ivtuning.data.annotations import read_voc
+    from ivtuning.data.catalog import data_root
+    from ivtuning.data.prepare.coco import write_set
+    from ivtuning.data.prepare.pairing import find_pairs, split_pairs
 
-    output = args.output or prep.data_root() / "m3fd"
+    output = args.output or data_root() / "m3fd"
     source = args.source or output
     pairs = find_pairs(source, "Vis/*.png", "Ir/*.png", "Annotation/*.xml")
     chosen = f"scene={SCENE}" if args.split == "scene" else args.split
     split, parts = split_pairs(pairs, chosen, args.seed)
-    contents = prep.write_set(
+    contents = write_set(
         parts,
         CLASSES,
-        lambda path, size: prep.read_voc(path, CLASSES),
+        lambda path, size: read_voc(path, CLASSES),
         source=source,
         output=output,
         split=split,

@@ -19,21 +19,23 @@ TIMES = {"D": "day", "N": "night"}
 
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
-    from ivtuning.data import preparation as prep
-    from ivtuning.data.pairing import find_pairs
+    from ivtuning.data.annotations import read_classes, read_yolo
+    from ivtuning.data.catalog import data_root
+    from ivtuning.data.prepare.coco import write_set
+    from ivtuning.data.prepare.pairing import find_pairs
 
-    output = args.output or prep.data_root() / "msrs"
+    output = args.output or data_root() / "msrs"
     source = args.source or output
     folder = "MSRS-detection-label"
-    classes = prep.read_classes(source / folder / "classes.txt")
+    classes = read_classes(source / folder / "classes.txt")
     pairs = find_pairs(source, "test/vi/*.png", "test/ir/*.png", f"{folder}/{args.labels}/test/*.txt")
-    labelled = [pair for pair in pairs if pair.label]
-    print(f"{len(labelled)} labelled pairs; {len(pairs) - len(labelled)} without a label file are left out")
-    val = labelled[2::3]
-    prep.write_set(
-        {"train": [pair for pair in labelled if pair not in val], "val": val},
+    labeled = [pair for pair in pairs if pair.label]
+    print(f"{len(labeled)} labeled pairs; {len(pairs) - len(labeled)} without a label file are left out")
+    val = labeled[2::3]
+    write_set(
+        {"train": [pair for pair in labeled if pair not in val], "val": val},
         classes,
-        lambda path, size: prep.read_yolo(path, classes, size),
+        lambda path, size: read_yolo(path, classes, size),
         source=source,
         output=output,
         split="det" if args.labels == "fusion" else f"det_{args.labels}",

@@ -18,9 +18,9 @@ PARSER.add_argument("--set", required=True, choices=SETS, help="which release it
 
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
-    from ivtuning.data.preparation import data_root
-    from ivtuning.data.segmentation_layouts import LAYOUTS
-    from ivtuning.data.segmentation_preparation import prepare
+    from ivtuning.data.catalog import data_root
+    from ivtuning.data.prepare.segmentation import prepare
+    from ivtuning.data.prepare.segmentation_layouts import LAYOUTS
 
     output = args.output or data_root() / args.set
     prepare(LAYOUTS[args.set], args.source or output, output, args.dry_run)

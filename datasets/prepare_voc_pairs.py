@@ -27,11 +27,13 @@ PARSER.add_argument(
 
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
-    from ivtuning.data import preparation as prep
-    from ivtuning.data.pairing import find_pairs, split_pairs
+    from ivtuning.data.annotations import read_voc
+    from ivtuning.data.catalog import data_root
+    from ivtuning.data.prepare.coco import write_set
+    from ivtuning.data.prepare.pairing import find_pairs, split_pairs
     from ivtuning.errors import UserError
 
-    output = args.output or prep.data_root() / args.set
+    output = args.output or data_root() / args.set
     source = args.source or output
     classes = args.classes.split(",")
     patterns = (args.vis, args.ir, args.xml)
@@ -50,10 +52,10 @@ def main(argv=None) -> None:
             part: find_pairs(source, *(p.replace("{part}", folder) for p in patterns))
             for part, folder in folders.items()
         }
-    prep.write_set(
+    write_set(
         parts,
         classes,
-        lambda path, size: prep.read_voc(path, classes, filter(None, args.ignore.split(","))),
+        lambda path, size: read_voc(path, classes, filter(None, args.ignore.split(","))),
         source=source,
         output=output,
         split=split,

@@ -39,7 +39,7 @@ def fresh_logs():
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory) -> Path:
     """A folder to serve as $DETECTRON2_DATASETS, with a small synthetic set in it."""
-    from ivtuning.data.synthetic import generate
+    from ivtuning.data.synthetic.generate import generate
 
     root = tmp_path_factory.mktemp("datasets")
     generate(root / "synthetic", train=12, val=4, size=(96, 72))
@@ -49,7 +49,7 @@ def synthetic(tmp_path_factory) -> Path:
 @pytest.fixture
 def pairs(synthetic, monkeypatch) -> Path:
     """The small synthetic set, registered as synthetic_train and synthetic_val; gone again afterwards."""
-    from ivtuning.data.datasets import register_known
+    from ivtuning.data.datasets.detection import register_known
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(synthetic))
     register_known()

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from test_run import TINY
+from helpers.runs import TINY
+from helpers.tools import line_of, load_tool
 
 from ivtuning.errors import UserError, nearest, run_tool
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def load_tool(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def line_of(capsys, argv: list[str], tool: str = "train_net") -> str:
-    """Run a tool that must fail; returns its one line on stderr."""
-    with pytest.raises(SystemExit) as exit:
-        run_tool(load_tool(tool).main, argv)
-    assert exit.value.code == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def argv(output, *overrides: str) -> list[str]:
@@ -48,7 +29,7 @@ def argv(output, *overrides: str) -> list[str]:
 @pytest.fixture
 def own_pairs(pairs, tmp_path, monkeypatch) -> Path:
     """A copy of the small set that a test may damage."""
-    from ivtuning.data.datasets import register_known
+    from ivtuning.data.datasets.detection import register_known
 
     shutil.copytree(pairs, tmp_path / "data" / "synthetic")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
@@ -116,7 +97,7 @@ def test_set_without_boxes_and_unknown_class_are_named(own_pairs, tmp_path, caps
         ("train.precision=half", "unknown: use one of"),
     ],
 )
-def test_misspelt_keys_and_names_suggest_the_nearest(pairs, tmp_path, capsys, override, words):
+def test_misspelled_keys_and_names_suggest_the_nearest(pairs, tmp_path, capsys, override, words):
     assert words in line_of(capsys, argv(tmp_path / "out", override))
 
 
@@ -136,7 +117,7 @@ def test_missing_weights_say_where_to_get_them(pairs, tmp_path, capsys):
 
 
 def test_nothing_to_evaluate_and_a_trunk_alone_are_told(pairs, tmp_path, capsys):
-    from test_run import config
+    from helpers.runs import config
 
     from ivtuning.backbones.trunk import find_trunk
     from ivtuning.engine import run
@@ -149,7 +130,7 @@ def test_nothing_to_evaluate_and_a_trunk_alone_are_told(pairs, tmp_path, capsys)
 
 
 def test_adapter_for_another_base_names_both(pairs, tmp_path, capsys):
-    from test_run import config
+    from helpers.runs import config
 
     from ivtuning.backbones.trunk import find_trunk
     from ivtuning.checkpoint import save_adapter

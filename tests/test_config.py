@@ -156,7 +156,7 @@ def test_known_keys(file, key):
         ("model.pixel_meen=[1]", ["model (Model)", "'pixel_mean'"]),  # below @configurable
         ("dataloader.train.z=1", ["dataloader.train", "it has x, y"]),
         ("optimizer.lrr=1", ["AdamW", "'lr'"]),
-        ("optimiser.lr=1", ["'optimizer'"]),
+        ("optimisor.lr=1", ["'optimizer'"]),
         ("tuner=Mona", ["did you mean 'model.backbone.net.tuner'?"]),
         ("max_iter=3", ["did you mean 'train.max_iter'?"]),
         ("bare.x=1", ["bare (Bare) has no 'x'"]),
@@ -214,7 +214,7 @@ def test_changed_target_brings_its_own_keys(file):
     assert "'momentum'" in message(file, "optimizer.momentum=0.9")
 
 
-def test_missing_file_names_its_neighbours(tmp_path, monkeypatch):
+def test_missing_file_names_its_neighbors(tmp_path, monkeypatch):
     root = tmp_path / "configs"
     for name in (
         "M3FD/vitdet_ivtuning_b.py",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.config import instantiate
+from helpers.tools import ROOT
 
 from ivtuning.backbones.trunk import find_trunk
 from ivtuning.config import load_config
 from ivtuning.engine.optim import param_groups
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/*/*.py") if path.parent.name != "common"
 )

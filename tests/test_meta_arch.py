@@ -6,13 +6,13 @@ import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils.events import EventStorage
-from tiny import detector, sample
+from helpers.tiny import detector, sample
 
 from ivtuning.errors import UserError
 from ivtuning.meta_arch import stack_pair
 
 
-def test_pair_is_stacked_normalised_and_padded_and_the_caller_keeps_its_dict():
+def test_pair_is_stacked_normalized_and_padded_and_the_caller_keeps_its_dict():
     model = detector()
     x = sample(40, 60)
     images = model.preprocess_image(model._stack([x]))
@@ -104,7 +104,7 @@ def test_training_pictures_see_three_channels():
 
 
 def test_training_pictures_of_a_pair_without_a_visible_image_are_black():
-    model = detector("model.vis_period=1", "model.missing=mean").train()
+    model = detector("model.vis_period=1", "model.fill_missing=mean").train()
     x = sample()
     del x["image"]
     with EventStorage() as storage:

@@ -40,7 +40,7 @@ def main(argv):
         raise UserError(f"{args.overrides[0]!r} changes a config: leave it out, or give --config-file FILE")
 
     if args.trunk:
-        from ivtuning.engine.compare import compare_tuners, comparison_table
+        from ivtuning.comparison.costs import compare_tuners, comparison_table
 
         counts, table = compare_tuners(args.trunk, tuple(args.size or (480, 640))), comparison_table
     else:
@@ -49,7 +49,7 @@ def main(argv):
         import torch
         from detectron2.config import instantiate
 
-        from ivtuning.engine.report import count_parameters, parameter_table
+        from ivtuning.engine.parameters import count_parameters, parameter_table
 
         with torch.device("meta"):
             counts, table = count_parameters(instantiate(cfg.model)), parameter_table

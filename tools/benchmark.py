@@ -25,7 +25,7 @@ from ivtuning.errors import UserError, run_tool
 
 ALL = ("step", "relpos", "infer", "data", "eval", "adapters", "startup")
 PARTS = (*ALL, "growth", "scale", "profile", "model")
-MODULES = {"eval": "evaluation", "model": "whole"}  # of those with another name
+
 EXAMPLE = """\
 example:
   tools/benchmark.py step --trunk vitdet_b --depth 3 --repeats 3 --no-1024
@@ -111,7 +111,7 @@ def main(argv):
 
     from ivtuning.benchmark.options import Options
     from ivtuning.benchmark.report import as_json, machine, table
-    from ivtuning.heap import keep_freed_memory
+    from ivtuning.utils.heap import keep_freed_memory
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -136,7 +136,7 @@ def main(argv):
     )
     where, parts = machine(args.repeats), {}
     for part in ALL if args.part == "all" else (args.part,):
-        module = importlib.import_module(f"ivtuning.benchmark.{MODULES.get(part, part)}")
+        module = importlib.import_module(f"ivtuning.benchmark.parts.{part}")
         parts[part] = module.measure(options)
         # At once: the next part may take long.
         print(table(part, parts[part], where) + "\n", flush=True)

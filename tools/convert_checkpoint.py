@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Turn a detector of another project into a file that a config starts from (train.init_checkpoint).
 
-Layers made for other classes stay as the config initialises them, and so do stem and tuner.
+Layers made for other classes stay as the config initializes them, and so do stem and tuner.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def main(argv):
     from ivtuning.backbones.trunk import find_trunk
     from ivtuning.checkpoint import load_adapter, load_weights
     from ivtuning.checkpoint.adapter import fingerprint, read_metadata
-    from ivtuning.checkpoint.files import atomic, local_path, read
+    from ivtuning.checkpoint.files import local_path, read
+    from ivtuning.utils.files import atomic_write
 
     header = read_metadata(args.adapter)
     if "backbone" not in header["groups"]:
@@ -67,7 +68,7 @@ def main(argv):
         for name, tensor in model.state_dict().items()
         if name not in left_out and not name.startswith(f"{place}.tuner.")
     }
-    with atomic(args.output) as temp, open(temp, "wb") as f:
+    with atomic_write(args.output) as temp, open(temp, "wb") as f:
         torch.save({"model": state, **extra}, f)
     megabytes = os.path.getsize(args.output) / 1e6
     what = "without neck and heads" if left_out else "the whole model"

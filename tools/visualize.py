@@ -87,13 +87,13 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     output = Path(args.output)
     if args.curves:
-        from ivtuning.evaluation.curves import plot_curves
+        from ivtuning.visualization.curves import plot_curves
 
         print(f"wrote {plot_curves(args.curves, output / 'curves.png')}")
         return
 
     from ivtuning.config import load_config
-    from ivtuning.evaluation.gallery import (
+    from ivtuning.visualization.gallery import (
         BoxPainter,
         QueryPainter,
         draw_records,
@@ -133,7 +133,7 @@ def main(argv: Sequence[str]) -> None:
 
 def read_files(vis: str, ir: str) -> list[dict]:
     """Dataset dicts of image files."""
-    from ivtuning.evaluation.pairs import find_pairs
+    from ivtuning.visualization.pair_files import find_pairs
 
     return [
         {"file_name": str(v), "ir_file_name": str(i), "image_id": k}
@@ -143,7 +143,7 @@ def read_files(vis: str, ir: str) -> list[dict]:
 
 def painter_of_config(cfg, threshold: float):
     """What draws predictions of `cfg`'s model: that of the dataset which it is evaluated on."""
-    from ivtuning.evaluation.gallery import BoxPainter, painter_of, read_dataset
+    from ivtuning.visualization.gallery import BoxPainter, painter_of, read_dataset
 
     if cfg is not None:
         from omegaconf.errors import OmegaConfBaseException

@@ -6,7 +6,7 @@ The rate is five times that of all other methods, whose drop path is 0.3: uperne
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from ivtuning.data.augmentation import ColorDistortion
+from ivtuning.data.transforms.photometric import ColorDistortion
 
 from ..common.data.segmentation import data, dataloader
 from ..common.models.upernet_swin import model

@@ -21,7 +21,7 @@ optimizer.weight_decay = 0.05
 lr_multiplier = cosine(warmup=0.2, end=0.01)
 lr_multiplier.warmup_factor = 0.001
 train.max_iter = 12_750
-train.clip_norm = 5.0
+train.clip_grad_norm = 5.0
 train.precision = "bf16"
 train.init_checkpoint = "weights/swin_large_patch4_window7_224_22k.pth"
 train.output_dir = "output/Flowers102/mona_swin_l"

@@ -29,7 +29,7 @@ optimizer.params.update(trunk_lr_factor=0.1, added_lr_factor=0.1)
 
 train.max_iter = 10_525  # 50 epochs, x0.1 after 30
 lr_multiplier = step(train.max_iter, milestones=(6_315,), warmup=250)
-train.clip_norm = 0.1
+train.clip_grad_norm = 0.1
 train.precision = "bf16"
 train.init_checkpoint = "weights/codino_swin_l_5scale_coco.safetensors"
 train.output_dir = "output/M3FD/codetr_ivtuning_swin_l"

@@ -3,7 +3,7 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from ivtuning.data.augmentation import Contrast, Gain, GaussianNoise
+from ivtuning.data.transforms.photometric import Contrast, Gain, GaussianNoise
 
 from ..common.data.pairs import data, dataloader
 from ..common.models.nano import model
@@ -32,6 +32,6 @@ optimizer.weight_decay = 0.05
 optimizer.params.added_lr_factor = 3.0  # docs/defaults.md
 lr_multiplier = cosine()
 train.max_iter = 400
-train.clip_norm = 1.0
+train.clip_grad_norm = 1.0
 train.init_checkpoint = "output/demo/trunk.pth"
 train.output_dir = "output/MSRS/nano_ivtuning"

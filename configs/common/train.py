@@ -8,8 +8,8 @@ train = dict(
     seed=0,
     device="auto",
     precision="fp32",  # "bf16" (CUDA or CPU) or "fp16" (CUDA)
-    accumulate=1,  # batches per optimizer step
-    clip_norm=0.0,  # largest gradient norm, 0 = no clipping
+    gradient_accumulation=1,  # batches per optimizer step
+    clip_grad_norm=0.0,  # largest gradient norm, 0 = no clipping
     ema_decay=0.0,  # e.g. 0.999; 0 = no averaging
     eval_period=0,  # iterations, 0 = at the end only
     best_metric="bbox/AP",  # decides model_best.pth; "" = none is kept

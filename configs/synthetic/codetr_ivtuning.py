@@ -6,5 +6,5 @@ from .ivtuning import data, dataloader, lr_multiplier, optimizer, train
 model.num_classes = 4
 
 train.max_iter = 600
-train.clip_norm = 0.1
+train.clip_grad_norm = 0.1
 train.output_dir = "output/synthetic/codetr_ivtuning"

@@ -18,6 +18,6 @@ optimizer.weight_decay = 0.05
 optimizer.params.added_lr_factor = 3.0  # docs/defaults.md
 lr_multiplier = cosine()
 train.max_iter = 250
-train.clip_norm = 1.0
+train.clip_grad_norm = 1.0
 train.output_dir = "output/synthetic/ivtuning"
 train.init_checkpoint = "output/demo/trunk.pth"

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 import types
 from pathlib import Path
-
-from .errors import UserError
 
 
 def _folders() -> list[Path]:
@@ -59,59 +56,3 @@ def _has_operators() -> bool:
     except ImportError:
         return False
     return True
-
-
-def init_distributed() -> None:
-    """Join the process group that torchrun describes in the environment; no-op in one process.
-
-    NCCL where this process has a CUDA device, gloo otherwise.
-
-    Raises:
-        UserError: the processes do not find each other.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return
-    import torch
-    import torch.distributed as dist
-    from detectron2.utils import comm
-
-    if dist.is_initialized():
-        return
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    try:
-        dist.init_process_group("nccl" if cuda else "gloo")
-    except RuntimeError as error:  # gloo's, and those of the store behind MASTER_ADDR
-        raise UserError(
-            f"the {world} processes cannot reach each other ({str(error).strip().splitlines()[0]}): check "
-            "MASTER_ADDR and MASTER_PORT, and name the network device that leads from node to node: "
-            "GLOO_SOCKET_IFNAME=eth0 (lo on one machine), with CUDA NCCL_SOCKET_IFNAME"
-        ) from error
-    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(per_machine)
-        return
-    # 0.6 keeps the group in a module variable that only its own (CUDA-only) launcher sets.
-    for first in range(0, world, per_machine):
-        group = dist.new_group(list(range(first, first + per_machine)))
-        if first <= dist.get_rank() < first + per_machine:
-            comm._LOCAL_PROCESS_GROUP = group
-
-
-def wrap_ddp(model, **kwargs):
-    """`model` in DistributedDataParallel where there is more than one process.
-
-    `kwargs` go to DistributedDataParallel. detectron2's own helper always passes `device_ids`,
-    which gloo on CPU refuses.
-    """
-    import torch
-    from detectron2.utils import comm
-    from torch.nn.parallel import DistributedDataParallel
-
-    if comm.get_world_size() == 1:
-        return model
-    if torch.cuda.is_available():
-        kwargs.setdefault("device_ids", [comm.get_local_rank()])
-    return DistributedDataParallel(model, **kwargs)

@@ -19,43 +19,47 @@ FILLS = ("error", "zero", "mean")
 class PairedInput:
     """Mixin for a meta-architecture: "image" and "image_ir" become six channels at the model's door.
 
-    Both are normalised at once with six-long `pixel_mean` and `pixel_std`, then padded. With three-long ones
+    Both are normalized at once with six-long `pixel_mean` and `pixel_std`, then padded. With three-long ones
     the model sees the visible image alone. The caller's dicts are left as they are.
 
     Architectures that batch images in `preprocess_image`, as detectron2's detectors do, need no more than
-    this; others call it, or :meth:`normalise` and :meth:`pad`. Padding knows a backbone's `size_divisibility`
+    this; others call it, or :meth:`normalize` and :meth:`pad`. Padding knows a backbone's `size_divisibility`
     and `square_pad`, but not the `padding_constraints` of newer detectron2, so that all releases agree.
 
     Args (keyword, besides those of the architecture):
         square_pad: pad every batch to a square of at least this side, in pixels; 0 pads to the backbone's
             divisibility only.
-        missing: what stands in for an image that a sample lacks: "error" refuses such a sample, "zero" is
-            black, "mean" the mean pixel, that is exactly 0 after normalisation.
+        fill_missing: what replaces an image that a sample lacks: "error" refuses such a sample, "zero" is
+            black, "mean" the mean pixel, that is exactly 0 after normalization.
 
     Raises:
-        UserError: `missing` is none of these.
+        UserError: `fill_missing` is none of these.
     """
 
-    def __init__(self, *, square_pad: int = 0, missing: str = "error", **kwargs):
+    def __init__(self, *, square_pad: int = 0, fill_missing: str = "error", **kwargs):
         super().__init__(**kwargs)
-        if missing not in FILLS:
-            raise UserError(f"model.missing={missing!r}: give {', '.join(FILLS)}{nearest(missing, FILLS)}")
+        if fill_missing not in FILLS:
+            raise UserError(
+                f"model.fill_missing={fill_missing!r}: give {', '.join(FILLS)}{nearest(fill_missing, FILLS)}"
+            )
         self.square_pad = square_pad
-        self.missing = missing
+        self.fill_missing = fill_missing
 
     def _stack(self, batched_inputs: list[dict]) -> list[dict]:
         channels = self.pixel_mean.numel()
         return [
-            x if len(x.get("image", ())) == channels else stack_pair(x, channels, self.missing, self.device)
+            x
+            if len(x.get("image", ())) == channels
+            else stack_pair(x, channels, self.fill_missing, self.device)
             for x in batched_inputs
         ]
 
-    def normalise(self, batched_inputs: list[dict]) -> list[Tensor]:
+    def normalize(self, batched_inputs: list[dict]) -> list[Tensor]:
         """Each sample as (3 or 6, H, W) float, on the model's device; see :func:`stack_pair` for errors."""
         images = []
         for x in self._stack(batched_inputs):
             image = (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
-            if self.missing == "mean":
+            if self.fill_missing == "mean":
                 for i in x.get("filled", ()):  # black so far
                     image[3 * i : 3 * i + 3] = 0
             images.append(image)
@@ -71,8 +75,8 @@ class PairedInput:
         return batch
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """The samples as one normalised batch, padded with the mean pixel."""
-        return self.pad(self.normalise(batched_inputs))
+        """The samples as one normalized batch, padded with the mean pixel."""
+        return self.pad(self.normalize(batched_inputs))
 
     def visualize_training(self, batched_inputs: list[dict], proposals):
         # detectron2's picture of the training state draws on three channels.
@@ -81,12 +85,12 @@ class PairedInput:
 
 
 def stack_pair(
-    x: dict, channels: int, missing: str = "error", device: torch.device | str | None = None
+    x: dict, channels: int, fill_missing: str = "error", device: torch.device | str | None = None
 ) -> dict:
     """A copy of the sample `x` whose "image" is the model's (`channels`, H, W) uint8 input, on `device`.
 
     Three channels are visible, six visible and infrared. An image that is not there becomes black, unless
-    `missing` is "error"; "filled" lists such places, 0 for visible and 1 for infrared.
+    `fill_missing` is "error"; "filled" lists such places, 0 for visible and 1 for infrared.
 
     Raises:
         UserError: the sample lacks an image and may not, it has none at all, or two of unequal size.
@@ -98,10 +102,10 @@ def stack_pair(
         raise UserError(f"{name}: the sample has neither 'image' nor 'image_ir': use PairedDatasetMapper")
     images = images[: channels // 3]
     filled = [i for i, image in enumerate(images) if image is None]
-    if filled and missing == "error":
+    if filled and fill_missing == "error":
         raise UserError(
             f"{name}: the model takes {' and '.join(MODALITIES[: len(images)])}, but the sample has no "
-            f"{KEYS[filled[0]]!r}: use PairedDatasetMapper, or set model.missing=mean if it may lack one"
+            f"{KEYS[filled[0]]!r}: use PairedDatasetMapper, or set model.fill_missing=mean if it may lack one"
         )
     images = [torch.zeros_like(present[0]) if image is None else image for image in images]
     if images[0].shape != images[-1].shape:

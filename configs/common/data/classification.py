@@ -3,8 +3,10 @@
 from detectron2.config import LazyCall as L
 from torchvision.transforms import v2
 
-from ivtuning.data.classification import ClassificationMapper, build_test_loader, labelled_images
-from ivtuning.data.loader import build_train_loader
+from ivtuning.data.datasets.classification import labeled_images
+from ivtuning.data.loaders.eval import build_test_loader
+from ivtuning.data.loaders.train import build_train_loader
+from ivtuning.data.mappers.classification import ClassificationMapper
 from ivtuning.evaluation.classification import TopKEvaluator
 
 # "stop" names the first image that cannot be read and ends the run; "skip" counts and reports.
@@ -12,7 +14,7 @@ data = dict(on_bad_pair="stop")
 
 dataloader = dict(
     train=L(build_train_loader)(
-        dataset=L(labelled_images)(names="???", every_class=True),
+        dataset=L(labeled_images)(names="???", every_class=True),
         mapper=L(ClassificationMapper)(
             is_train=True,
             augmentations=[L(v2.RandomResizedCrop)(size=224), L(v2.RandomHorizontalFlip)(p=0.5)],
@@ -23,7 +25,7 @@ dataloader = dict(
         on_bad_pair="${data.on_bad_pair}",
     ),
     test=L(build_test_loader)(
-        dataset=L(labelled_images)(names="???"),
+        dataset=L(labeled_images)(names="???"),
         mapper=L(ClassificationMapper)(
             is_train=False, augmentations=[L(v2.Resize)(size=256), L(v2.CenterCrop)(size=224)]
         ),

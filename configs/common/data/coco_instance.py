@@ -6,8 +6,8 @@ COCO is read in its release layout, coco/annotations/ and coco/{train,val}2017/ 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from ivtuning.data.choice import OneOf
-from ivtuning.data.visible import visible_dicts
+from ivtuning.data.datasets.visible import visible_dicts
+from ivtuning.data.transforms.one_of import OneOf
 
 from .pairs import data, dataloader
 

@@ -7,7 +7,7 @@ cases of eleven, else to 672x504 and up to 800x600.
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from ivtuning.data.choice import OneOf
+from ivtuning.data.transforms.one_of import OneOf
 
 from .pairs import data, dataloader
 

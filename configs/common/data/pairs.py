@@ -4,9 +4,9 @@ import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 
-from ivtuning.data.datasets import training_dicts
-from ivtuning.data.loader import build_train_loader
-from ivtuning.data.mapper import PairedDatasetMapper
+from ivtuning.data.datasets.detection import training_dicts
+from ivtuning.data.loaders.train import build_train_loader
+from ivtuning.data.mappers.pairs import PairedDatasetMapper
 from ivtuning.evaluation.coco import PairCOCOEvaluator
 
 # "stop" names the first pair that cannot be read and ends the run; "skip" counts and reports.

@@ -7,8 +7,8 @@ this first item of the list), crop of 512 px, flip.
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
+from ivtuning.data.datasets.segmentation import segmentation_dicts
 from ivtuning.data.labels import IGNORE
-from ivtuning.data.segmentation import segmentation_dicts
 from ivtuning.evaluation.semantic import PairSemSegEvaluator
 
 from .pairs import data, dataloader
@@ -19,7 +19,7 @@ dataloader.test.dataset = L(segmentation_dicts)(names="???")
 dataloader.train.mapper.augmentations = [
     L(T.ResizeScale)(min_scale=0.5, max_scale=2.0, target_height=480, target_width=640),
     # No class fills more than 3/4 of the crop, if ten tries find such a place. What is smaller stays so: the
-    # model pads after normalisation, labels with 255.
+    # model pads after normalization, labels with 255.
     L(T.RandomCrop_CategoryAreaConstraint)(
         crop_type="absolute",
         crop_size=(512, 512),

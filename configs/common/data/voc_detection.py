@@ -7,7 +7,7 @@ trained on, as detectron2 reads them; mmdetection leaves them out. In tests they
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from ivtuning.data.visible import visible_dicts
+from ivtuning.data.datasets.visible import visible_dicts
 from ivtuning.evaluation.voc import VOCEvaluator
 
 from .pairs import data, dataloader

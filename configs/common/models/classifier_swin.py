@@ -4,7 +4,8 @@ from detectron2.config import LazyCall as L
 
 from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
-from ivtuning.heads.classification import ImageClassifier, PooledTrunk
+from ivtuning.heads.classification import ImageClassifier
+from ivtuning.necks.pooled import PooledTrunk
 from ivtuning.tuning import Mona
 
 model = L(ImageClassifier)(

@@ -2,7 +2,6 @@
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.multi_scale import MultiScale
 from ivtuning.backbones.stems import PromptStem
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.heads.dino import (
@@ -12,6 +11,7 @@ from ivtuning.heads.dino import (
     PairedDINO,
     Transformer,
 )
+from ivtuning.necks.multi_scale import MultiScale
 from ivtuning.tuning import IVTuning
 
 model = L(PairedDINO)(

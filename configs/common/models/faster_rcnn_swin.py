@@ -3,9 +3,9 @@
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
-from ivtuning.backbones.feature_pyramid import FeaturePyramid
 from ivtuning.backbones.stems import PromptStem
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
+from ivtuning.necks.feature_pyramid import FeaturePyramid
 from ivtuning.tuning import IVTuning
 
 from .faster_rcnn_vitdet import model

@@ -11,10 +11,10 @@ from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers, StandardROIHeads
 from timm.layers import LayerNorm2d
 
-from ivtuning.backbones.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.backbones.stems import PromptStem
 from ivtuning.backbones.vit import ViTDet
 from ivtuning.meta_arch import PairedRCNN
+from ivtuning.necks.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.tuning import IVTuning
 
 model = L(PairedRCNN)(

@@ -11,10 +11,10 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 
-from ivtuning.backbones.feature_pyramid import FeaturePyramid
 from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.meta_arch import PairedRetinaNet
+from ivtuning.necks.feature_pyramid import FeaturePyramid
 from ivtuning.tuning import Mona
 
 model = L(PairedRetinaNet)(

@@ -1,4 +1,4 @@
-"""SegFormer's decoder on ViT-L: four taps of one size, 768 channels."""
+"""SegFormer's decoder on ViT-L: four out_indices of one size, 768 channels."""
 
 from detectron2.config import LazyCall as L
 

@@ -2,11 +2,11 @@
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.multi_scale import MultiScale
 from ivtuning.backbones.stems import PromptStem
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.heads.segmentation.head import SemSegHead
 from ivtuning.heads.segmentation.segmentor import PairedSemanticSegmentor
+from ivtuning.necks.multi_scale import MultiScale
 from ivtuning.tuning import IVTuning
 
 model = L(PairedSemanticSegmentor)(

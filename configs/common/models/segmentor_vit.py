@@ -1,4 +1,4 @@
-"""A segmentor on plain ViT-L, positions for 512 px, taps at blocks 9, 14, 19, 23, without its decoder."""
+"""A segmentor on plain ViT-L (positions for 512 px, maps of blocks 9, 14, 19 and 23), without its decoder."""
 
 from detectron2.config import LazyCall as L
 
@@ -8,7 +8,7 @@ from ivtuning.tuning import IVTuning
 
 from .segmentor import model
 
-taps = (9, 14, 19, 23)
+out_indices = (9, 14, 19, 23)
 model.backbone.net = L(PlainViT)(
     stem=L(PromptStem)(),
     tuner=L(IVTuning)(),
@@ -17,6 +17,6 @@ model.backbone.net = L(PlainViT)(
     depth=24,
     num_heads=16,
     drop_path_rate=0.1,
-    taps=taps,
+    out_indices=out_indices,
 )
-features = [f"block{i}" for i in taps]
+features = [f"block{i}" for i in out_indices]

@@ -1,4 +1,4 @@
-"""SETR-PUP on ViT-L (arXiv 2012.15840): the last tap upsampled step by step; auxiliary heads on the taps."""
+"""SETR-PUP on ViT-L (arXiv 2012.15840): the last map upsampled step by step; auxiliary heads on all maps."""
 
 from detectron2.config import LazyCall as L
 

@@ -47,13 +47,13 @@ class Eva02(PlainViT):
     384 px, 304,237,504 at 512 px.
 
     Args:
-        stem, tuner: the plugs.
+        stem, tuner: the plugins.
         img_size: side of the images behind `pos_embed`, in pixels.
         rope_grid: side, in patches, of the first pretraining's grid: rotary positions keep its range.
-        taps: indices of the blocks whose output is returned, as "block<i>".
+        out_indices: indices of the blocks whose output is returned, as "block<i>".
         class_token: prepend a cls token.
         final_norm: end with a LayerNorm (applied to the last block's tap).
-        frozen_eval, recompute: see :meth:`ivtuning.backbones.trunk.Trunk.plug`.
+        frozen_eval, activation_checkpointing: see :meth:`ivtuning.backbones.trunk.Trunk.attach`.
 
     Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)} for each tap.
     """
@@ -70,11 +70,11 @@ class Eva02(PlainViT):
         mlp_ratio: float = 4 * 2 / 3,
         drop_path_rate: float = 0.0,
         rope_grid: int = 16,
-        taps: Sequence[int] = (7, 11, 15, 23),
+        out_indices: Sequence[int] = (7, 11, 15, 23),
         class_token: bool = True,
         final_norm: bool = False,
         frozen_eval: bool = True,
-        recompute: str | None = None,
+        activation_checkpointing: str | None = None,
     ):
         super().__init__(
             stem,
@@ -86,11 +86,11 @@ class Eva02(PlainViT):
             num_heads,
             mlp_ratio,
             drop_path_rate,
-            taps,
+            out_indices,
             class_token,
             final_norm,
             frozen_eval,
-            recompute,
+            activation_checkpointing,
         )
         self.rope = create_rope_embed(
             "cat", dim=embed_dim, num_heads=num_heads, in_pixels=False, ref_feat_shape=(rope_grid, rope_grid)

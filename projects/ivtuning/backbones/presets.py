@@ -26,13 +26,13 @@ def _vits() -> dict[str, Callable[..., Trunk]]:
     found = {}
     for letter, (width, depth, heads) in VIT_SIZES.items():
         size = dict(embed_dim=width, depth=depth, num_heads=heads)
-        found[f"vit_{letter}"] = partial(PlainViT, img_size=512, taps=(depth - 1,), **size)
+        found[f"vit_{letter}"] = partial(PlainViT, img_size=512, out_indices=(depth - 1,), **size)
         found[f"vitdet_{letter}"] = partial(ViTDet, **size)
         if letter in "bl":
-            found[f"eva02_{letter}"] = partial(Eva02, taps=(depth - 1,), **size)
+            found[f"eva02_{letter}"] = partial(Eva02, out_indices=(depth - 1,), **size)
     for name, (width, depth, heads, hidden) in VIT_14_SIZES.items():
         size = dict(embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=hidden / width)
-        found[name] = partial(PlainViT, img_size=518, patch_size=14, taps=(depth - 1,), **size)
+        found[name] = partial(PlainViT, img_size=518, patch_size=14, out_indices=(depth - 1,), **size)
     return found
 
 

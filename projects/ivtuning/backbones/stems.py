@@ -1,6 +1,6 @@
 """Stems: how the two images become the first tokens.
 
-A stem is called with the visible and the infrared image, (B, 3, H, W) each, normalised, and the trunk's own
+A stem is called with the visible and the infrared image, (B, 3, H, W) each, normalized, and the trunk's own
 patch embedding (image -> (B, h, w, C) map). It returns the first map and the prompt p0 (None where there is
 none).
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..tuning.iv_tuning import PromptGenerator
+from ..tuning.iv_tuning.modules import PromptGenerator
 from ..tuning.options import need_whole
 
 
@@ -84,7 +84,7 @@ class PromptStem(TwoEmbeddings):
 
     Args:
         hidden_dim: e, the prompt generator's bottleneck.
-        norm: normalisation inside the generator, "BN" | "SyncBN" | "GN".
+        norm: normalization inside the generator, "BN" | "SyncBN" | "GN".
         zero_init: start with p0 = 0, so that the trunk starts from the visible image it knows.
         from_visible: start the infrared embedding as a copy of the visible one.
 

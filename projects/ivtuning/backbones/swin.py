@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
+from .attention.window import SwinAttention
 from .block import OpenBlock
 from .patches import PatchEmbed
 from .stems import Stem
 from .trunk import Trunk
-from .window_attention import SwinAttention
 
 _T = dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7)
 _B = dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=7)
@@ -45,7 +45,7 @@ def shift_mask(
         height, width: of the padded map, multiples of `window`.
 
     Returns:
-        (windows, window**2, window**2): 0 where query and key were neighbours before the roll, else -100.
+        (windows, window**2, window**2): 0 where query and key were neighbors before the roll, else -100.
     """
 
     def band(size: int) -> Tensor:
@@ -114,14 +114,14 @@ class Swin(Trunk):
     stage (IV-tuning 1.5): the stem's in the first one, later the stage's input.
 
     Args:
-        stem, tuner: the plugs.
+        stem, tuner: the plugins.
         embed_dim: C, the first stage's width; stage i has C * 2**i.
         depths, num_heads: blocks and heads of every stage. ``SWIN_SIZES`` has the published ones.
         window_size: side of the windows, in tokens.
         out_indices: stages whose output is returned.
         output_norms: a LayerNorm on every output, part of the base. ImageNet weights lack them: they then are
             the identity's scale and shift, and stay so unless the tuner trains them.
-        frozen_eval, recompute: see :meth:`Trunk.plug`.
+        frozen_eval, activation_checkpointing: see :meth:`Trunk.attach`.
 
     Forward: (B, 3 or 6, H, W) float -> {"p0": (B, C, H/4, W/4), "p1": (B, 2C, H/8, W/8), ...}, rounded up.
     """
@@ -139,7 +139,7 @@ class Swin(Trunk):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         output_norms: bool = True,
         frozen_eval: bool = True,
-        recompute: str | None = None,
+        activation_checkpointing: str | None = None,
     ):
         super().__init__()
         stages = len(depths)
@@ -169,12 +169,12 @@ class Swin(Trunk):
         self._out_features = [f"p{i}" for i in self.out_indices]
         self._out_feature_channels = {f"p{i}": widths[i] for i in self.out_indices}
         self._out_feature_strides = {f"p{i}": patch_size * 2**i for i in self.out_indices}
-        self.plug(
+        self.attach(
             stem,
             tuner,
             [w for w, d in zip(widths, depths, strict=True) for _ in range(d)],
             frozen_eval,
-            recompute,
+            activation_checkpointing,
         )
 
     @property
@@ -199,7 +199,7 @@ class Swin(Trunk):
             if i or prompt is None:
                 prompt = x
             for block in layer.blocks:
-                x = block(x, self.sites(index), prompt)
+                x = block(x, self.block_adapters(index), prompt)
                 index += 1
             if i in self.out_indices:
                 features[f"p{i}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)

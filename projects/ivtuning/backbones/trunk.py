@@ -1,4 +1,4 @@
-"""The trunk: a pretrained transformer as a detectron2 backbone, with two plugs, a stem and a tuner."""
+"""The trunk: a pretrained transformer as a detectron2 backbone, with two plugins, a stem and a tuner."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from ..tuning import TUNERS, Tuner
-from .block import RECOMPUTE
+from .block import ACTIVATION_CHECKPOINTING
 from .stems import STEMS, Stem, VisibleOnly
 
-PLUGS = ("stem", "tuner")
+PLUGINS = ("stem", "tuner")
 
 
 class Trunk(Backbone):
-    """Base of all trunks. A subclass builds `patch_embed` and so on, then calls :meth:`plug`.
+    """Base of all trunks. A subclass builds `patch_embed` and so on, then calls :meth:`attach`.
 
     `blocks` are its transformer blocks in the order they run: a ModuleList, or a property where they are kept
     by stage.
 
-    "Base" means everything but the plugs: what pretrained weights fill, and what stays frozen unless the
+    "Base" means everything but the plugins: what pretrained weights fill, and what stays frozen unless the
     tuner selects it.
     """
 
-    def plug(
-        self, stem: Stem, tuner: Tuner, widths: list[int], frozen_eval: bool, recompute: str | None = None
+    def attach(
+        self,
+        stem: Stem,
+        tuner: Tuner,
+        widths: list[int],
+        frozen_eval: bool,
+        activation_checkpointing: str | None = None,
     ) -> None:
         """Plug in `stem` and `tuner` and freeze the base.
 
@@ -35,31 +40,33 @@ class Trunk(Backbone):
             widths: channel width of every block, in order.
             frozen_eval: keep frozen parts in eval mode (no drop-path, no dropout) whatever ``train()`` says;
                 False reproduces the papers' code, where the trunk's drop-path stays on in training.
-            recompute: what the backward pass computes again instead of keeping it: None, "mlp" (the inside of
-                every MLP) or "block" (all but the blocks' inputs). The results are the same.
+            activation_checkpointing: which activations are recomputed in the backward pass instead of kept:
+                None, "mlp" (those inside every MLP) or "block" (all but the inputs of blocks).
 
         Raises:
-            UserError: what is given is no stem, no tuner or no kind of recompute.
+            UserError: what is given is no stem, no tuner or no kind of activation_checkpointing.
         """
-        if recompute not in RECOMPUTE:
-            hint = nearest(str(recompute), RECOMPUTE[1:])
-            raise UserError(f"recompute={recompute!r}: give null, mlp or block{hint}")
-        for plug, given, kind, known in (("stem", stem, Stem, STEMS), ("tuner", tuner, Tuner, TUNERS)):
+        if activation_checkpointing not in ACTIVATION_CHECKPOINTING:
+            hint = nearest(str(activation_checkpointing), ACTIVATION_CHECKPOINTING[1:])
+            raise UserError(
+                f"activation_checkpointing={activation_checkpointing!r}: give null, mlp or block{hint}"
+            )
+        for plugin, given, kind, known in (("stem", stem, Stem, STEMS), ("tuner", tuner, Tuner, TUNERS)):
             if not isinstance(given, kind):
                 raise UserError(
-                    f"{plug}={given!r} is none: there are {', '.join(known)}, with their options as "
-                    f"{plug}.<option>=<value>"
+                    f"{plugin}={given!r} is none: there are {', '.join(known)}, with their options as "
+                    f"{plugin}.<option>=<value>"
                 )
         stem.attach(self.patch_embed)
         tuner.attach(widths)
         self.stem, self.tuner, self.frozen_eval = stem, tuner, frozen_eval
         for block in self.blocks:
-            block.recompute = recompute
-        tuner.connect(self)
+            block.activation_checkpointing = activation_checkpointing
+        tuner.register_hooks(self)
         self.freeze()
 
     def freeze(self) -> None:
-        """Let exactly the plugs and what the tuner selects train."""
+        """Let exactly the plugins and what the tuner selects train."""
         for parameter in self.base_parameters():
             parameter.requires_grad_(False)
         for parameter in self.tuner.select(self):
@@ -68,7 +75,7 @@ class Trunk(Backbone):
 
     def named_base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names (relative to the trunk) and parameters of the base."""
-        return ((n, p) for n, p in self.named_parameters() if n.split(".")[0] not in PLUGS)
+        return ((n, p) for n, p in self.named_parameters() if n.split(".")[0] not in PLUGINS)
 
     def base_parameters(self) -> Iterator[nn.Parameter]:
         """The base's parameters."""
@@ -76,7 +83,7 @@ class Trunk(Backbone):
 
     def base_modules(self) -> Iterator[nn.Module]:
         """The base's modules, at any depth."""
-        return (m for name, child in self.named_children() if name not in PLUGS for m in child.modules())
+        return (m for name, child in self.named_children() if name not in PLUGINS for m in child.modules())
 
     @contextlib.contextmanager
     def disable_adapters(self) -> Iterator[None]:
@@ -121,7 +128,7 @@ class Trunk(Backbone):
         super().train(mode)
         if mode and getattr(self, "frozen_eval", False):
             for name, child in self.named_children():
-                if name not in PLUGS:
+                if name not in PLUGINS:
                     _rest(child)
         return self
 
@@ -140,7 +147,7 @@ class Trunk(Backbone):
             )
         return x[:, :3], x[:, 3:] if x.shape[1] == 6 else None
 
-    def sites(self, index: int):
+    def block_adapters(self, index: int):
         """What the tuner adds to block `index`; None where it adds nothing, or is disabled."""
         return self.tuner.blocks[index] if self.tuner.enabled and self.tuner.blocks is not None else None
 

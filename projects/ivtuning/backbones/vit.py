@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
-from ..tuning.base import Sites
-from .attention import RelPosAttention
+from ..tuning.base import BlockAdapters
+from .attention.relpos import RelPosAttention
 from .block import OpenBlock
 from .patches import PatchEmbed, resize_positions
 from .stems import Stem
@@ -47,10 +47,10 @@ class WindowBlock(OpenBlock, vision_transformer_sam.Block):
 
 
 class BypassPrefix:
-    """Sites for a sequence with prefix tokens: patches pass through `sites` as a map, it goes around."""
+    """Adapters for a sequence with prefix tokens: only the patches pass through `adapters`."""
 
-    def __init__(self, sites: Sites, size: tuple[int, int], prefix: int):
-        self.inner, self.size, self.prefix = sites, size, prefix
+    def __init__(self, adapters: BlockAdapters, size: tuple[int, int], prefix: int):
+        self.inner, self.size, self.prefix = adapters, size, prefix
 
     def _map(self, x: Tensor) -> Tensor:
         return x[:, self.prefix :].unflatten(1, self.size)
@@ -111,14 +111,14 @@ class ViTDet(_ViT):
     Parameter names are those of detectron2's ViT. ViT-B at 1024 px has 85,889,024 base parameters.
 
     Args:
-        stem, tuner: the plugs.
+        stem, tuner: the plugins.
         img_size: side of the square, in pixels, that sizes the global blocks' position tables (inputs may
             have any size; tables are resized in the forward pass).
         window_size: side of the windows, in patches.
         global_blocks: indices of the blocks that attend globally; None: the last of each quarter.
         pretrain_img_size: side of the images behind `pos_embed`, in pixels.
         class_token: `pos_embed` carries a slot for a cls token (MAE's does); the token itself is not used.
-        frozen_eval, recompute: see :meth:`Trunk.plug`.
+        frozen_eval, activation_checkpointing: see :meth:`Trunk.attach`.
 
     Forward: (B, 3 or 6, H, W) float -> {"last_feat": (B, C, H/patch, W/patch)}.
     """
@@ -140,7 +140,7 @@ class ViTDet(_ViT):
         pretrain_img_size: int = 224,
         class_token: bool = True,
         frozen_eval: bool = True,
-        recompute: str | None = None,
+        activation_checkpointing: str | None = None,
     ):
         super().__init__()
         if global_blocks is None:
@@ -169,14 +169,14 @@ class ViTDet(_ViT):
         self._out_features = ["last_feat"]
         self._out_feature_channels = {"last_feat": embed_dim}
         self._out_feature_strides = {"last_feat": patch_size}
-        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval, recompute)
+        self.attach(stem, tuner, [embed_dim] * depth, frozen_eval, activation_checkpointing)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
         x = x + self.positions(tuple(x.shape[1:3]))
         for i, block in enumerate(self.blocks):
             # IV-tuning 1.5: p0 for the first block, then each block's own input.
-            prompt, x = x, block(x, self.sites(i), x if prompt is None or i else prompt)
+            prompt, x = x, block(x, self.block_adapters(i), x if prompt is None or i else prompt)
         return {"last_feat": x.permute(0, 3, 1, 2)}
 
 
@@ -184,12 +184,12 @@ class PlainViT(_ViT):
     """A plain ViT with absolute positions, as MAE, ImageNet and SETR use it.
 
     Args:
-        stem, tuner: the plugs.
+        stem, tuner: the plugins.
         img_size: side of the images behind `pos_embed`, in pixels.
-        taps: indices of the blocks whose output is returned, as "block<i>".
+        out_indices: indices of the blocks whose output is returned, as "block<i>".
         class_token: prepend a cls token.
         final_norm: end with a LayerNorm (applied to the last block's tap).
-        frozen_eval, recompute: see :meth:`Trunk.plug`.
+        frozen_eval, activation_checkpointing: see :meth:`Trunk.attach`.
 
     Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)} for each tap.
     """
@@ -205,16 +205,18 @@ class PlainViT(_ViT):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
-        taps: Sequence[int] = (11,),
+        out_indices: Sequence[int] = (11,),
         class_token: bool = True,
         final_norm: bool = False,
         frozen_eval: bool = True,
-        recompute: str | None = None,
+        activation_checkpointing: str | None = None,
     ):
         super().__init__()
-        unknown = [i for i in taps if not 0 <= i < depth]
+        unknown = [i for i in out_indices if not 0 <= i < depth]
         if unknown:
-            raise UserError(f"taps names block {unknown[0]}, the trunk has {depth}: give indices below it")
+            raise UserError(
+                f"out_indices names block {unknown[0]}, the trunk has {depth}: give indices below it"
+            )
 
         def block(i, drop_path):
             return self._block(embed_dim, num_heads, mlp_ratio, drop_path)
@@ -224,11 +226,11 @@ class PlainViT(_ViT):
             nn.Parameter(trunc_normal_(torch.zeros(1, 1, embed_dim), std=0.02)) if class_token else None
         )
         self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
-        self.taps = tuple(taps)
-        self._out_features = [f"block{i}" for i in self.taps]
+        self.out_indices = tuple(out_indices)
+        self._out_features = [f"block{i}" for i in self.out_indices]
         self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
         self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)
-        self.plug(stem, tuner, [embed_dim] * depth, frozen_eval, recompute)
+        self.attach(stem, tuner, [embed_dim] * depth, frozen_eval, activation_checkpointing)
 
     def _block(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> OpenBlock:
         return PlainBlock(
@@ -244,10 +246,10 @@ class PlainViT(_ViT):
         features = {}
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
-            sites = self.sites(i)
+            adapters = self.block_adapters(i)
             carried = x[:, self.prefix :].unflatten(1, size) if prompt is None or i else prompt
-            x = block(x, sites and BypassPrefix(sites, size, self.prefix), carried)
-            if i in self.taps:
+            x = block(x, adapters and BypassPrefix(adapters, size, self.prefix), carried)
+            if i in self.out_indices:
                 y = self.norm(x) if i == last else x
                 features[f"block{i}"] = y[:, self.prefix :].unflatten(1, size).permute(0, 3, 1, 2)
         return features

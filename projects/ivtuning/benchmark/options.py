@@ -72,6 +72,6 @@ class Options:
         return f"{self.called(trunk)}, {size[0]} x {size[1]} px, batch {self.batch}, {self.dtype}"
 
     def pair(self, size: tuple[int, int]) -> Tensor:
-        """A batch of normalised pairs: (B, 6, H, W)."""
+        """A batch of normalized pairs: (B, 6, H, W)."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(self.batch, 6, *size, generator=generator).to(self.device)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from .room import lost
-from .timing import Ratio, Times, ratio
+from .measures.out_of_memory import lost
+from .measures.timing import Ratio, Times, ratio
 
 # key: (what it is, target); a target that depends on what was measured comes with the row
 ROWS = {
@@ -22,13 +22,13 @@ ROWS = {
     "step_over_reference": ("IV-tuning step / plain reference", "<= 0.65 at 512 px"),
     "step_over_reference_1024": ("the same at 1024 px", "<= 0.50"),
     "saved_over_full": ("saved activations, IV-tuning / full", "<= 0.70"),
-    "saved_over_full_mlp": ("the same with MLP recompute", "<= 0.45"),
+    "saved_over_full_mlp": ("the same with MLP activation_checkpointing", "<= 0.45"),
     "step_over_full_mlp": ("its step / full fine-tuning's", "<= 0.88"),
-    "saved_over_full_block": ("saved activations with block recompute", "<= 0.15"),
+    "saved_over_full_block": ("saved activations with block activation_checkpointing", "<= 0.15"),
     "step_over_full_block": ("its step / full fine-tuning's", "<= 1.12"),
     "adapter_forward_share": ("adapters' share of the forward pass", "<= 0.06"),
-    "utilisation_iv": ("counted arithmetic of an IV-tuning step / its time / rate", ""),
-    "utilisation_full": ("the same of full fine-tuning", ""),
+    "utilization_iv": ("counted arithmetic of an IV-tuning step / its time / rate", ""),
+    "utilization_full": ("the same of full fine-tuning", ""),
     "relpos_saved_ratio": ("rel-pos attention, saved bytes / explicit", "<= 0.10, and faster"),
     "infer_over_trunk": ("inference, IV-tuning / frozen trunk alone", "<= 1.05"),
     "coco_eval_ratio": ("COCO evaluation / pycocotools", "<= 0.15"),

@@ -20,9 +20,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import __version__
-from ..backbones.trunk import PLUGS, Trunk, find_trunk
+from ..backbones.trunk import PLUGINS, Trunk, find_trunk
 from ..errors import UserError
-from .files import atomic, local_path
+from ..utils.files import atomic_write
+from .files import local_path
 from .pretrained import copy_into, named_tensors
 from .report import first, sizes
 
@@ -63,7 +64,7 @@ def _halves(trunk: Trunk) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return parameter.requires_grad or id(parameter) in selected
 
     def belongs(name: str, tensor: Tensor) -> bool:
-        if name.split(".")[0] in PLUGS:
+        if name.split(".")[0] in PLUGINS:
             return True
         if isinstance(tensor, nn.Parameter):
             return trains(tensor)
@@ -143,7 +144,7 @@ def save_adapter(
     versions = {"ivtuning": __version__, "torch": torch.__version__, "detectron2": detectron2.__version__}
     header = {
         "format": FORMAT,
-        **{plug: _describe(trunk, plug, config) for plug in PLUGS},
+        **{plugin: _describe(trunk, plugin, config) for plugin in PLUGINS},
         "trunk": type(trunk).__name__,
         "widths": [block.norm1.weight.numel() for block in trunk.blocks],
         "groups": [g for g in GROUPS if g in groups],
@@ -154,7 +155,7 @@ def save_adapter(
         "metadata": user,
     }
     data = save(tensors, {"ivtuning": json.dumps(header, default=str)})
-    with atomic(path) as temp, open(temp, "wb") as f:
+    with atomic_write(path) as temp, open(temp, "wb") as f:
         f.write(data)
     return header
 
@@ -176,11 +177,11 @@ def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False
     model = getattr(model, "module", model)
     place, trunk = find_trunk(model)
     header, tensors = _read(path)
-    for plug in PLUGS:
-        theirs, ours = header[plug]["name"], type(getattr(trunk, plug)).__name__
+    for plugin in PLUGINS:
+        theirs, ours = header[plugin]["name"], type(getattr(trunk, plugin)).__name__
         if theirs != ours:
             raise UserError(
-                f"{path}: made by {plug} {theirs}, not {ours}: set model.backbone.net.{plug}={theirs}"
+                f"{path}: made by {plugin} {theirs}, not {ours}: set model.backbone.net.{plugin}={theirs}"
             )
     own, frozen = _parts(model)
     theirs, ours = header["fingerprint"], _digest(frozen)
@@ -243,13 +244,13 @@ def _check_tensors(path: str | os.PathLike, file: dict[str, Tensor], model: dict
         )
 
 
-def _describe(trunk: Trunk, plug: str, config: DictConfig | None) -> dict:
-    """The plug's class and, where the config tells, its options."""
-    described = {"name": type(getattr(trunk, plug)).__name__}
+def _describe(trunk: Trunk, plugin: str, config: DictConfig | None) -> dict:
+    """The plugin's class and, where the config tells, its options."""
+    described = {"name": type(getattr(trunk, plugin)).__name__}
     if config is not None:
         from omegaconf import OmegaConf
 
-        node = OmegaConf.select(config, f"model.backbone.net.{plug}")
+        node = OmegaConf.select(config, f"model.backbone.net.{plugin}")
         if node is not None:
             options = OmegaConf.to_container(node, resolve=True)
             described["options"] = {k: v for k, v in options.items() if k != "_target_"}

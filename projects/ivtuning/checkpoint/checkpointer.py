@@ -12,7 +12,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import UserError
-from .files import atomic, local_path, read
+from ..utils.files import atomic_write
+from .files import local_path, read
 from .pretrained import load_pretrained
 from .shards import gathered, share
 
@@ -47,13 +48,13 @@ class Checkpointer(DetectionCheckpointer):
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         data = {"model": model, **_plain(extra)}
-        with atomic(path) as temp, open(temp, "wb") as f:
+        with atomic_write(path) as temp, open(temp, "wb") as f:
             torch.save(data, f)
         return True
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Move the marker."""
-        with atomic(Path(self.save_dir, "last_checkpoint")) as temp:
+        with atomic_write(Path(self.save_dir, "last_checkpoint")) as temp:
             temp.write_text(last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:

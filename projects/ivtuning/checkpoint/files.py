@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import errno
 import http.client
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError, nearest
+from ..errors import UserError
+from .sources import _where_from
 
-_FAIR = "https://dl.fbaipublicfiles.com"
-_SWIN = "https://github.com/SwinTransformer/storage/releases/download"
-_SWINS = [
-    "tiny_patch4_window7_224",
-    "small_patch4_window7_224",
-    "base_patch4_window7_224",
-    "base_patch4_window12_384",
-    "base_patch4_window7_224_22k",
-    "base_patch4_window12_384_22k",
-    "large_patch4_window7_224_22k",
-    "large_patch4_window12_384_22k",
-    "base_patch4_window7_224_22kto1k",
-    "base_patch4_window12_384_22kto1k",
-    "large_patch4_window7_224_22kto1k",
-    "large_patch4_window12_384_22kto1k",
-]
-_EVA = "https://huggingface.co/Yuxin-CV/EVA-02/resolve/main/eva02/pt"
-_VITDET = f"{_FAIR}/detectron2/ViTDet/COCO"
 _WRAPPERS = ("model", "state_dict", "module")
-SOURCES = {
-    "mae_pretrain_vit_base.pth": f"{_FAIR}/mae/pretrain/mae_pretrain_vit_base.pth",
-    "mae_pretrain_vit_large.pth": f"{_FAIR}/mae/pretrain/mae_pretrain_vit_large.pth",
-    "mae_pretrain_vit_huge.pth": f"{_FAIR}/mae/pretrain/mae_pretrain_vit_huge.pth",
-    "mae_pretrain_vit_huge_p14to16.pth": (
-        f"{_FAIR}/detectron2/ImageNetPretrained/MAE/mae_pretrain_vit_huge_p14to16.pth"
-    ),
-    "sam_vit_b_01ec64.pth": f"{_FAIR}/segment_anything/sam_vit_b_01ec64.pth",
-    "sam_vit_l_0b3195.pth": f"{_FAIR}/segment_anything/sam_vit_l_0b3195.pth",
-    "sam_vit_h_4b8939.pth": f"{_FAIR}/segment_anything/sam_vit_h_4b8939.pth",
-    **{f"swin_{name}.pth": f"{_SWIN}/v1.0.0/swin_{name}.pth" for name in _SWINS},
-    "eva02_L_pt_m38m_p14to16.pt": f"{_EVA}/eva02_L_pt_m38m_p14to16.pt",
-    "model_final_61ccd1.pkl": f"{_VITDET}/mask_rcnn_vitdet_b/f325346929/model_final_61ccd1.pkl",
-    "model_final_6146ed.pkl": f"{_VITDET}/mask_rcnn_vitdet_l/f325599698/model_final_6146ed.pkl",
-    "model_final_7224f1.pkl": f"{_VITDET}/mask_rcnn_vitdet_h/f329145471/model_final_7224f1.pkl",
-    "model_final_435fa9.pkl": f"{_VITDET}/cascade_mask_rcnn_vitdet_b/f325358525/model_final_435fa9.pkl",
-    "model_final_1a9f28.pkl": f"{_VITDET}/cascade_mask_rcnn_vitdet_l/f328021305/model_final_1a9f28.pkl",
-    "model_final_f05665.pkl": f"{_VITDET}/cascade_mask_rcnn_vitdet_h/f328730692/model_final_f05665.pkl",
-}
-
-# Starts of configs that tools/convert_checkpoint.py makes: whose file, and for which config.
-_CONVERTED = {"dino_swin_l_5scale_coco.safetensors": ("dino", "configs/M3FD/dino_ivtuning_swin_l.py")}
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -181,58 +140,3 @@ def _download(url: str) -> Path:
             f"{Path(get_cache_dir()) / host_path}"
         )
     return file
-
-
-def _where_from(file: Path) -> str:
-    """How to get the missing `file`, as far as its name tells."""
-    if file.name in SOURCES:
-        return f": get it with `curl -L --create-dirs -o {file} {SOURCES[file.name]}`"
-    if file.name in _CONVERTED:
-        family, config = _CONVERTED[file.name]
-        command = f"tools/convert_checkpoint.py --from {family} DOWNLOADED.pth {file} --config-file {config}"
-        return f": make it with `{command}`"
-    if file.name == "trunk.pth":
-        return ": `make demo` makes one, output/demo/trunk.pth"
-    import timm
-
-    if timm.is_model(file.stem):
-        model = f"timm.create_model('{file.stem}', pretrained=True)"
-        library = "safetensors.torch" if file.suffix == ".safetensors" else "torch"
-        save = "s.save_file" if file.suffix == ".safetensors" else "s.save"
-        code = f"import timm, {library} as s; {save}({model}.state_dict(), '{file}')"
-        return f': get it with `python -c "{code}"`'
-    near = nearest(file.name, os.listdir(file.parent)) if file.parent.is_dir() else ""
-    return near or ": check the path given for the weights"
-
-
-# A disk or a quota that is full, and its like.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
-
-@contextlib.contextmanager
-def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file in one piece: the body writes the yielded path, a temporary file beside `path`.
-
-    It replaces `path` when the body succeeds; whatever goes wrong, `path` stays as it was and the temporary
-    file is removed. A full disk stays an OSError, with `path` as its filename.
-    """
-    path = Path(path)
-    temp = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temp
-        with open(temp, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(temp, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temp.unlink()
-        # torch's zip writer hides the disk's error behind one of its own.
-        hidden = error.__context__ if isinstance(error, RuntimeError) else None
-        if isinstance(hidden, OSError) and hidden.errno in _DISK:
-            error = hidden
-        if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)):
-            raise UserError(f"{path} cannot be written ({error.strerror}): choose another place") from error
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise error

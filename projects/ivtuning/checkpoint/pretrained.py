@@ -15,13 +15,13 @@ from pathlib import PurePath
 import torch
 from torch import Tensor, nn
 
-from ..backbones.trunk import PLUGS, Trunk, find_trunk
+from ..backbones.trunk import PLUGINS, Trunk, find_trunk
 from ..errors import UserError
-from .eva import is_eva, to_timm
 from .files import read_state
 from .report import LoadReport, brief, first, sizes
-from .resize import fit, is_table
-from .swin import from_mmdet, is_output_norm, is_swin, to_official
+from .trunks.eva import is_eva, to_timm
+from .trunks.resize import fit, is_table
+from .trunks.swin import from_mmdet, is_output_norm, is_swin, to_official
 
 # Keys of a trunk's file that a trunk may do without, by their first part: classifiers, MAE's decoder, SAM's
 # neck, the norm before a classifier, the class token itself where the trunk has none.
@@ -30,7 +30,7 @@ _RENAMED = {"lin1": "fc1", "lin2": "fc2"}  # SAM's MLP
 # Parts of keys that tell of an architecture which the trunks here do not have.
 _FOREIGN = {
     **dict.fromkeys(("ls1", "ls2", "gamma_1", "gamma_2"), "LayerScale"),
-    **dict.fromkeys(("q_norm", "k_norm"), "query-key normalisation"),
+    **dict.fromkeys(("q_norm", "k_norm"), "query-key normalization"),
     **dict.fromkeys(("reg_token", "register_tokens"), "register tokens"),
     **dict.fromkeys(("norm_pre", "ln_pre"), "a norm before the blocks"),
     "q_proj": "EVA-02's separate projections",
@@ -53,7 +53,7 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike, strict: bool = Fa
     lack (zero, no bias), and the norms on a Swin's outputs, which ImageNet weights lack (identity). Position
     embeddings and tables are resized.
     Stem, tuner, neck and heads are filled as far as the file has them; heads of another shape stay as
-    initialised. A stem that the file did not fill is started from the base.
+    initialized. A stem that the file did not fill is started from the base.
 
     Args:
         strict: demand that the whole model is filled, as evaluation needs it.
@@ -75,8 +75,8 @@ def fill(
     state = from_mmdet(state)
     try:
         inner, outer = _split(state, prefix)
-        plugs = {n: inner.pop(n) for n in list(inner) if n.split(".")[0] in PLUGS}
-        new = _base(trunk, inner, report) | _plugs(trunk, plugs)
+        plugins = {n: inner.pop(n) for n in list(inner) if n.split(".")[0] in PLUGINS}
+        new = _base(trunk, inner, report) | _plugins(trunk, plugins)
         new = {prefix + n: t for n, t in new.items()} | _outside(model, prefix, outer, report)
         special = report.missing + report.identity + report.resized
         special = {prefix + n.split(":")[0] for n in special}
@@ -87,7 +87,7 @@ def fill(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     copy_into(model, new)
-    if not any(n.startswith("stem.") for n in plugs):
+    if not any(n.startswith("stem.") for n in plugins):
         trunk.stem.base_loaded(trunk.patch_embed)
     trunk.base_file = PurePath(str(path).partition("?")[0]).name
     return report
@@ -126,7 +126,7 @@ def _split(state: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], di
 
 def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
     """New values of the base; `file` loses other projects' names for the trunk's on the way."""
-    own = {n: t for n, t in trunk.state_dict().items() if n.split(".")[0] not in PLUGS}
+    own = {n: t for n, t in trunk.state_dict().items() if n.split(".")[0] not in PLUGINS}
     for name in list(file):
         file[".".join(_RENAMED.get(part, part) for part in name.split("."))] = file.pop(name)
     if is_swin(own):
@@ -170,18 +170,18 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
     return new
 
 
-def _plugs(trunk: Trunk, file: dict[str, Tensor]) -> dict[str, Tensor]:
+def _plugins(trunk: Trunk, file: dict[str, Tensor]) -> dict[str, Tensor]:
     """New values of stem and tuner: each one is the file's whole, or not in the file."""
     own = trunk.state_dict()
-    for plug in PLUGS:
-        theirs = {n: t.shape for n, t in file.items() if n.split(".")[0] == plug}
-        ours = {n: t.shape for n, t in own.items() if n.split(".")[0] == plug}
+    for plugin in PLUGINS:
+        theirs = {n: t.shape for n, t in file.items() if n.split(".")[0] == plugin}
+        ours = {n: t.shape for n, t in own.items() if n.split(".")[0] == plugin}
         if theirs and theirs != ours:
             odd = sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n))
-            kind = type(getattr(trunk, plug)).__name__
+            kind = type(getattr(trunk, plugin)).__name__
             raise UserError(
-                f"its {plug} is not the model's {kind} ({len(odd)} tensors differ: {first(odd)}): build the "
-                f"model with the {plug} of the file, or give a file without one"
+                f"its {plugin} is not the model's {kind} ({len(odd)} tensors differ: {first(odd)}): build "
+                f"the model with the {plugin} of the file, or give a file without one"
             )
     return dict(file)
 

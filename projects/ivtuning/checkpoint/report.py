@@ -18,7 +18,7 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)  # "name: how"
     missing: list[str] = field(default_factory=list)  # absent in the file and allowed to be: set to zero
     identity: list[str] = field(default_factory=list)  # the same of norms: set to scale 1, shift 0
-    reshaped: list[str] = field(default_factory=list)  # "name: shapes"; of another shape, left as initialised
+    reshaped: list[str] = field(default_factory=list)  # "name: shapes"; of another shape, left as initialized
     fresh: list[str] = field(default_factory=list)  # every tensor of the model that the file did not fill
     ignored: list[str] = field(default_factory=list)  # keys of the file that the model has no use for
 
@@ -28,7 +28,7 @@ class LoadReport:
             ("filled, resized", self.resized),
             ("not in the file, zero", self.missing),
             ("not in the file, identity", self.identity),
-            ("not filled, as initialised", self.fresh),
+            ("not filled, as initialized", self.fresh),
             ("of another shape", self.reshaped),
             ("of no use here", self.ignored),
         ]

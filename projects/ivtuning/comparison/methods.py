@@ -53,7 +53,7 @@ METHODS = {
     "IVTuning-3x": Method("IVTuning, 3x rate", changes=("optimizer.params.added_lr_factor=3",)),
     "IVTuning-dropout": Method(
         "IVTuning, modality dropout",
-        changes=("dataloader.train.mapper.modality_dropout=0.3", "model.missing=mean"),
+        changes=("dataloader.train.mapper.modality_dropout=0.3", "model.fill_missing=mean"),
         missing=True,
     ),
 }

@@ -23,13 +23,13 @@ import torch
 
 from ..checkpoint import save_adapter
 from ..checkpoint.adapter import group_sizes
-from ..checkpoint.files import atomic
 from ..config import load_config
 from ..data.images import MODALITIES
 from ..engine import run
-from ..engine.report import count_parameters
+from ..engine.parameters import count_parameters
 from ..errors import UserError, mendable, nearest
-from ..progress import track
+from ..utils.files import atomic_write
+from ..utils.progress import track
 from . import table
 from .methods import METHODS, Job, conditions, plan
 
@@ -54,7 +54,7 @@ def compare(
         processes: runs at a time, None = one a core; 1 runs them in this process.
 
     Returns:
-        What results.json holds: "conditions", "rows" (see :func:`.table.summarise`) and "failed", for each
+        What results.json holds: "conditions", "rows" (see :func:`.table.summarize`) and "failed", for each
         run that failed one line.
 
     Raises:
@@ -81,10 +81,10 @@ def compare(
                 bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
     found = [result for job in jobs if (result := job.result())]
     shared |= {"seeds": seeds, "cores": cores}
-    results = {"conditions": shared, "rows": table.summarise(found), "failed": failed}
-    with atomic(output / "results.json") as temp:
+    results = {"conditions": shared, "rows": table.summarize(found), "failed": failed}
+    with atomic_write(output / "results.json") as temp:
         temp.write_text(json.dumps(results, indent=2) + "\n")
-    with atomic(output / "table.md") as temp:
+    with atomic_write(output / "table.md") as temp:
         temp.write_text(table.markdown(results) + "\n", encoding="utf-8")
     return results
 
@@ -103,7 +103,7 @@ def work(job: Job) -> None:
     figures = {"none": run.train(cfg, progress=job.label)["bbox"]}
     model = run.load_model(cfg, str(folder / "model_final.pth"))
     for lost in MODALITIES if METHODS[job.method].missing else ():
-        lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.missing=mean"]
+        lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.fill_missing=mean"]
         other = load_config(job.config, lacking)
         figures[lost] = run.evaluate(other, run.load_model(other, str(folder / "model_final.pth")))["bbox"]
     adapter = folder / "adapter.safetensors"
@@ -128,7 +128,7 @@ def work(job: Job) -> None:
         "device": next(model.parameters()).device.type,
         "processes": job.processes,
     }
-    with atomic(folder / "result.json") as temp:
+    with atomic_write(folder / "result.json") as temp:
         temp.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -29,7 +29,7 @@ PARTS = {
 }
 
 
-def summarise(results: Sequence[dict]) -> list[dict]:
+def summarize(results: Sequence[dict]) -> list[dict]:
     """From the runs' result.json to rows, methods in the order of METHODS.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from iopath.common.file_io import file_lock
 
 import ivtuning  # noqa: F401  (prepares detectron2's import)
-from ivtuning.data.images import check_modality
-from ivtuning.data.synthetic import generate
-from ivtuning.errors import UserError, nearest
+
+from ..errors import UserError, nearest
+from .images import check_modality
+from .synthetic.generate import generate
 
 
 def read_json(
@@ -111,3 +113,8 @@ def metadata(name: str):
     if name not in DatasetCatalog.list():
         raise UserError(f"no data set is called {name!r}{nearest(name, DatasetCatalog.list())}")
     return MetadataCatalog.get(name)
+
+
+def data_root() -> Path:
+    """The folder that holds all data sets: $DETECTRON2_DATASETS, or ``datasets``."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))

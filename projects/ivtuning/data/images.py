@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..errors import UserError, nearest
 
@@ -148,3 +149,14 @@ def _to_8_bit(counts: np.ndarray, ir_range: Sequence[float] | None) -> np.ndarra
     # A flat image has low == high: it becomes black, and white above.
     scaled = (counts.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6))
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels from the file's header, as the image stands once turned by its EXIF."""
+    try:
+        with Image.open(path) as image:
+            # The base class's, because PNG's own decodes the whole image to look for EXIF behind it.
+            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size[::-1] if turned else image.size
+    except OSError as error:
+        raise UserError(f"{path} is not a readable image ({error}): fetch it again") from error

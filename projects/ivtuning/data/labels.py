@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from tabulate import tabulate
 
 from ..errors import UserError
 from .images import BadPair, decode, kind_of
@@ -35,7 +38,7 @@ def read_labels(record: dict) -> np.ndarray:
     # Of 1, 2 and 4 bits, gray is scaled to 0..255 by decoders, and a palette's index is not.
     if len(image.getbands()) > 1 or image.mode in ("1", "F") or bits < 8:
         raise BadPair(
-            f"label map {path} has {kind_of(image, bits)}, not one class index a pixel: convert its colours "
+            f"label map {path} has {kind_of(image, bits)}, not one class index a pixel: convert its colors "
             "to indices and save them as 8-bit gray PNG",
             path,
         )
@@ -65,3 +68,20 @@ def read_labels(record: dict) -> np.ndarray:
             "or prepare the set again"
         )
     return labels
+
+
+def class_table(classes: Sequence[str], pixels: Mapping[str, np.ndarray]) -> str:
+    """Of each class, the share of all pixels and the number of images that show it; two columns a part.
+
+    Args:
+        pixels: part -> (N, K + 1) pixels of each class in each image, the ignored ones last.
+    """
+    rows = [*classes, "ignored"] if any(p[:, -1].any() for p in pixels.values()) else classes
+    shares = {part: 100 * p.sum(0) / max(1, p.sum()) for part, p in pixels.items()}
+    shown = {part: (p > 0).sum(0) for part, p in pixels.items()}
+    table = [
+        [name, *(value for part in pixels for value in (f"{shares[part][i]:.3f}", shown[part][i]))]
+        for i, name in enumerate(rows)
+    ]
+    headers = ["class", *(head for part in pixels for head in (f"{part} %", f"{part} images"))]
+    return tabulate(table, headers, disable_numparse=True, colalign=["left"] + ["right"] * (len(headers) - 1))

@@ -14,10 +14,10 @@ import torch
 from omegaconf import DictConfig
 
 from ..backbones.trunk import find_trunk
-from ..checkpoint.files import atomic
-from ..data.preparation import data_root
-from ..data.synthetic import generate
+from ..data.catalog import data_root
+from ..data.synthetic.generate import generate
 from ..engine import run
+from ..utils.files import atomic_write
 from . import detection, segmentation
 from .page import write_page
 from .rows import final, load, start_run
@@ -72,7 +72,7 @@ def main(output: Path, overrides: list[str]) -> dict:
         "single_modality_share": scenes["val"]["single_share"],
         "seconds": round(time.time() - start, 1),
     }
-    with atomic(output / "results.json") as temp:
+    with atomic_write(output / "results.json") as temp:
         temp.write_text(json.dumps(results, indent=2) + "\n")
     tables = {"boxes": detection.table(results), "label maps": segmentation.table(results)}
     for title, text in tables.items():
@@ -86,5 +86,5 @@ def _write_trunk(cfg: DictConfig, path: Path) -> None:
     """Keep the base of the trained model alone, as a pretrained trunk from elsewhere would be."""
     model = run.load_model(cfg, final(cfg))
     _, trunk = find_trunk(model)
-    with atomic(path) as temp:
+    with atomic_write(path) as temp:
         torch.save({"model": {name: p.data for name, p in trunk.named_base_parameters()}}, temp)

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ..engine import run
-from ..evaluation.gallery import draw_records, load_predictor, painter_of, read_dataset
+from ..visualization.gallery import draw_records, load_predictor, painter_of, read_dataset
 from .rows import COSTS, final, layout, train_row
 
 # Row names of the table and the config of each.
@@ -37,7 +37,7 @@ def without(cfg: DictConfig, row: dict, modality: str) -> dict:
     """The trained model's `row` once more, evaluated without one of the two images (filled with its mean)."""
     cfg = copy.deepcopy(cfg)
     cfg.dataloader.test.mapper.drop = modality
-    cfg.model.missing = "mean"
+    cfg.model.fill_missing = "mean"
     return {
         **row,
         "name": f"{row['name']}, no {modality}",

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from ..checkpoint.files import atomic
+from ..utils.files import atomic_write
 
 _STYLE = """
 body{margin:0;padding:2rem;background:#16181d;color:#eef0f3;font:15px/1.5 system-ui,sans-serif}
@@ -34,7 +34,7 @@ def write_page(output: Path, tables: Mapping[str, str], pictures: Mapping[str, P
             f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>"
             f'<a href="{link}">pictures of {escape(title)}<img src="{sheet}" alt="" loading="lazy"></a>'
         )
-    with atomic(output / "index.html") as temp:
+    with atomic_write(output / "index.html") as temp:
         temp.write_text(
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>ivtuning demo</title>'
             f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'

@@ -14,7 +14,7 @@ from ..checkpoint import save_adapter
 from ..checkpoint.adapter import group_sizes
 from ..config import load_config
 from ..engine import run
-from ..engine.report import count_parameters
+from ..engine.parameters import count_parameters
 
 # Columns that every table ends with: header, key of the row, format.
 COSTS = (

@@ -10,8 +10,8 @@ import numpy as np
 from detectron2.structures.masks import polygons_to_bitmask
 from omegaconf import DictConfig
 
-from ..data.synthetic import LABELS
-from ..evaluation.gallery import draw_records, load_predictor, painter_of, read_dataset
+from ..data.synthetic.generate import LABELS
+from ..visualization.gallery import draw_records, load_predictor, painter_of, read_dataset
 from .detection import PICTURES
 from .rows import COSTS, final, layout, train_row
 
@@ -79,7 +79,7 @@ def table(results: dict) -> str:
     ]
     background = [row["IoU_background"] for row in rows]
     notes = [
-        f"The same scenes and trunk, which has learnt from boxes; {rows[0]['iterations']} iterations a row, "
+        f"The same scenes and trunk, which has learned from boxes; {rows[0]['iterations']} iterations a row, "
         "one seed, recipe of the boxes.",
         f"mIoU: mean over {len(LABELS)} classes, the background among them (IoU {min(background):.1f} to "
         f"{max(background):.1f}).",

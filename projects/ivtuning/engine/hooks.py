@@ -14,9 +14,9 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from ..checkpoint.files import atomic
 from ..checkpoint.shards import share
-from ..progress import track
+from ..utils.files import atomic_write
+from ..utils.progress import track
 
 
 class EMA(HookBase):
@@ -109,7 +109,7 @@ class BestCheckpoint(HookBase):
         if not comm.is_main_process():
             return
         self.best = value
-        with atomic(self.record) as temp:
+        with atomic_write(self.record) as temp:
             temp.write_text(
                 json.dumps({"metric": self.metric, "value": value, "iteration": int(self.trainer.iter)})
                 + "\n"

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from torch import nn
 
-from ..backbones.trunk import PLUGS, find_trunk
+from ..backbones.trunk import PLUGINS, find_trunk
 from ..errors import UserError
 
 # Position tables are many-dimensional, yet biases by nature.
@@ -45,7 +45,7 @@ def param_groups(
         inside = name.removeprefix(f"{place}.") if name.startswith(f"{place}.") else None
         if inside is None:
             factor = 1.0
-        elif inside.split(".")[0] in PLUGS:
+        elif inside.split(".")[0] in PLUGINS:
             factor = added_lr_factor
         else:
             factor = trunk_lr_factor * layer_decay ** (depth - trunk.layer_id(inside))

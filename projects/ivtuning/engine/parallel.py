@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import nn
@@ -16,7 +18,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import compat
 from ..backbones.trunk import find_trunk
 from ..errors import UserError, nearest
 
@@ -36,7 +37,7 @@ def check_parallel(kind: str, precision: str) -> None:
         raise UserError("train.parallel='fsdp' has no loss scaling for train.precision='fp16': use 'bf16'")
 
 
-def parallelise(model: nn.Module, kind: str, ddp: Mapping[str, Any]) -> nn.Module:
+def parallelize(model: nn.Module, kind: str, ddp: Mapping[str, Any]) -> nn.Module:
     """`model` made ready for all processes; as it is where there is one.
 
     Args:
@@ -46,7 +47,7 @@ def parallelise(model: nn.Module, kind: str, ddp: Mapping[str, Any]) -> nn.Modul
         ddp: options of DistributedDataParallel.
     """
     if kind == "ddp":
-        return compat.wrap_ddp(model, **ddp)
+        return wrap_ddp(model, **ddp)
     if comm.get_world_size() > 1:
         # They may have drawn different first weights (train.seed=-1).
         for tensor in itertools.chain(model.parameters(), model.buffers()):
@@ -96,3 +97,51 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
             # The whole model's own part is needed again at once, in the backward pass.
             part.set_reshard_after_forward(part is not model, recurse=False)
             part.reshard()
+
+
+def init_distributed() -> None:
+    """Join the process group that torchrun describes in the environment; no-op in one process.
+
+    NCCL where this process has a CUDA device, gloo otherwise.
+
+    Raises:
+        UserError: the processes do not find each other.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return
+    if dist.is_initialized():
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    except RuntimeError as error:  # gloo's, and those of the store behind MASTER_ADDR
+        raise UserError(
+            f"the {world} processes cannot reach each other ({str(error).strip().splitlines()[0]}): check "
+            "MASTER_ADDR and MASTER_PORT, and name the network device that leads from node to node: "
+            "GLOO_SOCKET_IFNAME=eth0 (lo on one machine), with CUDA NCCL_SOCKET_IFNAME"
+        ) from error
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(per_machine)
+        return
+    # 0.6 keeps the group in a module variable that only its own (CUDA-only) launcher sets.
+    for first in range(0, world, per_machine):
+        group = dist.new_group(list(range(first, first + per_machine)))
+        if first <= dist.get_rank() < first + per_machine:
+            comm._LOCAL_PROCESS_GROUP = group
+
+
+def wrap_ddp(model, **kwargs):
+    """`model` in DistributedDataParallel where there is more than one process.
+
+    `kwargs` go to DistributedDataParallel. detectron2's own helper always passes `device_ids`,
+    which gloo on CPU refuses.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    if torch.cuda.is_available():
+        kwargs.setdefault("device_ids", [comm.get_local_rank()])
+    return DistributedDataParallel(model, **kwargs)

@@ -17,15 +17,14 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
-from .. import compat
 from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
 from ..errors import UserError, mendable
-from ..heap import keep_freed_memory
-from ..progress import track
+from ..utils.heap import keep_freed_memory
+from ..utils.progress import track
 from .hooks import EMA, BestCheckpoint, ProgressBar
-from .parallel import check_parallel, parallelise, whole_parameters
-from .report import count_parameters, parameter_table
+from .parallel import check_parallel, init_distributed, parallelize, whole_parameters, wrap_ddp
+from .parameters import count_parameters, parameter_table
 from .speed import check_speed, matching_precision, speed_up
 from .trainer import Trainer
 
@@ -37,7 +36,7 @@ def setup(cfg: DictConfig, args) -> None:
 
     `args` has `config_file` and `eval_only`.
     """
-    compat.init_distributed()
+    init_distributed()
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="ivtuning")
     # A mendable error ends with one line; detectron2's loop would log its whole stack before that.
@@ -79,7 +78,7 @@ def evaluate_checkpoint(cfg: DictConfig, weights: str, adapter: str | None = Non
         raise UserError(
             "there is nothing to evaluate: give --weights (and --adapter), or train.init_checkpoint=FILE"
         )
-    return evaluate(cfg, compat.wrap_ddp(load_model(cfg, weights, adapter)))
+    return evaluate(cfg, wrap_ddp(load_model(cfg, weights, adapter)))
 
 
 def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) -> dict:
@@ -107,7 +106,7 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     logger.info("parameters\n%s", parameter_table(counts))
 
     speed_up(model, options)
-    parallel = parallelise(model, options.parallel, options.ddp)
+    parallel = parallelize(model, options.parallel, options.ddp)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     # A batch's position in the stream is all that the loader needs to go on where it stopped.
@@ -116,8 +115,8 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
         _LazyLoader(lambda: instantiate(cfg.dataloader.train)),
         optimizer,
         precision=options.precision,
-        accumulate=options.accumulate,
-        clip_norm=options.clip_norm,
+        gradient_accumulation=options.gradient_accumulation,
+        clip_grad_norm=options.clip_grad_norm,
         seed=options.seed,
     )
     ema = EMA(model, options.ema_decay) if options.ema_decay else None
@@ -129,7 +128,7 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     if resume:
         checkpointer.resume_or_load("", resume=True)
         start = trainer.iter + 1
-    cfg.dataloader.train.start = start * options.accumulate
+    cfg.dataloader.train.start = start * options.gradient_accumulation
     trainer.train(start, options.max_iter)
     return results
 

@@ -49,7 +49,7 @@ def speed_up(model: nn.Module, options: DictConfig) -> None:
     float32 again.
 
     Raises:
-        UserError: torch.compile does not work on this machine, or with the trunk's `recompute`.
+        UserError: torch.compile does not work on this machine, or not with `activation_checkpointing`.
     """
     if options.frozen_dtype == "bf16":
         before = sum(p.nbytes for p in model.parameters())
@@ -62,8 +62,11 @@ def speed_up(model: nn.Module, options: DictConfig) -> None:
         model.to(memory_format=torch.channels_last)
     if options.compile:
         blocks = find_trunk(model)[1].blocks
-        if blocks[0].recompute == "block":
-            raise UserError("train.compile=true does not go with recompute=block: use recompute=mlp or null")
+        if blocks[0].activation_checkpointing == "block":
+            raise UserError(
+                "train.compile=true does not go with activation_checkpointing=block: "
+                "use activation_checkpointing=mlp or null"
+            )
         need_compiler(next(model.parameters()).device)
         for block in blocks:
             block.compile()

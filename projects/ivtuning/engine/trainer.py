@@ -38,15 +38,15 @@ def seed_step(seed: int, iteration: int, rank: int) -> None:
 
 
 class Trainer(TrainerBase):
-    """One optimizer step per iteration over `accumulate` batches of the loader.
+    """One optimizer step per iteration over `gradient_accumulation` batches of the loader.
 
     Args:
         model: returns a dict of losses in training mode; possibly of several processes, see :mod:`.parallel`.
         loader: infinite iterable of batches (lists of dicts with "file_name").
         optimizer: over the trained parameters.
         precision: "fp32", "bf16" (CUDA or CPU) or "fp16" (CUDA, with loss scaling).
-        accumulate: batches per step; gradients are averaged, as if the batch were that much larger.
-        clip_norm: largest L2 norm of the gradient, 0 = no clipping.
+        gradient_accumulation: batches per step; their gradients are averaged, as in one larger batch.
+        clip_grad_norm: largest L2 norm of the gradient, 0 = no clipping.
         seed: of every random draw in the step.
 
     Raises:
@@ -59,8 +59,8 @@ class Trainer(TrainerBase):
         loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
         precision: str = "fp32",
-        accumulate: int = 1,
-        clip_norm: float = 0.0,
+        gradient_accumulation: int = 1,
+        clip_grad_norm: float = 0.0,
         seed: int = 0,
     ):
         super().__init__()
@@ -73,7 +73,11 @@ class Trainer(TrainerBase):
         self.model, self.optimizer = model, optimizer
         self.batches = iter(loader)
         self.dtype = PRECISIONS[precision]
-        self.accumulate, self.clip_norm, self.seed = accumulate, clip_norm, seed
+        self.gradient_accumulation, self.clip_grad_norm, self.seed = (
+            gradient_accumulation,
+            clip_grad_norm,
+            seed,
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -100,7 +104,7 @@ class Trainer(TrainerBase):
         self.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, float] = {}
         waited = 0.0
-        for last in [False] * (self.accumulate - 1) + [True]:
+        for last in [False] * (self.gradient_accumulation - 1) + [True]:
             start = time.perf_counter()
             batch = next(self.batches)
             waited += time.perf_counter() - start
@@ -108,9 +112,9 @@ class Trainer(TrainerBase):
             with contextlib.nullcontext() if last else local_gradients(self.model):
                 losses, values = self._losses(batch)
                 total = sum(losses.values())
-                self.scaler.scale(total / self.accumulate).backward()
+                self.scaler.scale(total / self.gradient_accumulation).backward()
             for name, value in values.items():
-                metrics[name] = metrics.get(name, 0.0) + value / self.accumulate
+                metrics[name] = metrics.get(name, 0.0) + value / self.gradient_accumulation
         self._update()
         self._log(metrics, waited)
 
@@ -136,10 +140,10 @@ class Trainer(TrainerBase):
         )
 
     def _update(self) -> None:
-        if self.clip_norm > 0:
+        if self.clip_grad_norm > 0:
             self.scaler.unscale_(self.optimizer)
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(trained, self.clip_norm)
+            nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -10,7 +10,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.datasets import metadata
+from ..data.datasets.detection import metadata
 from ..errors import UserError
 
 

@@ -6,8 +6,10 @@ import math
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from ..data.labels import IGNORE
+from ..errors import UserError
 
 
 def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
@@ -73,3 +75,18 @@ def mean(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN where nothing is left."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else math.nan
+
+
+def label_map(scores: Tensor, name: str) -> np.ndarray:
+    """The class of each pixel, (H, W) uint8, from scores (K, H, W) on any device.
+
+    One class always wins; a network with one output for two classes is not known here.
+
+    Raises:
+        UserError: scores of the image `name` that are not finite.
+    """
+    best, labels = scores.detach().max(0)
+    # NaN passes for the highest score.
+    if not best.isfinite().all():
+        raise UserError(f"scores of {name} are not finite: look at the weights")
+    return labels.byte().cpu().numpy()

@@ -15,12 +15,12 @@ from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 from torch import Tensor
 
-from ..checkpoint.files import atomic
 from ..data.catalog import metadata
+from ..data.datasets.segmentation import PROTOCOLS
 from ..data.labels import read_labels
-from ..data.segmentation import PROTOCOLS
 from ..errors import UserError
-from .confusion import boundary_counts, confusion, mean, per_class, ratio, summary
+from ..utils.files import atomic_write
+from .confusion import boundary_counts, confusion, label_map, mean, per_class, ratio, summary
 
 TIMES = ("day", "night")
 
@@ -56,7 +56,7 @@ class PairSemSegEvaluator(SemSegEvaluator):
 
         Raises:
             UserError: the dataset is not registered, or not by
-                :func:`ivtuning.data.segmentation.register_segmentation`.
+                :func:`ivtuning.data.datasets.segmentation.register_segmentation`.
         """
         self._protocol = metadata(dataset_name).get("protocol")
         if self._protocol not in PROTOCOLS:
@@ -187,20 +187,5 @@ class PairSemSegEvaluator(SemSegEvaluator):
             "confusion": {part: matrix.tolist() for part, (_, matrix) in parts.items()},
         }
         for name, data in (("sem_seg_predictions", predictions), ("sem_seg_evaluation", summed)):
-            with atomic(folder / f"{name}.json") as temp:
+            with atomic_write(folder / f"{name}.json") as temp:
                 temp.write_text(json.dumps(data))
-
-
-def label_map(scores: Tensor, name: str) -> np.ndarray:
-    """The class of each pixel, (H, W) uint8, from scores (K, H, W) on any device.
-
-    One class always wins; a network with one output for two classes is not known here.
-
-    Raises:
-        UserError: scores of the image `name` that are not finite.
-    """
-    best, labels = scores.detach().max(0)
-    # NaN passes for the highest score.
-    if not best.isfinite().all():
-        raise UserError(f"scores of {name} are not finite: look at the weights")
-    return labels.byte().cpu().numpy()

@@ -8,25 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.trunk import Trunk
 from ..errors import UserError
-
-
-class PooledTrunk(nn.Module):
-    """The mean over the trunk's last feature map. (B, 3, H, W) float -> (B, C); it adds no parameters.
-
-    Args:
-        net: the trunk. Its last output is the one that is pooled, after the output norm where it has one.
-    """
-
-    def __init__(self, net: Trunk):
-        super().__init__()
-        self.net = net
-        self.feature, shape = list(net.output_shape().items())[-1]
-        self.channels = shape.channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)[self.feature].mean((2, 3))
+from ..necks.pooled import PooledTrunk
 
 
 class ImageClassifier(nn.Module):

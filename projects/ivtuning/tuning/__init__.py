@@ -2,8 +2,8 @@
 
 from .adapter import Adapter
 from .adaptformer import AdaptFormer
-from .base import Sites, Tuner
-from .iv_tuning import IVTuning
+from .base import BlockAdapters, Tuner
+from .iv_tuning.tuner import IVTuning
 from .lora import LoRA
 from .mona import Mona
 from .selection import BitFit, Frozen, Full, NormTuning, Partial
@@ -13,4 +13,4 @@ TUNERS: dict[str, type[Tuner]] = {
     for c in (IVTuning, Mona, Adapter, AdaptFormer, LoRA, BitFit, NormTuning, Partial, Full, Frozen)
 }
 
-__all__ = ["TUNERS", "Sites", "Tuner", *TUNERS]
+__all__ = ["TUNERS", "BlockAdapters", "Tuner", *TUNERS]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import GELU_INSIDE, Sites, Tuner
+from .base import GELU_INSIDE, BlockAdapters, Tuner
 from .options import need_rate, need_whole
 
 
@@ -25,7 +25,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.up(self.dropout(F.gelu(self.down(x))))
 
-    def zero(self) -> None:
+    def reset_to_identity(self) -> None:
         """Make the output zero, whatever the input."""
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
@@ -39,7 +39,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-class AdapterSites(Sites):
+class BottleneckAdapters(BlockAdapters):
     """One bottleneck on the residual stream after the attention, one on the MLP's output before drop-path."""
 
     def __init__(self, adapter1: Bottleneck, adapter2: Bottleneck):
@@ -53,9 +53,9 @@ class AdapterSites(Sites):
         return y + self.adapter2(y)
 
     @torch.no_grad()
-    def zero(self) -> None:
-        self.adapter1.zero()
-        self.adapter2.zero()
+    def reset_to_identity(self) -> None:
+        self.adapter1.reset_to_identity()
+        self.adapter2.reset_to_identity()
 
 
 class Adapter(Tuner):
@@ -79,8 +79,8 @@ class Adapter(Tuner):
         self.options = dict(hidden_dim=hidden_dim, dropout=dropout)
         self.zero_init = zero_init
 
-    def sites(self, width: int) -> AdapterSites:
-        sites = AdapterSites(Bottleneck(width, **self.options), Bottleneck(width, **self.options))
+    def build_adapters(self, width: int) -> BottleneckAdapters:
+        adapters = BottleneckAdapters(Bottleneck(width, **self.options), Bottleneck(width, **self.options))
         if self.zero_init:
-            sites.zero()
-        return sites
+            adapters.reset_to_identity()
+        return adapters

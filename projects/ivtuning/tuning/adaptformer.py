@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from .adapter import Bottleneck
-from .base import GELU_INSIDE, Sites, Tuner
+from .base import GELU_INSIDE, BlockAdapters, Tuner
 from .options import need_number, need_rate, need_whole
 
 
-class AdaptFormerSites(Sites):
+class AdaptFormerBranch(BlockAdapters):
     """A bottleneck beside the MLP, fed with the MLP's un-normed input; drop-path leaves it alone."""
 
     def __init__(self, branch: Bottleneck, scale: float):
@@ -21,8 +21,8 @@ class AdaptFormerSites(Sites):
         return y + self.scale * self.branch(x)
 
     @torch.no_grad()
-    def zero(self) -> None:
-        self.branch.zero()
+    def reset_to_identity(self) -> None:
+        self.branch.reset_to_identity()
 
 
 class AdaptFormer(Tuner):
@@ -50,8 +50,8 @@ class AdaptFormer(Tuner):
         self.options = dict(hidden_dim=hidden_dim, dropout=dropout)
         self.scale, self.zero_init = scale, zero_init
 
-    def sites(self, width: int) -> AdaptFormerSites:
-        sites = AdaptFormerSites(Bottleneck(width, **self.options), self.scale)
+    def build_adapters(self, width: int) -> AdaptFormerBranch:
+        adapters = AdaptFormerBranch(Bottleneck(width, **self.options), self.scale)
         if self.zero_init:
-            sites.zero()
-        return sites
+            adapters.reset_to_identity()
+        return adapters

@@ -7,8 +7,8 @@ A transformer block has three sites, in this order::
     y = on_mlp(MLP(norm2(x)), x)             # site 2
     x = after_mlp(x + y, x)                  # site 3
 
-A method subclasses :class:`Tuner`, builds one :class:`Sites` for each block and, where it trains parts of the
-trunk itself, selects them. Nothing is ever chosen by a substring of a name.
+A method subclasses :class:`Tuner`, builds one :class:`BlockAdapters` for each block and, where it trains
+parts of the trunk itself, selects them. Nothing is ever chosen by a substring of a name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GELU_INSIDE = "its bottleneck holds a non-linearity (GELU)"
 CONVOLUTION_INSIDE = "its adapters hold convolutions and a non-linearity (GELU)"
 
 
-class Sites(nn.Module):
+class BlockAdapters(nn.Module):
     """The modules added to one block. Every site is the identity unless a method overrides it.
 
     All tensors are maps of patch tokens, (B, H, W, C) with C the block's width; no cls token reaches a site.
@@ -44,13 +44,13 @@ class Sites(nn.Module):
         """Site 3, on the residual stream `y` after the MLP is added; `x` is the stream before it."""
         return y
 
-    def zero(self) -> None:
+    def reset_to_identity(self) -> None:
         """Make every site the identity, bit for bit, by its last layer's weights. Each method says how."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it becomes the identity")
 
 
 class Tuner(nn.Module):
-    """A tuning method. Subclasses override :meth:`sites` and/or :meth:`select`.
+    """A tuning method. Subclasses override :meth:`build_adapters` and/or :meth:`select`.
 
     Attributes:
         enabled: False inside :meth:`ivtuning.backbones.trunk.Trunk.disable_adapters`.
@@ -62,10 +62,10 @@ class Tuner(nn.Module):
 
     def attach(self, widths: Sequence[int]) -> None:
         """Build the added modules; `widths` holds the channel width of every block of the trunk, in order."""
-        sites = [self.sites(width) for width in widths]
-        self.blocks = nn.ModuleList(sites) if all(s is not None for s in sites) else None
+        adapters = [self.build_adapters(width) for width in widths]
+        self.blocks = nn.ModuleList(adapters) if all(s is not None for s in adapters) else None
 
-    def sites(self, width: int) -> Sites | None:
+    def build_adapters(self, width: int) -> BlockAdapters | None:
         """The modules added to one block of `width` channels; None where the method adds nothing."""
         return None
 
@@ -73,17 +73,17 @@ class Tuner(nn.Module):
         """The trunk's own parameters that train. None of them, unless a method says otherwise."""
         return ()
 
-    def connect(self, trunk: nn.Module) -> None:
+    def register_hooks(self, trunk: nn.Module) -> None:
         """Reach into the trunk where no site does, by forward hooks; called once, after :meth:`attach`."""
 
     def enable(self, on: bool) -> None:
         """Switch what was added on or off; :attr:`enabled` tells."""
         self.enabled = on
 
-    def zero(self) -> None:
+    def reset_to_identity(self) -> None:
         """Make what was added the identity, so that the trunk computes its frozen base."""
-        for sites in self.blocks or ():
-            sites.zero()
+        for adapters in self.blocks or ():
+            adapters.reset_to_identity()
 
     def merge(self, trunk: nn.Module) -> None:
         """Write what was added into the trunk's weights, as far as the method can.

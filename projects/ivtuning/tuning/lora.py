@@ -75,7 +75,7 @@ class LoRA(Tuner):
             for width in widths
         )
 
-    def connect(self, trunk: nn.Module) -> None:
+    def register_hooks(self, trunk: nn.Module) -> None:
         for block, updates in zip(trunk.blocks, self.updates, strict=True):
             for target, update in updates.items():
                 layer, update.rows = _projection(block.attn, target)
@@ -91,7 +91,7 @@ class LoRA(Tuner):
         for update in self._updates():
             update.active = on
 
-    def zero(self) -> None:
+    def reset_to_identity(self) -> None:
         for update in self._updates():
             nn.init.zeros_(update.lora_B)
 

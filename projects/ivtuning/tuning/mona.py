@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .adapter import linear
-from .base import CONVOLUTION_INSIDE, Sites, Tuner
+from .base import CONVOLUTION_INSIDE, BlockAdapters, Tuner
 from .options import need_rate, need_whole
 
 
@@ -66,13 +66,13 @@ class MonaAdapter(nn.Module):
         return x + self.up(self.dropout(F.gelu(z)))
 
     @torch.no_grad()
-    def zero(self) -> None:
+    def reset_to_identity(self) -> None:
         """Make it the identity."""
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
 
-class MonaSites(Sites):
+class MonaBlockAdapters(BlockAdapters):
     """Two adapters of their own weights on the residual stream: after the attention and after the MLP."""
 
     def __init__(self, adapter1: MonaAdapter, adapter2: MonaAdapter):
@@ -85,9 +85,9 @@ class MonaSites(Sites):
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
         return self.adapter2(y)
 
-    def zero(self) -> None:
-        self.adapter1.zero()
-        self.adapter2.zero()
+    def reset_to_identity(self) -> None:
+        self.adapter1.reset_to_identity()
+        self.adapter2.reset_to_identity()
 
 
 class Mona(Tuner):
@@ -118,8 +118,8 @@ class Mona(Tuner):
         self.options = dict(hidden_dim=hidden_dim, kernels=kernels, dropout=dropout)
         self.zero_init = zero_init
 
-    def sites(self, width: int) -> MonaSites:
-        sites = MonaSites(MonaAdapter(width, **self.options), MonaAdapter(width, **self.options))
+    def build_adapters(self, width: int) -> MonaBlockAdapters:
+        adapters = MonaBlockAdapters(MonaAdapter(width, **self.options), MonaAdapter(width, **self.options))
         if self.zero_init:
-            sites.zero()
-        return sites
+            adapters.reset_to_identity()
+        return adapters

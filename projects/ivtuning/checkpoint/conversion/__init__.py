@@ -5,9 +5,9 @@ compares what comes out with the model of a config.
 """
 
 from .codino import CODINO
+from .convert import class_tensors, convert, convert_file
 from .detectron2 import DETECTRON2
 from .dino import DETREX_DINO, DINO
-from .engine import class_tensors, convert, convert_file
 from .family import Family
 from .mmdet import MMDET
 from .report import ConversionReport

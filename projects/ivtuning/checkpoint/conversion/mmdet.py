@@ -1,6 +1,6 @@
 """Detectors of mmdetection 2.x and 3.x on Swin: (Cascade) (Mask) R-CNN and RetinaNet.
 
-Swin's own names and its patch merging are :func:`ivtuning.checkpoint.swin.from_mmdet`'s. Backgrounds come
+Swin's own names and its patch merging are :func:`..trunks.swin.from_mmdet`'s. Backgrounds come
 last, there as in detectron2; box heads flatten their maps in the same order.
 
 =================================================  ======================================================

@@ -19,7 +19,7 @@ class ConversionReport:
     class_layers: list[str] = field(default_factory=list)  # "name: sizes"; made for other classes, left out
     misfits: list[str] = field(default_factory=list)  # "name: sizes"; of another architecture, left out
     zero: list[str] = field(default_factory=list)  # biases that the file's layers do without
-    plugs: list[str] = field(default_factory=list)  # stem and tuner, not in the file
+    plugins: list[str] = field(default_factory=list)  # stem and tuner, not in the file
     missing: list[str] = field(default_factory=list)  # the rest of what is not in the file
     unused: list[str] = field(default_factory=list)  # the file's, of no use to the model
     notes: list[str] = field(default_factory=list)
@@ -28,10 +28,10 @@ class ConversionReport:
         rows = [
             ("taken", self.taken),
             ("no bias in the file, zero", self.zero),
-            ("class layers, as initialised", self.class_layers),
-            ("stem and tuner, as initialised", self.plugs),
-            ("of another kind, as initialised", self.misfits),
-            ("not in the file, as initialised", self.missing),
+            ("class layers, as initialized", self.class_layers),
+            ("stem and tuner, as initialized", self.plugins),
+            ("of another kind, as initialized", self.misfits),
+            ("not in the file, as initialized", self.missing),
             ("of no use here", self.unused),
         ]
         plain = [(what, [n.partition(":")[0] for n in names]) for what, names in rows]

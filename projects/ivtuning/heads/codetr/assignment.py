@@ -13,12 +13,12 @@ def assign(anchors: list[Tensor], objects: Tensor, candidates: int = 9) -> Tenso
     """Every object's anchors (algorithm 1): of the nearest on each map those that overlap it unusually well.
 
     An anchor answers where its overlap reaches the mean + standard deviation of the object's candidates, and
-    its centre lies more than 0.01 px inside the object; of several objects for the one it overlaps most.
+    its center lies more than 0.01 px inside the object; of several objects for the one it overlaps most.
 
     Args:
         anchors: of each map, (N_i, 4) x1, y1, x2, y2; at least two in all.
         objects: (G, 4), in the same pixels.
-        candidates: nearest anchors on each map, by the distance of the centres.
+        candidates: nearest anchors on each map, by the distance of the centers.
 
     Returns:
         (N,) long, of every anchor, map after map, its object, -1 for none.
@@ -27,19 +27,19 @@ def assign(anchors: list[Tensor], objects: Tensor, candidates: int = 9) -> Tenso
     none = len(objects)
     if not none:
         return torch.full((len(every),), -1, device=every.device)
-    centres = _centres(every)
+    centers = _centers(every)
     chosen, start = [], 0
     for level in anchors:
-        place = centres[start : start + len(level)]
+        place = centers[start : start + len(level)]
         # Without matrix products, which would tell near pixels apart badly.
-        distance = torch.cdist(_centres(objects), place, compute_mode="donot_use_mm_for_euclid_dist")
+        distance = torch.cdist(_centers(objects), place, compute_mode="donot_use_mm_for_euclid_dist")
         chosen.append(distance.topk(min(candidates, len(level)), largest=False).indices + start)
         start += len(level)
     chosen = torch.cat(chosen, 1)  # (G, C)
 
     overlap = iou(every[chosen], objects[:, None])
     enough = overlap >= (overlap.mean(1) + overlap.std(1))[:, None]
-    place = centres[chosen]
+    place = centers[chosen]
     margin = torch.cat([place - objects[:, None, :2], objects[:, None, 2:] - place], -1).amin(-1)
     positive = enough & (margin > 0.01)
     best = overlap.new_zeros(len(every)).scatter_reduce(0, chosen[positive], overlap[positive], "amax")
@@ -50,5 +50,5 @@ def assign(anchors: list[Tensor], objects: Tensor, candidates: int = 9) -> Tenso
     return assigned.masked_fill(assigned == none, -1)
 
 
-def _centres(boxes: Tensor) -> Tensor:
+def _centers(boxes: Tensor) -> Tensor:
     return (boxes[:, :2] + boxes[:, 2:]) / 2

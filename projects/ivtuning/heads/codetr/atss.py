@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from ...errors import UserError
+from ...utils.precision import at_least_float32
 from ..dino.boxes import generalized_iou
 from ..dino.criterion import mean_over_processes
 from ..dino.decoder import class_head
-from ..dino.precision import precise
 from .assignment import assign
 from .regions import Regions
 
 
 def centredness(boxes: Tensor, objects: Tensor) -> Tensor:
-    """(N,) 1 where the centre of a box is that of its object, falling to 0 at the object's border.
+    """(N,) 1 where the center of a box is that of its object, falling to 0 at the object's border.
 
     Args:
-        boxes, objects: (N, 4) x1, y1, x2, y2; the boxes' centres lie inside the objects.
+        boxes, objects: (N, 4) x1, y1, x2, y2; the boxes' centers lie inside the objects.
     """
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    low, high = centre - objects[:, :2], objects[:, 2:] - centre
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    low, high = center - objects[:, :2], objects[:, 2:] - center
     return (torch.minimum(low, high) / torch.maximum(low, high)).prod(1).sqrt()
 
 
@@ -40,7 +40,7 @@ class ATSSHead(nn.Module):
         anchor_generator: of as many maps as there will be.
         convs: 3x3 convolutions with GroupNorm(32) and ReLU of either tower.
         class_weight: of the focal loss (alpha 0.25, gamma 2), divided by the number of positive anchors.
-        box_weight: of 1 - generalised IoU, each anchor's weighted with its centredness, divided by their sum.
+        box_weight: of 1 - generalized IoU, each anchor's weighted with its centredness, divided by their sum.
         centredness_weight: of the binary cross-entropy, divided by the number of positive anchors.
 
     Raises:
@@ -104,7 +104,7 @@ class ATSSHead(nn.Module):
 
     def predict(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, N, K), deltas (B, N, 4) and logits of the centredness (B, N), float32."""
-        logits, deltas, centres = [], [], []
+        logits, deltas, centers = [], [], []
         for x, scale in zip(maps, self.scales, strict=True):
             by_class = by_box = x
             for layer in self.cls_convs:
@@ -113,12 +113,12 @@ class ATSSHead(nn.Module):
                 by_box = layer(by_box)
             logits.append(self.cls_score(by_class))
             deltas.append(self.bbox_pred(by_box) * scale)
-            centres.append(self.centerness(by_box))
-        logits, deltas, centres = (
-            precise(torch.cat([x.flatten(2).transpose(1, 2) for x in level], 1))
-            for level in (logits, deltas, centres)
+            centers.append(self.centerness(by_box))
+        logits, deltas, centers = (
+            at_least_float32(torch.cat([x.flatten(2).transpose(1, 2) for x in level], 1))
+            for level in (logits, deltas, centers)
         )
-        return logits, deltas, centres[..., 0]
+        return logits, deltas, centers[..., 0]
 
     def label(self, anchors: list[Tensor], instances: Instances) -> Regions:
         """One image's anchors and what they answer for."""
@@ -128,7 +128,7 @@ class ATSSHead(nn.Module):
         labels = F.pad(instances.gt_classes, (0, 1), value=self.num_classes)[owner]
         return Regions(torch.cat(anchors), labels, F.pad(boxes, (0, 0, 0, 1))[owner])
 
-    def losses(self, logits: Tensor, deltas: Tensor, centres: Tensor, regions: list[Regions]) -> list[Tensor]:
+    def losses(self, logits: Tensor, deltas: Tensor, centers: Tensor, regions: list[Regions]) -> list[Tensor]:
         """The losses, not weighted, of what :meth:`predict` returns."""
         labels = torch.stack([r.labels for r in regions])
         image, place = positive = (labels < self.num_classes).nonzero(as_tuple=True)
@@ -144,5 +144,5 @@ class ATSSHead(nn.Module):
         return [
             sigmoid_focal_loss(logits, wanted, reduction="sum") / count,
             (worth * (1 - generalized_iou(found, objects))).sum() / total,
-            F.binary_cross_entropy_with_logits(centres[positive], worth, reduction="sum") / count,
+            F.binary_cross_entropy_with_logits(centers[positive], worth, reduction="sum") / count,
         ]

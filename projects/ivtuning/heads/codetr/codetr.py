@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...meta_arch import PairedInput
+from ...utils.precision import at_least_float32
 from ..dino.decoder import Predictions
 from ..dino.dino import DINO
 from ..dino.encoder import Places
-from ..dino.precision import precise
 from ..dino.targets import collect_targets
 from .atss import ATSSHead
 from .criterion import QualityCriterion
@@ -35,7 +35,7 @@ class CoDINO(DINO):
         atss: the head of the anchors, on all maps.
         soft_nms: applied to the best pairs of a query and a class, as many as there are queries, before the
             best `detections` are kept; None leaves it out.
-        padding: grey value, 0..255, of padding that counts as part of the image, as for models that were
+        padding: gray value, 0..255, of padding that counts as part of the image, as for models that were
             trained on jittered squares; None masks the padding, as DINO does.
         criterion: with its published weights where None.
         **dino: see :class:`..dino.DINO`.
@@ -111,9 +111,9 @@ class CoDINO(DINO):
     def maps(self, memory: Tensor, places: Places) -> list[Tensor]:
         """The encoder's output (B, S, dim) as maps, and a coarser one, finest first."""
         shapes = places.shapes
-        parts = precise(memory).transpose(1, 2).split([h * w for h, w in shapes], 2)
+        parts = at_least_float32(memory).transpose(1, 2).split([h * w for h, w in shapes], 2)
         maps = [part.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
-        return [*maps, precise(self.downsample(maps[-1]))]
+        return [*maps, at_least_float32(self.downsample(maps[-1]))]
 
     def auxiliary(
         self, images: ImageList, maps: list[Tensor], instances: list[Instances]
@@ -126,14 +126,14 @@ class CoDINO(DINO):
         return {**losses, **box_losses, **atss_losses}, [Regions.of(p) for p in proposals], anchors
 
     def framed(self, images: ImageList) -> ImageList:
-        """The batch as it is where padding is masked; else padded with grey, all images of that size."""
+        """The batch as it is where padding is masked; else padded with gray, all images of that size."""
         if self.padding is None:
             return images
         batch = images.tensor.clone()
-        grey = (self.padding - self.pixel_mean) / self.pixel_std
+        gray = (self.padding - self.pixel_mean) / self.pixel_std
         for image, (height, width) in zip(batch, images.image_sizes, strict=True):
-            image[:, height:] = grey
-            image[:, :, width:] = grey
+            image[:, height:] = gray
+            image[:, :, width:] = gray
         return ImageList(batch, [tuple(batch.shape[-2:])] * len(batch))
 
     def predict(self, images: ImageList, extra: tuple | None = None) -> tuple[Predictions, Predictions]:

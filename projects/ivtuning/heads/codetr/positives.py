@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..dino.boxes import to_centres
+from ..dino.boxes import to_centers
 from .regions import Regions
 
 # Queries of one head in an image: as many as the image with most positives has, within these.
@@ -47,6 +47,6 @@ def customise(regions: list[Regions], image_sizes: list[tuple[int, int]], num_cl
         index = rank.topk(count).indices
         size = r.boxes.new_tensor([width, height, width, height])
         chosen.append(
-            (to_centres(r.boxes[index] / size), r.labels[index], to_centres(r.objects[index] / size))
+            (to_centers(r.boxes[index] / size), r.labels[index], to_centers(r.objects[index] / size))
         )
     return Positives(*(torch.stack(values) for values in zip(*chosen, strict=True)))

@@ -11,7 +11,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ..dino.precision import precise
+from ...utils.precision import at_least_float32
 
 
 class Regions(NamedTuple):
@@ -50,11 +50,11 @@ class RPNHead(StandardRPNHead):
     """Logits and deltas in float32, which losses and boxes need, whatever autocast computes in."""
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], ...]:
-        return tuple([precise(x) for x in maps] for maps in super().forward(features))
+        return tuple([at_least_float32(x) for x in maps] for maps in super().forward(features))
 
 
 class OutputLayers(FastRCNNOutputLayers):
     """Scores and deltas in float32, see :class:`RPNHead`."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(precise(x) for x in super().forward(x))
+        return tuple(at_least_float32(x) for x in super().forward(x))

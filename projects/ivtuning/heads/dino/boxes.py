@@ -1,4 +1,4 @@
-"""Boxes as DETR has them: centre x, centre y, width, height, as fractions of the image."""
+"""Boxes as DETR has them: center x, center y, width, height, as fractions of the image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TINY = 1e-12  # far below the area of one pixel
 
 def to_corners(boxes: Tensor) -> Tensor:
     """(..., 4) cx, cy, w, h -> x1, y1, x2, y2."""
-    centre, size = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([centre - size / 2, centre + size / 2], -1)
+    center, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([center - size / 2, center + size / 2], -1)
 
 
-def to_centres(boxes: Tensor) -> Tensor:
+def to_centers(boxes: Tensor) -> Tensor:
     """(..., 4) x1, y1, x2, y2 -> cx, cy, w, h."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)

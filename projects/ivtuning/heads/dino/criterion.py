@@ -1,4 +1,4 @@
-"""DINO's losses: focal, L1 and generalised IoU, for every layer and every kind of query."""
+"""DINO's losses: focal, L1 and generalized IoU, for every layer and every kind of query."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from ...utils.precision import at_least_float32
 from .boxes import generalized_iou, to_corners
 from .decoder import Predictions
 from .denoising import Denoising
 from .matcher import HungarianMatcher, Matches
-from .precision import precise
 from .targets import Targets
 
 NAMES = ("loss_class", "loss_bbox", "loss_giou")
@@ -33,7 +33,7 @@ class Criterion:
         matcher: assigns objects to the matching queries, anew for every layer.
         class_weight: of the focal loss (alpha 0.25, gamma 2) over all queries and classes.
         box_weight: of the L1 distance of matched boxes, cx, cy, w, h.
-        giou_weight: of 1 - generalised IoU of matched boxes.
+        giou_weight: of 1 - generalized IoU of matched boxes.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Criterion:
     @classmethod
     def losses(cls, predictions: Predictions, matches: Matches, targets: Targets, count: Tensor) -> Tensor:
         """(3, L): class, L1 and GIoU loss of every layer, not weighted, divided by `count`."""
-        logits, boxes = (precise(tensor) for tensor in predictions)
+        logits, boxes = (at_least_float32(tensor) for tensor in predictions)
         layer, image, query, target = matches
         found, true = boxes[layer, image, query], targets.boxes[target]
         corners = to_corners(found), to_corners(true)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.precision import at_least_float32
 from .boxes import inverse_sigmoid
 from .deformable_attention import DeformableAttention
 from .encoder import Places
 from .positional import box_positions
-from .precision import precise
 
 
 class Predictions(NamedTuple):
@@ -58,7 +58,7 @@ def box_head(dim: int) -> MLP:
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention of the queries, deformable attention to the maps, MLP; each added and normalised."""
+    """Self-attention of the queries, deformable attention to the maps, MLP; each added and normalized."""
 
     def __init__(self, dim: int, heads: int, hidden: int, levels: int, points: int):
         super().__init__()
@@ -146,9 +146,9 @@ class Decoder(nn.Module):
             logits.append(self.class_embed[head](normed))
             # Look forward twice (section 3.4): this layer's loss also moves the box that came from the
             # layer before, though what the next layer starts from is cut off.
-            shift = precise(self.bbox_embed[head](normed))
+            shift = at_least_float32(self.bbox_embed[head](normed))
             found.append((shift + inverse_sigmoid(previous)).sigmoid())
             if i < last:
-                previous = (precise(self.bbox_embed[head](x)) + inverse_sigmoid(reference)).sigmoid()
+                previous = (at_least_float32(self.bbox_embed[head](x)) + inverse_sigmoid(reference)).sigmoid()
                 reference = previous.detach()
         return Predictions(torch.stack(logits), torch.stack(found))

@@ -16,7 +16,7 @@ Shapes = Sequence[tuple[int, int]]
 
 _sample = torch.ops.aten.grid_sampler_2d
 _sample_backward = torch.ops.aten.grid_sampler_2d_backward
-_MODE = (0, 0, False)  # bilinear, zeros outside, pixel centres at half-integers
+_MODE = (0, 0, False)  # bilinear, zeros outside, pixel centers at half-integers
 
 
 class _DeformableSum(torch.autograd.Function):

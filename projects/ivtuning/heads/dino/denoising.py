@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .boxes import inverse_sigmoid, to_centres, to_corners
+from .boxes import inverse_sigmoid, to_centers, to_corners
 from .matcher import Matches
 from .targets import Targets
 
@@ -107,4 +107,4 @@ class ContrastiveDenoising:
         distance[:, 1] += 1
         sign = torch.randint_like(half, 2) * 2 - 1
         corners = to_corners(boxes) + sign * distance * half * self.box_noise
-        return inverse_sigmoid(to_centres(corners.clamp(0, 1)))
+        return inverse_sigmoid(to_centers(corners.clamp(0, 1)))

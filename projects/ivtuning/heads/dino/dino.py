@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...meta_arch import PairedInput
+from ...necks.channel_mapper import ChannelMapper
+from ...utils.precision import at_least_float32
 from .boxes import to_corners
-from .channel_mapper import ChannelMapper
 from .criterion import Criterion
 from .decoder import Predictions
 from .denoising import ContrastiveDenoising, Denoising
-from .precision import precise
 from .targets import Targets, collect_targets
 from .transformer import Transformer
 
@@ -72,7 +72,7 @@ class DINO(nn.Module):
         return self.pixel_mean.device
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalise the images and pad them with 0 at the right and the bottom to one size."""
+        """Normalize the images and pad them with 0 at the right and the bottom to one size."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
@@ -153,7 +153,7 @@ class DINO(nn.Module):
     ) -> list[Instances]:
         """The `most` pairs of a query and a class that score highest, see :meth:`detect`."""
         classes = logits.shape[-1]
-        scores = precise(logits).sigmoid().flatten(1)
+        scores = at_least_float32(logits).sigmoid().flatten(1)
         scores, index = scores.topk(min(most, scores.shape[1]), 1)
         query = index.div(classes, rounding_mode="floor")[..., None].expand(-1, -1, 4)
         corners = to_corners(boxes.gather(1, query))

@@ -19,14 +19,14 @@ class Places(NamedTuple):
         shapes: height and width of every map.
         padding: (B, S) bool, True where a place lies right of or below its image.
         valid: (B, L, 2) float32, share of the map's width and height that the image fills.
-        centres: (B, S, 2) float32, x and y of the places as fractions of the image; beyond 1 in the padding.
+        centers: (B, S, 2) float32, x and y of the places as fractions of the image; beyond 1 in the padding.
         positions: L sine embeddings, (B, H * W, dim) each.
     """
 
     shapes: list[tuple[int, int]]
     padding: Tensor
     valid: Tensor
-    centres: Tensor
+    centers: Tensor
     positions: list[Tensor]
 
 
@@ -47,7 +47,7 @@ def locate(
         dim, temperature: of the sine embeddings.
     """
     sizes = torch.tensor(image_sizes, device=device)
-    padding, valid, centres, positions = [], [], [], []
+    padding, valid, centers, positions = [], [], [], []
     for h, w in shapes:
         # A place is padding where its nearest pixel is, rounded down.
         rows = torch.arange(h, device=device) * padded[0] // h >= sizes[:, :1]
@@ -59,13 +59,13 @@ def locate(
         )
         padding.append(outside.flatten(1))
         valid.append(filled / filled.new_tensor([w, h]))
-        centres.append(torch.stack([x, y], -1).view(1, -1, 2) / filled[:, None])
+        centers.append(torch.stack([x, y], -1).view(1, -1, 2) / filled[:, None])
         positions.append(map_positions(outside, dim, temperature))
-    return Places(shapes, torch.cat(padding, 1), torch.stack(valid, 1), torch.cat(centres, 1), positions)
+    return Places(shapes, torch.cat(padding, 1), torch.stack(valid, 1), torch.cat(centers, 1), positions)
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and an MLP, each added and normalised. (B, S, dim) -> (B, S, dim)."""
+    """Deformable self-attention and an MLP, each added and normalized. (B, S, dim) -> (B, S, dim)."""
 
     def __init__(self, dim: int, heads: int, hidden: int, levels: int, points: int):
         super().__init__()
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
         Returns:
             (B, S, dim).
         """
-        reference = places.centres[:, :, None] * places.valid[:, None]
+        reference = places.centers[:, :, None] * places.valid[:, None]
         for layer in self.layers:
             x = layer(x, positions, reference, places)
         return x

@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ...utils.precision import at_least_float32
 from .boxes import generalized_iou, to_corners
-from .precision import precise
 from .targets import Targets
 
 
@@ -34,7 +34,7 @@ class HungarianMatcher:
     Args:
         class_weight: of the focal cost (alpha 0.25, gamma 2): what it would save to call the query positive.
         box_weight: of the L1 distance of the boxes, cx, cy, w, h.
-        giou_weight: of minus their generalised IoU.
+        giou_weight: of minus their generalized IoU.
     """
 
     def __init__(self, class_weight: float = 2.0, box_weight: float = 5.0, giou_weight: float = 2.0):
@@ -64,10 +64,10 @@ class HungarianMatcher:
 
     def cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
         """(N, L, Q): every object against the queries of its own image."""
-        probability = precise(logits.permute(1, 3, 0, 2)[targets.image, targets.labels]).sigmoid()
+        probability = at_least_float32(logits.permute(1, 3, 0, 2)[targets.image, targets.labels]).sigmoid()
         positive = 0.25 * (1 - probability).square() * -(probability + 1e-8).log()
         negative = 0.75 * probability.square() * -(1 - probability + 1e-8).log()
-        boxes = precise(boxes).transpose(0, 1)
+        boxes = at_least_float32(boxes).transpose(0, 1)
         found, corners = boxes[targets.image], to_corners(boxes)[targets.image]
         distance = torch.cdist(found.flatten(1, 2), targets.boxes[:, None], p=1).view_as(positive)
         overlap = generalized_iou(corners, to_corners(targets.boxes)[:, None, None])

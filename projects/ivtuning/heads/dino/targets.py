@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .boxes import to_centres
+from .boxes import to_centers
 
 
 class Targets(NamedTuple):
@@ -60,5 +60,5 @@ def collect_targets(
     sizes = [len(found) for found in labels]
     image = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     return Targets(
-        torch.cat(labels).to(device), to_centres(torch.cat(boxes)).to(device), image.to(device), sizes
+        torch.cat(labels).to(device), to_centers(torch.cat(boxes)).to(device), image.to(device), sizes
     )

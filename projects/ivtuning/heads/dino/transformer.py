@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...utils.precision import at_least_float32
 from .boxes import inverse_sigmoid
 from .decoder import Decoder, Predictions, box_head, class_head
 from .deformable_attention import DeformableAttention
 from .encoder import Encoder, Places, locate
-from .precision import precise
 
 
 class Queries(NamedTuple):
@@ -151,17 +151,17 @@ class Transformer(nn.Module):
         outside = places.padding | ~((proposals > 0.01) & (proposals < 0.99)).all(-1)
         memory = self.enc_output_norm(self.enc_output(memory.masked_fill(outside[..., None], 0.0)))
         logits = self.enc_out_class_embed(memory)
-        score = precise(logits.detach()).amax(-1).masked_fill(outside, -torch.inf)
+        score = at_least_float32(logits.detach()).amax(-1).masked_fill(outside, -torch.inf)
         best = score.topk(min(self.num_queries, score.shape[1]), 1).indices[..., None]
 
         def pick(values: Tensor) -> Tensor:
             return values.gather(1, best.expand(-1, -1, values.shape[-1]))
 
-        shift = precise(self.enc_out_bbox_embed(pick(memory)))
+        shift = at_least_float32(self.enc_out_bbox_embed(pick(memory)))
         return pick(logits), shift + inverse_sigmoid(pick(proposals))
 
     def proposals(self, places: Places) -> Tensor:
         """(B, S, 4) a square box at every place, of 0.05 of the image on the finest map, doubling."""
-        centres = places.centres
-        size = [centres.new_full((h * w, 1), 0.05 * 2**i) for i, (h, w) in enumerate(places.shapes)]
-        return torch.cat([centres, torch.cat(size).expand(len(centres), -1, 2)], -1)
+        centers = places.centers
+        size = [centers.new_full((h * w, 1), 0.05 * 2**i) for i, (h, w) in enumerate(places.shapes)]
+        return torch.cat([centers, torch.cat(size).expand(len(centers), -1, 2)], -1)

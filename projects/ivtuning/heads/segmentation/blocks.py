@@ -1,6 +1,6 @@
-"""What decoders are made of: convolutions, their normalisation, the classifier, resizing.
+"""What decoders are made of: convolutions, their normalization, the classifier, resizing.
 
-Initialisation is that of the code the published numbers come from (mmsegmentation): Kaiming normal over the
+Initialization is that of the code the published numbers come from (mmsegmentation): Kaiming normal over the
 fan-out for convolutions, normal of std 0.01 for classifiers, zero biases.
 """
 
@@ -102,7 +102,7 @@ class GlooSyncBatchNorm(_OneValue, NaiveSyncBatchNorm):
 
 
 def build_norm(norm: str, channels: int) -> nn.Module:
-    """Normalisation of (B, `channels`, H, W) by detectron2's name: "BN", "SyncBN" or "GN" (32 groups).
+    """Normalization of (B, `channels`, H, W) by detectron2's name: "BN", "SyncBN" or "GN" (32 groups).
 
     Raises:
         UserError: another name, or channels that 32 groups of at least 2 do not divide.
@@ -119,7 +119,7 @@ def build_norm(norm: str, channels: int) -> nn.Module:
 
 
 def conv_block(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    """Convolution that keeps the map's size (no bias), normalisation, ReLU."""
+    """Convolution that keeps the map's size (no bias), normalization, ReLU."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -157,8 +157,3 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 def upsample(x: Tensor, scale: int) -> Tensor:
     """`x` (B, C, h, w) enlarged bilinearly to `scale` times its size."""
     return resize(x, (x.shape[-2] * scale, x.shape[-1] * scale))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Logits out of autocast: half precision would round what is interpolated and summed."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from ...errors import UserError
-from .blocks import at_least_float32, resize
+from ...utils.precision import at_least_float32
+from .blocks import resize
 from .losses import IGNORE, CrossEntropy, Loss, check_targets
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 class SemSegHead(nn.Module):
     """What detectron2's SemanticSegmentor calls `sem_seg_head`.
 
-    With one class every labelled pixel is that class: the loss is a binary cross-entropy whose targets are
+    With one class every labeled pixel is that class: the loss is a binary cross-entropy whose targets are
     all positive, and every prediction is right by definition. That trains and evaluates, but tells nothing
     apart, and a warning says so; "this class or the rest" is two classes.
 

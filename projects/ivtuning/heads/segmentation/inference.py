@@ -3,7 +3,7 @@
 Each is called with `network`, `images` and `sizes`, and returns a map (K, H, W) in float32 for each image:
 
 - network: list of images (C, h, w), of any sizes -> list of logits (K, h, w);
-- images: list of (C, h, w), normalised;
+- images: list of (C, h, w), normalized;
 - sizes: list of (H, W), what the maps are resized to (bilinear, corners not aligned).
 """
 

@@ -2,7 +2,7 @@
 
 Each is called with logits (B, K, H, W), of any floating type, and targets (B, H, W) int64: class ids 0..K-1,
 and 255 where a pixel has no label and no say. It returns a scalar in float32 or better; a batch without any
-labelled pixel gives 0 and zero gradients.
+labeled pixel gives 0 and zero gradients.
 
 With K = 1 the single logit stands against a constant 0, so its sigmoid is the class's probability. No target
 says "not this class", so such a model learns that every pixel is the class; see SemSegHead.
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UserError
-from .blocks import at_least_float32
+from ...utils.precision import at_least_float32
 
 IGNORE = 255
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -27,7 +27,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def check_targets(targets: Tensor, num_classes: int, where: str = "a batch") -> None:
     """Refuse ids that no class has: cross-entropy would end the process with a device-side assert on CUDA.
 
-    Costs one synchronisation on CUDA and none on the CPU.
+    Costs one synchronization on CUDA and none on the CPU.
 
     Args:
         targets: integers of any shape.
@@ -52,9 +52,9 @@ def against_rest(logits: Tensor) -> Tensor:
 
 
 class CrossEntropy(nn.Module):
-    """Mean cross-entropy over the labelled pixels.
+    """Mean cross-entropy over the labeled pixels.
 
-    (mmsegmentation divides by all pixels, labelled or not, unless told otherwise.)
+    (mmsegmentation divides by all pixels, labeled or not, unless told otherwise.)
 
     Args:
         class_weights: one number from 0 for each class; the mean is then weighted with them, as in torch.
@@ -83,14 +83,14 @@ class CrossEntropy(nn.Module):
         return (entropy * weights).sum() / weights.sum().clamp(min=torch.finfo(entropy.dtype).tiny)
 
     def kept(self, entropy: Tensor, valid: Tensor) -> Tensor:
-        """Which pixels count, (B, H, W) bool: here all that are labelled."""
+        """Which pixels count, (B, H, W) bool: here all that are labeled."""
         return valid
 
 
 class OHEM(CrossEntropy):
     """Cross-entropy over hard pixels (online hard example mining, arXiv 1604.03540, as used per pixel).
 
-    Those are the labelled pixels whose own class has a probability below `threshold`, and at any rate the
+    Those are the labeled pixels whose own class has a probability below `threshold`, and at any rate the
     `min_kept` hardest for each image of the batch, taken over the whole batch (as in mmsegmentation).
 
     Args:
@@ -117,7 +117,7 @@ class OHEM(CrossEntropy):
 
     def kept(self, entropy: Tensor, valid: Tensor) -> Tensor:
         count = min(self.min_kept * len(entropy), entropy.numel())
-        # No entropy is negative, so unlabelled pixels come last; nothing here waits for the device.
+        # No entropy is negative, so unlabeled pixels come last; nothing here waits for the device.
         least = entropy.masked_fill(~valid, -1.0).flatten().topk(count, sorted=False).values.min()
         return valid & ((entropy > -math.log(self.threshold)) | (entropy >= least))
 
@@ -125,7 +125,7 @@ class OHEM(CrossEntropy):
 class Dice(nn.Module):
     """Soft Dice loss (V-Net, arXiv 1606.04797, section 3) of softmax probabilities.
 
-    ``1 - (2 sum(p g) + smooth) / (sum(p^2) + sum(g^2) + smooth)`` over the labelled pixels of an image, then
+    ``1 - (2 sum(p g) + smooth) / (sum(p^2) + sum(g^2) + smooth)`` over the labeled pixels of an image, then
     the mean over classes and images. A class that an image lacks counts too: it should have no probability.
 
     Args:

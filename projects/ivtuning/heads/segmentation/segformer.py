@@ -15,7 +15,7 @@ class SegFormer(Decoder):
 
     As in the paper and the authors' code, the layers of the levels are linear, with bias and neither norm nor
     ReLU, and start as torch's do (mmsegmentation has norm and ReLU there, and 256 channels for every size).
-    Logits have the largest map's size: stride 4 on Swin, the patch size on a plain ViT's taps.
+    Logits have the largest map's size: stride 4 on Swin, the patch size on a plain ViT's out_indices.
 
     Args:
         in_features, in_channels: the levels.

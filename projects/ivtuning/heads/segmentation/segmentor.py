@@ -8,14 +8,15 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...meta_arch import PairedInput
-from .blocks import at_least_float32, resize
+from ...utils.precision import at_least_float32
+from .blocks import resize
 from .inference import Inference, WholeImage
 
 
 class PairedSemanticSegmentor(PairedInput, SemanticSegmentor):
     """Label maps of pairs.
 
-    `forward` replaces detectron2's, which normalises and pads within (so it knows no other padding and no
+    `forward` replaces detectron2's, which normalizes and pads within (so it knows no other padding and no
     absent image) and runs the network once on the whole batch (so there is no place for windows or scales).
 
     Args (keyword, besides :class:`PairedInput`'s and detectron2's backbone, sem_seg_head, pixel_mean and
@@ -41,7 +42,7 @@ class PairedSemanticSegmentor(PairedInput, SemanticSegmentor):
         Raises:
             UserError: see :func:`ivtuning.meta_arch.stack_pair`; labels that are missing or of another size.
         """
-        images = self.normalise(batched_inputs)
+        images = self.normalize(batched_inputs)
         if self.training:
             targets = self._targets(batched_inputs, images)
             return self.sem_seg_head(self.backbone(self.pad(images).tensor), targets)[1]
@@ -52,7 +53,7 @@ class PairedSemanticSegmentor(PairedInput, SemanticSegmentor):
         return [{"sem_seg": found} for found in self.inference(self.logits, images, sizes)]
 
     def logits(self, images: list[Tensor]) -> list[Tensor]:
-        """Normalised images (C, h, w), of any sizes -> their logits (K, h, w) in float32, in one batch."""
+        """Normalized images (C, h, w), of any sizes -> their logits (K, h, w) in float32, in one batch."""
         batch = self.pad(images)
         logits, _ = self.sem_seg_head(self.backbone(batch.tensor))
         logits = resize(at_least_float32(logits), batch.tensor.shape[-2:])

@@ -12,7 +12,8 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from .blocks import Decoder, Reader, at_least_float32, classifier, conv_block, conv_blocks, upsample
+from ...utils.precision import at_least_float32
+from .blocks import Decoder, Reader, classifier, conv_block, conv_blocks, upsample
 
 
 class SETRPUP(Decoder):
@@ -20,7 +21,7 @@ class SETRPUP(Decoder):
 
     One tap is read, through a LayerNorm. Logits have `scale`**`convs` times its size; they are classified
     before the last enlargement, which gives the same (bilinear weights sum to 1) with less work. The
-    auxiliary decoders of the paper, for taps 9, 14, 19 and 23, are this with ``convs=1, scale=4``.
+    auxiliary decoders of the paper, for out_indices 9, 14, 19 and 23, are this with ``convs=1, scale=4``.
 
     Args:
         in_feature, in_channels: the tap.
@@ -55,14 +56,14 @@ class SETRPUP(Decoder):
 
 
 class MLANeck(Reader):
-    """First half of multi-level aggregation: taps -> maps of `channels`, summed from the last tap down.
+    """First half of multi-level aggregation: maps of `channels` each, summed from the last one down.
 
     Each tap passes a LayerNorm and a 1x1 convolution, is added to the sum of those after it, and ends with
     a 3x3 convolution. A neck of its own, because the auxiliary decoders read its maps: one 1x1 convolution
     each, that is ``FCN(convs=0, dropout=0.0)`` (with bias, as in mmsegmentation).
 
     Args:
-        in_features, in_channels: the taps, in the order of the blocks; the paper's are evenly spread.
+        in_features, in_channels: the out_indices, in the order of the blocks; the paper's are evenly spread.
         channels: of the maps.
         norm: "BN", "SyncBN" or "GN".
 
@@ -82,10 +83,10 @@ class MLANeck(Reader):
         self.outputs = nn.ModuleList(conv_block(channels, channels, 3, norm) for _ in in_channels)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        taps = self.levels(features)
+        out_indices = self.levels(features)
         maps, total = {}, 0
-        for i in reversed(range(len(taps))):
-            total = self.laterals[i](self.norms[i](taps[i])) + total
+        for i in reversed(range(len(out_indices))):
+            total = self.laterals[i](self.norms[i](out_indices[i])) + total
             maps[self.in_features[i]] = self.outputs[i](total)
         return maps
 

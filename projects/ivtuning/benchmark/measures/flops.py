@@ -1,0 +1,72 @@
+"""A training step in counted arithmetic: IV-tuning, the same trunk trained in full and frozen; the rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...backbones.stems import PromptStem, Stem, VisibleOnly
+from ...backbones.trunk import Trunk
+from ...tuning import Frozen, Full, IVTuning
+from ..subjects.reference import explicit, plain
+from ..subjects.trunks import build
+from .timing import interleaved
+
+# Side of the square matrices whose product tells the machine's rate: large enough to keep all of it busy.
+SIDES = {"cuda": 8192, "cpu": 2048}
+
+
+class Shift(Stem):
+    """The visible image plus one trained vector: makes the gradient run through all of a frozen trunk."""
+
+    def attach(self, embed: nn.Module) -> None:
+        self.shift = nn.Parameter(torch.zeros(embed.proj.out_channels))
+
+    def forward(self, visible: Tensor, infrared: Tensor | None, embed: nn.Module):
+        return embed(visible) + self.shift, None
+
+
+def frozen_trunk(name: str, depth: int | None = None, device: torch.device | str = "cpu") -> Trunk:
+    """What every adapter method has to compute: the frozen trunk, with a gradient to its first block."""
+    return build(name, Shift(), Frozen(), depth, device=device)
+
+
+def floor(name: str, size: tuple[int, int], depth: int | None = None) -> dict[str, float]:
+    """FLOPs of forward and backward pass of one image, with explicit attention, and their ratio.
+
+    Counted on the meta device, without arithmetic. A frozen trunk needs no weight gradients; the products
+    inside the attention have none to save.
+
+    Returns:
+        "frozen" and "full" FLOPs, and "ratio" of the two.
+    """
+    frozen = count(explicit(frozen_trunk(name, depth, "meta")), size)
+    full = count(explicit(build(name, VisibleOnly(), Full(), depth, device="meta")), size)
+    return {"frozen": frozen, "full": full, "ratio": frozen / full}
+
+
+def count_iv(name: str, size: tuple[int, int], depth: int | None = None) -> int:
+    """The same for IV-tuning: what its plain modules compute, nothing of it twice."""
+    return count(plain(build(name, PromptStem(), IVTuning(), depth, device="meta")), size)
+
+
+def rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs per second of one large matrix product, the best of nine: what the machine can do."""
+    side = SIDES[device.type]
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    times = interleaved({"product": lambda: a @ b}, 9, "matrix product")
+    return 2 * side**3 / min(times["product"])
+
+
+def count(trunk: Trunk, size: tuple[int, int]) -> int:
+    """FLOPs of matrix products and convolutions, forward and backward, of one image or pair."""
+    device = next(trunk.parameters()).device
+    with FlopCounterMode(display=False) as counter:
+        energy(trunk(torch.empty(1, 6, *size, device=device))).backward()
+    return counter.get_total_flops()
+
+
+def energy(outputs: dict[str, Tensor]) -> Tensor:
+    """The loss of every measurement: the sum of squares of all outputs."""
+    return sum(output.float().square().sum() for output in outputs.values())

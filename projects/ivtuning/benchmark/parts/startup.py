@@ -1,0 +1,39 @@
+"""How soon a tool answers, against the import of torch that the rest of it would need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ...errors import UserError
+from ..measures.timing import interleaved, ratio, summary
+from ..options import Options
+from ..report import Found, Row
+
+PACKAGES = Path(__file__).resolve().parents[3]
+TOOL = PACKAGES.parent / "tools" / "train_net.py"
+
+
+def measure(options: Options) -> Found:
+    """Row startup_ratio, in seconds from the start of Python to its end."""
+    if not TOOL.is_file():
+        raise UserError(f"no file {TOOL}: start-up is measured in a checkout of the repository")
+    runs = {"tool": _run(str(TOOL), "--help"), "torch": _run("-c", "import torch")}
+    times = interleaved(runs, options.repeats, "start-up")
+    found = Found("tools/train_net.py --help against python -c 'import torch'")
+    found.raw["seconds"] = summary(times)
+    found.rows["startup_ratio"] = Row.of(ratio(times, "tool", "torch"))
+    return found
+
+
+def _run(*arguments: str) -> Callable[[], None]:
+    paths = [str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+    def run() -> None:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=env)
+
+    return run

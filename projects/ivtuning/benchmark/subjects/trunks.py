@@ -1,0 +1,107 @@
+"""The trunks that are measured, by name, whole or shortened."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from ...backbones.presets import TRUNKS
+from ...backbones.stems import Stem
+from ...backbones.swin import Swin
+from ...backbones.trunk import Trunk
+from ...backbones.vit import ViTDet
+from ...errors import UserError, nearest
+from ...tuning import Tuner
+
+_NANO = dict(embed_dim=24, depth=8, num_heads=2, patch_size=8, img_size=48, pretrain_img_size=48)
+# The published ones, and two that take no time at all.
+MAKERS: dict[str, Callable[..., Trunk]] = {
+    **TRUNKS,
+    "vitdet_nano": partial(ViTDet, window_size=4, **_NANO),
+    "swin_nano": partial(Swin, embed_dim=8, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), window_size=3),
+}
+
+
+def build(
+    name: str,
+    stem: Stem,
+    tuner: Tuner,
+    depth: int | None = None,
+    activation_checkpointing: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Trunk:
+    """The trunk `name` with random weights, the same for equal arguments, in training mode.
+
+    Args:
+        depth: see :func:`shortened`.
+        activation_checkpointing: "mlp" or "block", what the backward pass computes again.
+
+    Raises:
+        UserError: no such trunk or depth.
+    """
+    maker = _maker(name)
+    options = {} if depth is None else shortened(name, depth)
+    torch.manual_seed(0)
+    with torch.device(device):
+        return maker(stem, tuner, activation_checkpointing=activation_checkpointing, **options).train()
+
+
+def shortened(name: str, depth: int) -> dict:
+    """What makes the trunk `name` one of `depth` blocks that is otherwise alike.
+
+    ViTDet keeps the share of its global blocks; Swin gives up blocks of its third stage.
+
+    Raises:
+        UserError: `depth` cannot do that.
+    """
+    maker = _maker(name)
+    options = maker.keywords
+    if maker.func is Swin:
+        first, second, third, last = options["depths"]
+        other = first + second + last
+        if depth % 2 or not other + 2 <= depth <= other + third:
+            raise UserError(f"--depth {depth}: give an even number from {other + 2} to {other + third}")
+        return {"depths": (first, second, depth - other, last)}
+    full = options["depth"]
+    if maker.func is not ViTDet:
+        if not 1 <= depth <= full:
+            raise UserError(f"--depth {depth}: give 1 to {full}")
+        return {"depth": depth, "out_indices": (depth - 1,)}
+    step = full // 4
+    if depth % step or not step <= depth <= full:
+        raise UserError(f"--depth {depth}: give a multiple of {step} up to {full}, every {step}th is global")
+    return {"depth": depth, "global_blocks": range(step - 1, depth, step)}
+
+
+def depths(name: str, most: int | None = None) -> list[int]:
+    """Up to four depths that the trunk `name` can be shortened to, evenly spread; the last is `most`, or all.
+
+    Raises:
+        UserError: no such trunk, or `most` is no depth of it.
+    """
+    options = _maker(name).keywords
+    whole = most or (sum(options["depths"]) if "depths" in options else options["depth"])
+    shortened(name, whole)
+    possible = []
+    for depth in range(1, whole + 1):
+        with contextlib.suppress(UserError):
+            shortened(name, depth)
+            possible.append(depth)
+    last, parts = len(possible) - 1, min(3, len(possible) - 1)
+    return [possible[round(i * last / parts)] for i in range(parts + 1)] if parts else possible
+
+
+def usual_size(name: str) -> tuple[int, int]:
+    """Height and width in pixels at which the trunk `name` is measured unless told otherwise."""
+    if name.endswith("nano"):
+        return 48, 48
+    return (480, 640) if name.startswith("swin") else (512, 512)
+
+
+def _maker(name: str) -> partial:
+    if name not in MAKERS:
+        raise UserError(f"no trunk is called {name!r}{nearest(name, MAKERS)}; there are {', '.join(MAKERS)}")
+    return MAKERS[name]

@@ -1,0 +1,152 @@
+"""Layouts of image classification sets on disk: each reader gives images, labels from 0, and class names.
+
+Readers raise UserError for a file or folder that is missing or cannot be read, a line that makes no sense,
+and a class folder without images. Labels out of range and missing images are left to the caller.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+
+from ...errors import UserError, nearest
+from ..annotations import read_voc
+
+Items = list[tuple[Path, int]]  # image, label
+Reader = Callable[[Path, str], tuple[Items, list[str]]]  # (root, part) -> items, class names
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+def read_flowers(root: Path, part: str) -> tuple[Items, list[str]]:
+    """Flowers-102; the release numbers its classes and does not name them."""
+    labels = _mat(root / "imagelabels.mat", "labels")
+    ids = np.concatenate([_mat(root / "setid.mat", key) for key in _FLOWER_SPLITS[part]])
+    if ids.min() < 1 or ids.max() > len(labels):
+        raise UserError(
+            f"{root / 'setid.mat'} names images {ids.min()} to {ids.max()}, imagelabels.mat labels "
+            f"{len(labels)}: take both files of one release"
+        )
+    items = [(root / f"jpg/image_{i:05d}.jpg", int(labels[i - 1]) - 1) for i in ids]
+    return items, [str(i + 1) for i in range(labels.max())]
+
+
+_FLOWER_SPLITS = {"train": ("trnid", "valid"), "test": ("tstid",)}
+
+
+def _mat(path: Path, key: str) -> np.ndarray:
+    need(path)
+    try:
+        content = scipy.io.loadmat(path)
+    except Exception as error:  # of every kind: scipy does not say which
+        raise UserError(f"{path} is not a readable MATLAB file ({error}): fetch it again") from error
+    if key not in content or not content[key].size:
+        raise UserError(f"{path} has no numbers {key!r}: take the file of the Flowers-102 release")
+    return content[key].ravel().astype(int)
+
+
+def read_pets(root: Path, part: str) -> tuple[Items, list[str]]:
+    """Oxford-IIIT Pet's 37 breeds, named by the files of trainval."""
+    trainval = _pets(root, "trainval")
+    names = {label: path.stem.rpartition("_")[0] for path, label in trainval}
+    items = trainval if part == "train" else _pets(root, "test")
+    return items, [names.get(i, str(i + 1)) for i in range(max(names, default=-1) + 1)]
+
+
+def _pets(root: Path, part: str) -> Items:
+    items = []
+    for where, line in _lines(root / f"annotations/{part}.txt"):
+        fields = line.split()
+        if len(fields) != 4 or not fields[1].isdigit():
+            raise UserError(f"{where}: expected `name class species breed`, found {line!r}")
+        items.append((root / f"images/{fields[0]}.jpg", int(fields[1]) - 1))
+    return items
+
+
+def read_voc2007(root: Path, part: str) -> tuple[Items, list[str]]:
+    """VOC2007 with one of 20 labels for each image, as in the Mona paper, whose reduction is not recorded.
+
+    Here an image that shows several classes counts as that of its largest box. Classes of which it shows only
+    objects marked difficult (0 in the class's list) count where there is no other.
+    """
+    shown: dict[str, dict[int, bool]] = defaultdict(dict)
+    for label, name in enumerate(CLASS_NAMES):
+        file = f"ImageSets/Main/{name}_{'trainval' if part == 'train' else part}.txt"
+        for where, line in _lines(root / file):
+            stem, *flag = line.split()
+            if flag not in (["1"], ["0"], ["-1"]):
+                raise UserError(f"{where}: expected `image -1|0|1`, found {line!r}")
+            if flag != ["-1"]:
+                shown[stem][label] = flag == ["1"]
+    items = []
+    for stem, classes in sorted(shown.items()):
+        candidates = [c for c, clear in classes.items() if clear] or list(classes)
+        if len(candidates) > 1:
+            candidates = [_largest(root / f"Annotations/{stem}.xml", candidates)]
+        items.append((root / f"JPEGImages/{stem}.jpg", candidates[0]))
+    return items, list(CLASS_NAMES)
+
+
+def _largest(path: Path, candidates: Sequence[int]) -> int:
+    need(path)
+    boxes = [((x1 - x0) * (y1 - y0), c) for c, x0, y0, x1, y1 in read_voc(path, CLASS_NAMES)]
+    boxes = [box for box in boxes if box[1] in candidates]
+    if not boxes:
+        raise UserError(f"{path} has no box of the classes that ImageSets/Main lists for it: fetch it again")
+    return max(boxes, key=lambda box: box[0])[1]
+
+
+def read_lists(root: Path, part: str) -> tuple[Items, list[str]]:
+    """``meta/<part>.txt``; classes are numbers, as many as ``meta/train.txt`` has."""
+    labels, items = [], []
+    for name in dict.fromkeys(("train", part)):
+        for where, line in _lines(root / f"meta/{name}.txt"):
+            *path, label = line.rsplit(maxsplit=1)
+            if not path or not label.lstrip("-").isdigit():
+                raise UserError(f"{where}: expected `path label`, found {line!r}")
+            if name == "train":
+                labels.append(int(label))
+            if name == part:
+                items.append((root / part / path[0], int(label)))
+    return items, [str(i) for i in range(max(labels, default=-1) + 1)]
+
+
+def read_folders(root: Path, part: str) -> tuple[Items, list[str]]:
+    """One folder a class in ``<part>/``, or in the root itself where `part` is ""; classes are train's."""
+    need(root / part)
+    classes = _folders(root / ("train" if part else ""))
+    items = []
+    for name in _folders(root / part):
+        if name not in classes:
+            raise UserError(
+                f"{root / part / name}: {root / 'train'} has no class {name!r}{nearest(name, classes)}"
+            )
+        files = sorted(p for p in (root / part / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"{root / part / name} holds no image: add some, or remove the folder")
+        items += [(file, classes.index(name)) for file in files]
+    return items, classes
+
+
+def _folders(root: Path) -> list[str]:
+    need(root)
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """("file:line", text) of every line that is neither empty nor a comment."""
+    need(path)
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            yield f"{path}:{number}", line.strip()
+
+
+def need(path: Path) -> None:
+    """Raise UserError where there is no `path`."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: unpack the set there, or mend its root ($DETECTRON2_DATASETS)")

@@ -1,0 +1,117 @@
+"""Paired sets in detectron2's catalogs: COCO JSON whose images name an infrared partner.
+
+Importing this module registers the known sets under ``$DETECTRON2_DATASETS`` (default ``datasets``);
+their JSON files are made by the scripts in the repository's ``datasets`` folder and read on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.datasets import load_coco_json
+
+from ...errors import UserError
+from .. import catalog
+from ..catalog import check_same_classes, data_root, image_root_of, metadata
+from . import segmentation
+
+# set: (folder under the root, what makes its JSON, splits; None for a set without a named split)
+KNOWN = {
+    "m3fd": ("m3fd", "datasets/prepare_m3fd.py", ("scene", "random")),
+    "msrs": ("msrs", "datasets/prepare_msrs_detection.py", ("det", "det_infrared", "det_visible")),
+    "llvip": ("llvip", "datasets/prepare_voc_pairs.py", ("default",)),
+    "synthetic": ("synthetic", "a first use of it", (None,)),
+}
+
+REQUIRED = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+def read_json(json_file: str | Path) -> dict:
+    """The content of a COCO JSON with images, annotations and categories; UserError where it is not one."""
+    makers = {folder: script for folder, script, _ in KNOWN.values()}
+    return catalog.read_json(json_file, REQUIRED, makers)
+
+
+def _load(name: str, json_file: str, image_root: str) -> list[dict]:
+    if name.startswith("synthetic_") and not Path(json_file).exists():
+        catalog.generate_synthetic(image_root)
+    content = read_json(json_file)
+    root = image_root_of(content, json_file, image_root)
+    images = {image["id"]: image for image in content["images"]}
+    categories = {category["id"]: category["name"] for category in content["categories"]}
+    if not images or not categories:
+        raise UserError(f"{json_file} lists no {'categories' if images else 'images'}: prepare the set again")
+    catalog.check_partners(images.values(), json_file)
+    ids = set()
+    for box in content["annotations"]:
+        if box["category_id"] not in categories:
+            image = images.get(box["image_id"], {}).get("file_name")
+            known = ", ".join(f"{i} {n}" for i, n in categories.items())
+            raise UserError(
+                f"{json_file}: annotation {box['id']} of image {image!r} has unknown category id "
+                f"{box['category_id']} (known: {known}); mend the labels and prepare the set again"
+            )
+        if box["id"] in ids:
+            raise UserError(f"{json_file}: annotation id {box['id']} occurs twice; ids must be unique")
+        ids.add(box["id"])
+    dicts = load_coco_json(json_file, str(root), name, extra_annotation_keys=["modality"])
+    for record in dicts:
+        catalog.add_pair_keys(record, images[record["image_id"]], root)
+    return dicts
+
+
+def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> None:
+    """Register a paired set, to be read when asked for. Other paths under a known name replace the old ones.
+
+    Its dicts are detectron2's standard ones plus ``ir_file_name``, ``time`` ("day"/"night") where known, and
+    per annotation ``modality`` where known. An image of the JSON may state ``"missing": "infrared"`` (it then
+    needs no ``ir_file_name``) or ``"missing": "visible"`` (``file_name`` is then a mere name); its dict says
+    so too. ``info.image_root`` of the JSON wins over `image_root`.
+
+    Reading raises UserError for a missing or broken JSON, an image without partner, an unknown category id
+    and an annotation id that occurs twice.
+    """
+    json_file, image_root = str(json_file), str(image_root)
+    facts = dict(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    catalog.register(name, lambda: _load(name, json_file, image_root), **facts)
+
+
+def register_known() -> None:
+    """Register the sets of KNOWN as ``<set>_<split>_<part>``, and segmentation's, in today's data root."""
+    segmentation.register_known()
+    for name, (folder, _, splits) in KNOWN.items():
+        root = data_root() / folder
+        for split in splits:
+            for part in ("train", "val"):
+                stem = f"{split}_{part}" if split else part
+                register_pairs(f"{name}_{stem}", root / "annotations" / f"{stem}.json", root)
+
+
+def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> list[dict]:
+    """Dicts of one or several sets to train on; images without boxes are left out unless told otherwise.
+
+    Raises UserError for an unknown name, a set without any box, and sets whose classes differ.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    dicts, classes = [], {}
+    for name in names:
+        json_file = metadata(name).json_file
+        found = get_detection_dataset_dicts(name, filter_empty=False)
+        boxed = [
+            record for record in found if any(not a.get("iscrowd") for a in record.get("annotations", ()))
+        ]
+        if not boxed:
+            raise UserError(f"{name} has no box to train on in {json_file}: prepare it again with its labels")
+        dicts += boxed if filter_empty else found
+        classes[name] = MetadataCatalog.get(name).thing_classes
+    check_same_classes(classes)
+    return dicts
+
+
+register_known()

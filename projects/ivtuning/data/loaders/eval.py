@@ -1,0 +1,19 @@
+"""The loader of test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from detectron2.data.common import DatasetFromList, MapDataset
+from detectron2.data.samplers import InferenceSampler
+from torch.utils.data import DataLoader
+
+
+def build_test_loader(
+    dataset: list[dict], mapper: Callable, batch_size: int = 1, num_workers: int = 0
+) -> DataLoader:
+    """detectron2's test loader with batches, which its 0.6 lacks: each rank takes its share, in order."""
+    mapped = MapDataset(DatasetFromList(dataset, copy=False), mapper)
+    return DataLoader(
+        mapped, batch_size, sampler=InferenceSampler(len(mapped)), num_workers=num_workers, collate_fn=list
+    )

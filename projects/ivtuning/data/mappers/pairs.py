@@ -1,0 +1,232 @@
+"""From a dataset dict to what the model eats: both images in one geometric frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
+
+from ...errors import UserError
+from ..images import MODALITIES, check_modality, read_pair
+from ..labels import IGNORE, UNUSED, read_labels
+
+Photometric = Callable[[np.ndarray], np.ndarray]
+_PHOTOMETRIC_TRANSFORMS = (T.BlendTransform, T.ColorTransform)
+
+
+class _Labeled(T.AugInput):
+    """What augmentations act on. A label that one makes up (padding, a turned image's corners) becomes 255.
+
+    Left alone, some write 0, which is a class, and detectron2's releases differ.
+    """
+
+    def transform(self, tfm: T.Transform) -> None:
+        mark = None if self.sem_seg is None else np.full_like(self.sem_seg, UNUSED)
+        super().transform(tfm)
+        if mark is not None:
+            self.sem_seg = np.where(tfm.apply_segmentation(mark) == UNUSED, self.sem_seg, np.uint8(IGNORE))
+
+
+class PairedDatasetMapper:
+    """Reads a pair, moves both images and the labels alike, then changes each image's pixels alone.
+
+    An image may be absent: the dict names no `ir_file_name`, its `missing` is "visible" or "infrared", or an
+    option here drops it. The sample then lacks it and the model decides (`model.fill_missing`); a named file
+    that is not there stays an error.
+
+    All draws come from numpy's, torch's and Python's global generators, so equal states give equal samples.
+    """
+
+    def __init__(
+        self,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation | T.Transform] = (),
+        photometric: Sequence[Photometric] = (),
+        photometric_ir: Sequence[Photometric] = (),
+        use_instance_mask: bool = False,
+        ir_range: Sequence[float] | None = None,
+        drop: str | None = None,
+        modality_dropout: float = 0.0,
+    ):
+        """
+        Args:
+            is_train: keep the annotations, as `instances`, and read the label map, as `sem_seg`.
+            augmentations: geometric; drawn once on the visible image and re-applied to all the rest.
+            photometric: callables (H,W,3) uint8 -> same for the visible image, after the geometry.
+            photometric_ir: the same for the infrared image, with draws of their own.
+            use_instance_mask: needs a segmentation (polygons or RLE) in every annotation; adds `gt_masks`
+                (BitMasks) and, after a crop, takes the boxes from the masks.
+            ir_range: raw counts (lo, hi) of 16-bit infrared, see :func:`.images.read_pair`.
+            drop: "visible" or "infrared", which no sample then has.
+            modality_dropout: in training, probability, 0..1, that a complete pair loses one of its two
+                images, either with equal chance. Its objects all stay.
+
+        Raises:
+            UserError: `ir_range` is not two increasing numbers, `drop` no modality, `modality_dropout` no
+                probability or not for training.
+        """
+        if ir_range is not None and (len(ir_range) != 2 or not ir_range[0] < ir_range[1]):
+            raise UserError(f"ir_range={list(ir_range)}: give two increasing raw counts, such as (0, 16383)")
+        check_modality(drop, "drop")
+        if not 0 <= modality_dropout <= 1:
+            raise UserError(f"modality_dropout={modality_dropout}: give a probability in 0..1")
+        if modality_dropout and not is_train:
+            raise UserError("modality_dropout is for training: evaluate with drop=visible or drop=infrared")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.photometric = list(photometric)
+        self.photometric_ir = list(photometric_ir)
+        self.use_instance_mask = use_instance_mask
+        self.ir_range = ir_range
+        self.drop = drop
+        self.modality_dropout = modality_dropout
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: one registered pair; it is not modified.
+
+        Returns:
+            dict: the same keys without `annotations`, and `image`, `image_ir` (3,H,W) uint8, or one of them
+            where the other is absent; in training `instances` with `gt_boxes` (XYXY pixels of the augmented
+            image), `gt_classes`, perhaps `gt_masks` (N,H,W), where the dict has `annotations`, and `sem_seg`
+            (H,W) int64, see :func:`.labels.read_labels`, where it has a `sem_seg_file_name`. `height` and
+            `width` stay those of the file.
+
+        Raises:
+            BadPair: see :func:`.images.read_pair` and :func:`.labels.read_labels`.
+            UserError: a photometric transform among the geometric ones or the reverse, or one that blends
+                labels; an unknown label; a missing segmentation; `drop` leaves nothing of the pair.
+        """
+        dataset_dict = dict(dataset_dict)
+        visible, infrared = read_pair(dataset_dict, self.ir_range, self._absent(dataset_dict))
+        seen = _Labeled(infrared if visible is None else visible)
+        dataset_dict.setdefault("height", seen.image.shape[0])
+        dataset_dict.setdefault("width", seen.image.shape[1])
+        if self.is_train and "sem_seg_file_name" in dataset_dict:
+            seen.sem_seg = read_labels(dataset_dict)
+
+        transforms = self.augmentations(seen)
+        _check_geometric(transforms, labeled=seen.sem_seg is not None)
+        if visible is not None:
+            dataset_dict["image"] = _finish(seen.image, self.photometric)
+        if infrared is not None:
+            image = seen.image if visible is None else transforms.apply_image(infrared)
+            dataset_dict["image_ir"] = _finish(image, self.photometric_ir)
+
+        annotations = dataset_dict.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            dataset_dict["instances"] = self._instances(
+                annotations, transforms, seen.image.shape[:2], dataset_dict
+            )
+        if seen.sem_seg is not None:
+            dataset_dict["sem_seg"] = torch.from_numpy(seen.sem_seg.astype(np.int64))
+        return dataset_dict
+
+    def _absent(self, dataset_dict: dict) -> str | None:
+        """The modality that the sample goes without."""
+        lacking = dataset_dict.get("missing") or (None if dataset_dict.get("ir_file_name") else "infrared")
+        if lacking and self.drop not in (None, lacking):
+            name = dataset_dict["file_name"]
+            raise UserError(f"{name} has no {lacking} image: drop={self.drop} would leave nothing of it")
+        absent = self.drop or lacking
+        # Without dropout nothing is drawn: the other draws of a seed are then what they always were.
+        if absent is None and self.modality_dropout and np.random.uniform() < self.modality_dropout:
+            absent = MODALITIES[np.random.randint(2)]
+        return absent
+
+    def _instances(self, annotations, transforms, shape, dataset_dict):
+        annotations = [a for a in annotations if not a.get("iscrowd", 0)]
+        instances = Instances(shape)
+        instances.gt_boxes = Boxes(_boxes(annotations, transforms, shape))
+        instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
+        if self.use_instance_mask:
+            masks = np.zeros((len(annotations), *shape), bool)
+            for mask, annotation in zip(masks, annotations, strict=True):
+                before = mask_util.decode(_to_rle(annotation, dataset_dict))
+                # Padding may have written another label: newer FixedSizeCrop gives 255 by default.
+                mask[:] = transforms.apply_segmentation(before) == 1
+            instances.gt_masks = BitMasks(torch.from_numpy(masks))
+            if any(isinstance(t, T.CropTransform) for t in transforms.transforms):
+                instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return detection_utils.filter_empty_instances(instances)
+
+
+def _boxes(annotations: list[dict], transforms: T.TransformList, shape: tuple[int, int]) -> np.ndarray:
+    """(N,4) XYXY pixels, cut to the image. detectron2's function takes one box at a time, which is slow."""
+    boxes = np.zeros((len(annotations), 4))
+    if not annotations:
+        return boxes
+    for mode in {a["bbox_mode"] for a in annotations}:
+        rows = [i for i, a in enumerate(annotations) if a["bbox_mode"] == mode]
+        given = torch.tensor([annotations[i]["bbox"] for i in rows], dtype=torch.float32)
+        boxes[rows] = BoxMode.convert(given, mode, BoxMode.XYXY_ABS)
+    height, width = shape
+    return np.minimum(transforms.apply_box(boxes).clip(min=0), (width, height, width, height))
+
+
+def _to_rle(annotation: dict, dataset_dict: dict) -> dict:
+    """The segmentation as one compressed RLE: a mask crops and rotates exactly, polygons need shapely."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        raise UserError(
+            f"an annotation of {dataset_dict['file_name']} has no segmentation: set use_instance_mask=False"
+        )
+    size = dataset_dict["height"], dataset_dict["width"]
+    if isinstance(segmentation, list):
+        return mask_util.merge(mask_util.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, *size)
+    return segmentation
+
+
+def _check_geometric(transforms: T.TransformList, labeled: bool) -> None:
+    for transform in transforms.transforms:
+        if labeled and isinstance(transform, T.ExtentTransform):
+            # It tests `if interp` and Pillow's NEAREST is 0: between classes 0 and 2 it writes 1.
+            raise UserError("RandomExtent blends neighboring labels: use ResizeScale and RandomCrop instead")
+        if isinstance(transform, _PHOTOMETRIC_TRANSFORMS):
+            # It carries the visible image's statistics: on infrared it would be wrong without a word.
+            raise UserError(
+                f"augmentations yield {type(transform).__name__}, which changes pixel values: "
+                "move it to photometric or photometric_ir, augmentations are for geometry"
+            )
+
+
+def _finish(image: np.ndarray, photometric: list[Photometric]) -> torch.Tensor:
+    """Apply the pixel changes; (H,W,3) uint8 array -> (3,H,W) uint8 tensor."""
+    shape = image.shape
+    _check_pixels(image, shape, "augmentations")
+    if photometric and not image.strides[2]:
+        image = image.copy()  # gray: three channels to write to
+    for change in photometric:
+        image = change(image)
+        _check_pixels(image, shape, getattr(change, "__name__", type(change).__name__))
+    return _planes(image)
+
+
+def _planes(image: np.ndarray) -> torch.Tensor:
+    """(H,W,C) array, perhaps a view -> contiguous (C,H,W) tensor, far quicker than a transpose by numpy."""
+    planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
+    flipped = image.strides[1] < 0
+    if flipped:
+        image = image[:, ::-1]
+    if image.strides[2]:
+        cv2.split(image, list(planes))
+    else:  # one channel, seen thrice
+        planes[:] = image[..., 0]
+    if flipped:
+        for plane in planes:
+            cv2.flip(plane, 1, plane)
+    return torch.from_numpy(planes)
+
+
+def _check_pixels(image: np.ndarray, shape: tuple, giver: str) -> None:
+    if image.dtype != np.uint8 or image.shape != shape:
+        raise UserError(f"{giver} gave an image {image.dtype} {image.shape}: it must be uint8 {shape}")

@@ -1,0 +1,150 @@
+"""What verifying paired sets may find, and the report on it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from tabulate import tabulate
+
+from ..labels import class_table
+
+# kind: (severity, what to do)
+KINDS = {
+    "missing": (
+        "error",
+        "copy the file there, or mend info.image_root; else remove the pair and prepare again",
+    ),
+    "unreadable": ("error", "the file is truncated or no image: fetch it again"),
+    "channels": ("error", "visible must be 8-bit RGB, infrared gray or 8-bit RGB: are the two swapped?"),
+    "label size": ("error", "the label map is of another image or was resized: fetch it again"),
+    "label mode": ("error", "labels are class indices in one channel: run prepare_segmentation.py"),
+    "unknown value": ("error", "mend the label map, or list the value in categories or ignored"),
+    "unequal sizes": ("error", "register the pair again, or crop and resize one image to the other"),
+    "wrong size": ("error", "the JSON was made from other files: prepare the set again"),
+    "same image": ("error", "the infrared file holds the visible image: fetch it again"),
+    "duplicate id": ("error", "ids must be unique: prepare the set again"),
+    "unknown image": ("error", "the annotation belongs to no image: prepare the set again"),
+    "unknown class": ("error", "mend the label or add the category, then prepare the set again"),
+    "box outside": ("error", "clip the box to the image (the prepare scripts do), or mend the label"),
+    "degenerate box": ("error", "remove the box: it is under 1 px wide or high"),
+    "colored infrared": ("warning", "false colors or swapped folders: use the gray infrared images"),
+    "duplicate image": ("warning", "equal pixels twice: remove one, above all across train and validation"),
+    "duplicate box": ("warning", "equal box and class twice: remove one, it counts as a missed object"),
+    "only background": ("warning", "look at the image: objects it shows were not labeled"),
+    "only ignored": ("warning", "the image teaches and measures nothing: leave it out"),
+    "misaligned": ("warning", "look at the pair; register it anew or leave it out"),
+}
+# Phase-correlation response from which a shift is believed: of 126 MSRS pairs put together wrongly on purpose
+# none reached 0.07.
+CONFIDENT = 0.07
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault: its kind (a key of KINDS), the file or annotation, and the facts."""
+
+    kind: str
+    where: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Estimated translation of infrared against visible in pixels, and the response (0..1) behind it."""
+
+    file_name: str
+    dx: float
+    dy: float
+    confidence: float
+
+    @property
+    def length(self) -> float:
+        return float(np.hypot(self.dx, self.dy))
+
+
+@dataclass
+class Report:
+    """Findings and figures of one or several sets.
+
+    `pixels` holds, of each set with label maps, its class names and (N, K + 1) pixels of each class in each
+    readable label map, the ignored ones last.
+    """
+
+    images: int = 0
+    annotations: int = 0
+    pixels: dict[str, tuple[list[str], np.ndarray]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    shifts: list[Shift] = field(default_factory=list)
+
+    def count(self, severity: str) -> int:
+        return sum(KINDS[f.kind][0] == severity for f in self.findings)
+
+    def misalignment(self, worst: int = 5) -> dict:
+        """Figures over the sampled pairs whose estimate is confident; lengths in pixels, None without any."""
+        sure = sorted((s for s in self.shifts if s.confidence >= CONFIDENT), key=lambda s: -s.length)
+
+        def median(values: list[float]) -> float | None:
+            return round(float(np.median(values)), 2) if values else None
+
+        return {
+            "sampled": len(self.shifts),
+            "confident": len(sure),
+            "median_px": median([s.length for s in sure]),
+            "max_px": round(sure[0].length, 2) if sure else None,
+            "median_dx": median([s.dx for s in sure]),
+            "median_dy": median([s.dy for s in sure]),
+            "worst": [asdict(s) for s in sure[:worst]],
+        }
+
+    def as_dict(self) -> dict:
+        """For ``--json``: counts by kind, all findings, misalignment, classes of label maps."""
+        return {
+            "images": self.images,
+            "annotations": self.annotations,
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "kinds": dict(Counter(f.kind for f in self.findings)),
+            "findings": [asdict(f) for f in self.findings],
+            "misalignment": self.misalignment(),
+            "classes": {name: _shares(*found) for name, found in self.pixels.items()},
+        }
+
+    def text(self, examples: int = 3) -> str:
+        """What a person reads: each kind with its first findings and what to do, then misalignment."""
+        groups = defaultdict(list)
+        for finding in self.findings:
+            groups[finding.kind].append(finding)
+        maps = sum(len(pixels) for _, pixels in self.pixels.values())
+        labels = [f"{maps} label maps"] if self.pixels else []
+        labels += [f"{self.annotations} boxes"] if self.annotations or not labels else []
+        lines = [", ".join([f"{self.images} images" if self.pixels else f"{self.images} pairs", *labels])]
+        for kind, (severity, advice) in KINDS.items():
+            if found := groups.get(kind):
+                lines.append(f"{severity}: {kind} ({len(found)}): {advice}")
+                lines += [f"    {f.where}: {f.detail}" for f in found[:examples]]
+                lines += [f"    ... and {len(found) - examples} more"] if len(found) > examples else []
+        by_classes = defaultdict(dict)
+        for name, (classes, pixels) in self.pixels.items():
+            by_classes[tuple(classes)][name] = pixels
+        lines += [class_table(classes, sets) for classes, sets in by_classes.items()]
+        m = self.misalignment()
+        lines.append(
+            f"misalignment: {m['confident']} of {m['sampled']} sampled pairs estimated with confidence"
+        )
+        if m["confident"]:
+            lines[-1] += f"; shift median {m['median_px']} px, max {m['max_px']} px; worst:"
+            rows = [[w["file_name"], w["dx"], w["dy"], w["confidence"]] for w in m["worst"]]
+            lines.append(tabulate(rows, headers=["visible", "dx px", "dy px", "confidence"], floatfmt=".2f"))
+        lines.append(f"{self.count('error')} errors, {self.count('warning')} warnings")
+        return "\n".join(lines)
+
+
+def _shares(classes: list[str], pixels: np.ndarray) -> dict[str, dict]:
+    """Per class, and for "ignored", the part of all pixels in 0..1 and the number of images that show it."""
+    shares, shown = pixels.sum(0) / max(1, pixels.sum()), (pixels > 0).sum(0)
+    return {
+        name: {"share": round(float(shares[i]), 6), "images": int(shown[i])}
+        for i, name in enumerate([*classes, "ignored"])
+    }

@@ -1,0 +1,132 @@
+"""Pictures of label maps: each over visible | over infrared, with its errors or the bare map beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..data.labels import IGNORE
+from ..errors import UserError
+from ..evaluation.confusion import confusion, summary
+from .panels import RGB, Panel, color, enlargement, lay_out
+
+VEIL = 0.55  # share of a class' color over the image
+EDGE = 0.5  # and over white, on outlines
+WRONG, IGNORED = (255, 64, 64), (110, 114, 122)
+DIM = 0.45  # brightness of the image below the errors
+
+
+def draw_label_maps(
+    vis: np.ndarray | None,
+    ir: np.ndarray | None,
+    truth: np.ndarray | None = None,
+    prediction: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    classes: Sequence[str] = (),
+    colors: Sequence[RGB] = (),
+) -> np.ndarray:
+    """Draw the label maps of one pair, a row each for ground truth and prediction.
+
+    A row has the map over the visible image, over the infrared image, and on its own; a prediction that has a
+    ground truth shows its errors there instead, with ignored pixels in gray. A black class, the background
+    in every palette that has one, leaves the image as it is.
+
+    Args:
+        vis, ir: (H, W, 3) uint8 RGB of equal size; None leaves the column out, but not both.
+        truth: (H, W) uint8 class ids, 255 where ignored; None leaves the row out.
+        prediction: (H, W) uint8 class ids, or those of several models by name, a row each; None leaves the
+            row out.
+        classes: names by class id.
+        colors: RGB by class id; classes beyond them get the colors of boxes.
+
+    Returns:
+        (H', W', 3) uint8 RGB. Without `truth` and `prediction`: one row of bare images.
+
+    Raises:
+        UserError: a map's size is not the image's.
+    """
+    base = vis if vis is not None else ir
+    height, width = base.shape[:2]
+    found = prediction if isinstance(prediction, Mapping) else {"prediction": prediction}
+    maps = {"ground truth": truth, **found}
+    maps = {name: labels for name, labels in maps.items() if labels is not None}
+    for name, labels in maps.items():
+        if labels.shape != (height, width):
+            raise UserError(
+                f"{name} is {labels.shape[1]}x{labels.shape[0]} but the image {width}x{height}: "
+                "both must be of one size"
+            )
+    table = palette(colors)
+    scale = enlargement(width)
+    size = width * scale, height * scale
+    images = {
+        name: np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        for name, image in (("visible", vis), ("infrared", ir))
+        if image is not None
+    }
+    rows, wrong_shown = [], False
+    for name, labels in maps.items():
+        judged = truth is not None and labels is not truth
+        title = f"{name} · {caption(truth, labels, len(classes))}" if judged else name
+        large = _enlarge(labels, size)
+        row = [Panel(Image.fromarray(overlay(image, large, table)), n, title) for n, image in images.items()]
+        if judged:
+            wrong = (labels != truth) & (truth != IGNORE)
+            wrong_shown |= bool(wrong.any())
+            share = f"{100 * wrong.sum() / max((truth != IGNORE).sum(), 1):.1f} % of the pixels"
+            picture = _errors(next(iter(images.values())), _enlarge(wrong, size), _enlarge(truth, size))
+            row.append(Panel(Image.fromarray(picture), "errors", share))
+        else:
+            count = len(np.setdiff1d(labels, IGNORE))
+            row.append(
+                Panel(Image.fromarray(table[large]), "label map", f"{count} class{'es' * (count != 1)}")
+            )
+        rows.append(row)
+    rows = rows or [[Panel(Image.fromarray(image), name) for name, image in images.items()]]
+    shown = sorted(set().union(*(np.unique(labels).tolist() for labels in maps.values())))
+    legend = [(_name(k, classes), tuple(table[k].tolist())) for k in shown if k != IGNORE]
+    legend += [("wrong", WRONG)] if wrong_shown else []
+    legend += [("ignored", IGNORED)] if IGNORE in shown else []
+    return lay_out(rows, legend)
+
+
+def caption(truth: np.ndarray, found: np.ndarray, classes: int) -> str:
+    """Pixel accuracy and mean IoU of one prediction, on 0..100, over the classes that its truth shows."""
+    known = max(classes, *(1 + int(a[a != IGNORE].max(initial=0)) for a in (truth, found)))
+    figures = summary(confusion(truth, found, known))
+    return f"pixel accuracy {figures['pACC']:.1f}, mIoU {figures['mIoU']:.1f}"
+
+
+def palette(colors: Sequence[RGB] = ()) -> np.ndarray:
+    """(256, 3) uint8 RGB by label; 255 is gray."""
+    table = [colors[k] if k < len(colors) else color(k) for k in range(IGNORE)]
+    return np.array([*table, IGNORED], np.uint8)
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: the colors of `labels` (H, W) over `image` (H, W, 3), with light outlines inside."""
+    kernel = np.ones((3, 3), np.uint8)
+    edge = cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)
+    share = np.where(table.any(1), VEIL, 0).astype(np.float32)[labels][..., None]
+    veil = image + share * (table[labels].astype(np.float32) - image)
+    # Palettes are dark and so are scenes at night: what shows where an object ends must be lighter than both.
+    light = 255 - (255 - table[labels].astype(np.float32)) * EDGE
+    return np.rint(np.where(edge[..., None] & (share > 0), light, veil)).astype(np.uint8)
+
+
+def _errors(image: np.ndarray, wrong: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] * DIM
+    picture = np.repeat(np.rint(gray).astype(np.uint8), 3, axis=2)
+    picture[truth == IGNORE] = IGNORED
+    picture[wrong.astype(bool)] = WRONG
+    return picture
+
+
+def _enlarge(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(labels.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _name(k: int, classes: Sequence[str]) -> str:
+    return classes[k] if k < len(classes) else f"class {k}"

@@ -1,0 +1,112 @@
+"""What all pictures share: captioned panels in rows above a legend, and colors."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MIN_PANEL = 512  # narrower images are enlarged to at least this many pixels, or labels would cover them
+GAP = 4
+PAPER, INK, FAINT = (22, 24, 29), (238, 240, 243), (150, 156, 166)
+# Bright enough for dark infrared, far enough apart for the common color-vision deficiencies.
+COLORS = (
+    (255, 176, 0), (86, 180, 233), (240, 84, 120), (0, 200, 140), (204, 121, 255),
+    (240, 228, 66), (255, 120, 40), (90, 120, 255), (160, 230, 90), (255, 150, 200),
+)  # fmt: skip
+RGB = tuple[int, int, int]
+
+
+@dataclass
+class Panel:
+    """One image of a picture, with the words above it: `name` on the left, `title` on the right."""
+
+    image: Image.Image
+    name: str
+    title: str = ""
+
+
+def enlargement(width: int) -> int:
+    """How many times an image of `width` pixels is enlarged for its panel."""
+    return max(1, -(-MIN_PANEL // width))
+
+
+def caption_font(width: int) -> ImageFont.FreeTypeFont:
+    """The font for panels of `width` pixels."""
+    return ImageFont.load_default(max(14, round(width / 36)))
+
+
+def lay_out(
+    rows: Sequence[Sequence[Panel]], legend: Sequence[tuple[str, RGB]] = (), remark: str = ""
+) -> np.ndarray:
+    """A picture of captioned panels, all of one size, in rows, with a legend in as many lines as it needs.
+
+    Args:
+        legend: (name, RGB); none leaves it out.
+        remark: last words of the legend.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    size = rows[0][0].image.size
+    font = caption_font(size[0])
+    strip = round(font.size * 1.9)
+    width = max(map(len, rows)) * (size[0] + GAP) - GAP
+    entries = _legend(legend, remark, width, font) if legend else []
+    lines = 1 + max((line for line, *_ in entries), default=-1)
+    canvas = Image.new("RGB", (width, len(rows) * (strip + size[1]) + lines * strip), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for r, row in enumerate(rows):
+        top = r * (strip + size[1])
+        for c, panel in enumerate(row):
+            left = c * (size[0] + GAP)
+            pen.text((left + font.size * 0.6, top + strip / 2), panel.name, INK, font, anchor="lm")
+            right = left + size[0] - font.size * 0.6
+            pen.text((right, top + strip / 2), panel.title, FAINT, font, anchor="rm")
+            canvas.paste(panel.image, (left, top + strip))
+    side = font.size * 0.8
+    for line, x, name, rgb in entries:
+        middle = canvas.height - strip * (lines - line - 0.5)
+        if rgb is None:
+            pen.text((x, middle), name, FAINT, font, anchor="lm")
+            continue
+        # A dark swatch needs an edge to be seen at all.
+        edge = FAINT if max(rgb) < 100 else None
+        pen.rectangle((x, middle - side / 2, x + side, middle + side / 2), fill=rgb, outline=edge)
+        pen.text((x + side * 1.5, middle), name, INK, font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _legend(legend, remark: str, width: int, font) -> list[tuple[int, float, str, RGB | None]]:
+    """(line, x, text, RGB; None for the remark) of each entry; a new line where `width` pixels are full."""
+    entries, line, first, side = [], 0, font.size * 0.6, font.size * 0.8
+    x = first
+    for name, rgb in [*legend, *([(remark, None)] if remark else [])]:
+        wide = side * 3 + font.getlength(name)
+        if x > first and x + wide - side * 1.5 > width:
+            line, x = line + 1, first
+        entries.append((line, x, name, rgb))
+        x += wide
+    return entries
+
+
+def color(category: int) -> RGB:
+    """RGB of a contiguous class id; distinct for as many classes as anyone can tell apart."""
+    if category < len(COLORS):
+        return COLORS[category]
+    hue = category * 0.618034 % 1  # golden ratio: neighbors lie far apart
+    rgb = colorsys.hsv_to_rgb(hue, 0.55 + 0.3 * (category % 2), 1.0)
+    return tuple(round(255 * v) for v in rgb)
+
+
+def save_image(image: np.ndarray, path: Path) -> None:
+    """Write (H, W, 3) uint8 RGB to `path`, in the format its suffix names; never half a file."""
+    part = path.with_name(f".{path.name}.part")
+    # PNG's default compression takes three times as long for 2 % of the size.
+    Image.fromarray(image).save(part, {".jpg": "JPEG"}.get(path.suffix, "PNG"), compress_level=4, quality=85)
+    os.replace(part, path)

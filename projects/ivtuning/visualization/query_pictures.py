@@ -1,0 +1,114 @@
+"""Pictures of queries on a pair: how the decoder moves their boxes, and where its last layer looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..heads.dino.boxes import to_corners
+from ..heads.dino.trace import Trace
+from .boxes import Objects, draw_objects
+from .panels import PAPER, RGB, Panel, caption_font, color, enlargement, lay_out
+
+DOT = (255, 255, 255)
+SHARES = (0.25, 1, 2, 4)  # weights of the legend, in even shares; the scale ends with the last
+FAINTEST = 0.6  # brightness of the first box, of the last one's
+
+
+def draw_queries(
+    vis: np.ndarray, ir: np.ndarray, queries: Trace, shown: Trace, classes: Sequence[str] = ()
+) -> np.ndarray:
+    """Draw queries on both images, in two rows.
+
+    Above, the boxes of `shown` through the decoder: from the encoder's selection, thin and dark, to the
+    detection, thick and named; dots are the places of all `queries`. Below, the points that the heads of the
+    last layer sample for `shown` in all maps, colored by weight, the strongest on top.
+
+    Args:
+        vis, ir: (H, W, 3) uint8 RGB of equal size.
+        queries: all that the encoder selected.
+        shown: those to draw.
+        classes: names by contiguous class id.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+    """
+    height, width = vis.shape[:2]
+    scale = enlargement(width)
+    size = width * scale, height * scale
+    images = {
+        name: Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+        for name, image in (("visible", vis), ("infrared", ir))
+    }
+    boxes = to_corners(shown.boxes).numpy() * np.tile([width, height], 2)
+    scores, categories = shown.scores.max(1)
+    objects = Objects(boxes[-1], categories.tolist(), scores.tolist())
+    font = caption_font(size[0])
+    places = queries.boxes[0, :, :2].numpy() * size
+    layers = len(boxes) - 1
+
+    moves = [_moves(i, boxes[:-1] * scale, objects, places) for i in images.values()]
+    moves = [draw_objects(i, objects, classes, scale, font) for i in moves]
+    looks = [_points(i, boxes[-1] * scale, objects, shown) for i in images.values()]
+    titles = (
+        f"best {len(objects)} of {len(places)} queries",
+        f"points that decoder layer {layers} samples for them",
+    )
+    rows = [
+        [Panel(image, name, title) for image, name in zip(row, images, strict=True)]
+        for row, title in zip((moves, looks), titles, strict=True)
+    ]
+    even = 1 / (shown.weights.shape[2] * shown.weights.shape[3])
+    legend = [
+        (
+            f"{'attention weight ' * (not i)}{share * even:.2f}{'+' * (share == SHARES[-1])}",
+            ramp(share / SHARES[-1]),
+        )
+        for i, share in enumerate(SHARES)
+    ]
+    remark = f"thin to thick: the encoder's box, then after layers 1 to {layers}; dots: places of all queries"
+    return lay_out(rows, legend, remark)
+
+
+def _moves(image: Image.Image, boxes: np.ndarray, objects: Objects, places: np.ndarray) -> Image.Image:
+    """`image` with dots at `places` (Q, 2) and the boxes (D, N, 4) before the last, all in its pixels."""
+    image = image.copy()
+    pen = ImageDraw.Draw(image)
+    radius = image.width / 400
+    for x, y in places:
+        _dot(pen, x, y, radius, DOT)
+    widest = max(2, round(image.width / 300))
+    for d, layer in enumerate(boxes):
+        share = d / len(boxes)
+        for box, category in zip(layer, objects.classes, strict=True):
+            rgb = tuple(round(v * (FAINTEST + (1 - FAINTEST) * share)) for v in color(category))
+            pen.rectangle(tuple(np.round(box)), outline=rgb, width=max(1, round(widest * share)))
+    return image
+
+
+def _points(image: Image.Image, boxes: np.ndarray, objects: Objects, shown: Trace) -> Image.Image:
+    """`image` with `boxes` (N, 4) in its pixels and the points that these queries sample."""
+    image = image.copy()
+    pen = ImageDraw.Draw(image)
+    for box, category in zip(boxes, objects.classes, strict=True):
+        pen.rectangle(tuple(np.round(box)), outline=color(category), width=1)
+    top = SHARES[-1] / (shown.weights.shape[2] * shown.weights.shape[3])
+    shares = (shown.weights.flatten() / top).clamp(max=1).numpy()
+    locations = shown.locations.flatten(0, -2).numpy() * image.size
+    for i in np.argsort(shares, kind="stable"):
+        _dot(pen, *locations[i], image.width / 300 * (0.5 + shares[i]), ramp(shares[i]))
+    return image
+
+
+def _dot(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, rgb: RGB) -> None:
+    for r, fill in ((radius + 1, PAPER), (radius, rgb)):
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+
+def ramp(share: float) -> RGB:
+    """From violet at 0 to yellow at 1, in steps that look equal."""
+    level = np.array([[round(40 + 215 * share)]], np.uint8)  # the darkest part would be lost in the night
+    return tuple(cv2.applyColorMap(level, cv2.COLORMAP_PLASMA)[0, 0, ::-1].tolist())

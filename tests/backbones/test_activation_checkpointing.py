@@ -1,0 +1,75 @@
+"""Activation activation_checkpointing: the same figures, fewer bytes, running statistics counted once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.tiny import eva, plain_vit, swin, vitdet
+from torch.utils.flop_counter import FlopCounterMode
+
+from ivtuning.benchmark.measures.memory import saved_bytes
+from ivtuning.errors import UserError
+from ivtuning.tuning import TUNERS
+
+TRUNKS = {"ViTDet": vitdet, "PlainViT": plain_vit, "Swin": swin, "Eva02": eva}
+
+
+def trained(make, activation_checkpointing, tuner="IVTuning"):
+    """Outputs, gradients and buffers after one pass of a trunk with random adapters, in training mode."""
+    torch.manual_seed(0)
+    options = {} if tuner == "Frozen" else dict(zero_init=False) if tuner == "IVTuning" else {}
+    trunk = make(
+        tuner=TUNERS[tuner](**options),
+        activation_checkpointing=activation_checkpointing,
+        drop_path_rate=0.2,
+        frozen_eval=False,
+    ).train()
+    torch.manual_seed(1)
+    x = torch.randn(2, 6, 40, 56)
+    out = trunk(x)
+    sum(o.square().sum() for o in out.values()).backward()
+    grads = {name: p.grad for name, p in trunk.named_parameters() if p.requires_grad}
+    return out, grads, dict(trunk.named_buffers())
+
+
+@pytest.mark.parametrize("activation_checkpointing", ["mlp", "block"])
+@pytest.mark.parametrize("kind", TRUNKS)
+@pytest.mark.parametrize("tuner", ["IVTuning", "Mona", "Full"])
+def test_same_figures(kind, activation_checkpointing, tuner):
+    expected, found = (trained(TRUNKS[kind], r, tuner) for r in (None, activation_checkpointing))
+    for name, value in expected[0].items():
+        assert torch.equal(found[0][name], value)
+    assert found[1].keys() == expected[1].keys()
+    for name, grad in expected[1].items():
+        assert torch.allclose(found[1][name], grad, rtol=1e-5, atol=1e-6 * grad.abs().max()), name
+    for name, buffer in expected[2].items():
+        assert torch.equal(found[2][name], buffer), name
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_fewer_bytes(kind):
+    x = torch.randn(1, 6, 48, 48)
+    trunks = [TRUNKS[kind](activation_checkpointing=r, **wide(kind)).train() for r in (None, "mlp", "block")]
+    nothing, mlp, block = (saved_bytes(trunk, lambda trunk=trunk: trunk(x)) for trunk in trunks)
+    assert block < 0.6 * nothing and mlp < 0.9 * nothing and block < mlp
+
+
+def wide(kind):
+    return dict(embed_dim=32) if kind == "Swin" else {}
+
+
+def test_mlp_recompute_spares_the_frozen_last_layer():
+    """Of the MLP's two layers the first alone runs a second time."""
+    totals = {}
+    for activation_checkpointing in (None, "mlp"):
+        trunk = vitdet(activation_checkpointing=activation_checkpointing).train()
+        with FlopCounterMode(display=False) as counter:
+            sum(o.sum() for o in trunk(torch.randn(1, 6, 48, 48)).values()).backward()
+        totals[activation_checkpointing] = counter.get_total_flops()
+    tokens, width, depth = 36, 24, 4
+    assert totals["mlp"] - totals[None] == depth * 2 * tokens * width * 4 * width
+
+
+def test_unknown_kind():
+    with pytest.raises(UserError, match="block"):
+        vitdet(activation_checkpointing="blocks")

@@ -1,0 +1,317 @@
+"""Two processes against one: DDP, gradient accumulation, FSDP, nodes."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import multiprocessing
+import os
+import socket
+import traceback
+
+import pytest
+import torch
+from helpers import tiny
+from helpers.runs import config
+from helpers.tools import load_tool
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from ivtuning.backbones.stems import PromptStem, SumStem, VisibleOnly
+from ivtuning.checkpoint.checkpointer import Checkpointer
+from ivtuning.checkpoint.files import read
+from ivtuning.engine import run
+from ivtuning.engine.hooks import EMA
+from ivtuning.engine.parallel import check_parallel, init_distributed, parallelize, whole_parameters
+from ivtuning.engine.trainer import Trainer
+from ivtuning.errors import UserError
+from ivtuning.tuning import Full, IVTuning, LoRA
+
+DDP = dict(broadcast_buffers=False)
+
+
+class Toy(nn.Module):
+    """A trunk whose loss is a mean over samples; statistics of the batch enter through its norms alone."""
+
+    def __init__(self, trunk: nn.Module):
+        super().__init__()
+        self.net = trunk
+        self.head = nn.Linear(sum(shape.channels for shape in trunk.output_shape().values()), 3)
+
+    def forward(self, batch):
+        features = self.net(torch.stack([s["x"] for s in batch])).values()
+        scores = self.head(torch.cat([f.mean((2, 3)) for f in features], 1))
+        return {"loss": nn.functional.cross_entropy(scores, torch.tensor([s["y"] for s in batch]))}
+
+
+def toy(kind: str = "iv", norm: str = "GN") -> Toy:
+    torch.manual_seed(0)
+    if kind == "iv":
+        tuner = IVTuning(hidden_dim=16, norm=norm, dropout=0.0, zero_init=False)
+        return Toy(tiny.vitdet(PromptStem(norm=norm, zero_init=False), tuner, activation_checkpointing="mlp"))
+    if kind == "lora":
+        return Toy(tiny.plain_vit(VisibleOnly(), LoRA(rank=2), activation_checkpointing="block"))
+    return Toy(tiny.swin(SumStem(), Full()))
+
+
+def batches(size: int, rank: int = 0, world: int = 1, start: int = 0):
+    """The stream's batches of `size` samples; each process gets its contiguous share of the global one."""
+    for batch in itertools.count(start):
+        samples = []
+        for position in range(size):
+            g = torch.Generator().manual_seed(100 * batch * world + rank * size + position)
+            samples.append({"x": torch.randn(6, 48, 48, generator=g), "y": int(g.initial_seed()) % 3})
+        yield samples
+
+
+def trainer_of(model: nn.Module, loader, kind: str = "ddp", **options) -> Trainer:
+    parallel = parallelize(model, kind, DDP)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return Trainer(parallel, loader, torch.optim.AdamW(trained, lr=1e-3, eps=1e-3), **options)
+
+
+def worker(rank: int, function, folder, args) -> None:
+    try:
+        torch.manual_seed(rank)
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+        )
+        torch.save(function(rank, *args), folder / f"{rank}.pt")
+        torch.distributed.destroy_process_group()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def in_two(folder, function, *args, target=worker) -> list:
+    """What `function(rank, *args)` returns in each of two processes of one group."""
+    fork = multiprocessing.get_context("fork")
+    folder.mkdir(exist_ok=True)
+    ranks = [fork.Process(target=target, args=(rank, function, folder, args)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        process.kill()
+    assert [p.exitcode for p in ranks] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def assert_close(state: dict, expected: dict, bound: float = 1e-5) -> None:
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(state[name], value, rtol=0, atol=bound, msg=name)
+
+
+def fit(model: nn.Module, loader, steps: int, **options) -> dict:
+    trainer_of(model, loader, **options).train(0, steps)
+    return model.state_dict()
+
+
+def test_accumulation_is_a_large_batch_but_for_batch_norm():
+    large = fit(toy(), batches(4), 2)
+    stream = (half for batch in batches(4) for half in (batch[:2], batch[2:]))
+    assert_close(fit(toy(), stream, 2, gradient_accumulation=2), large, 1e-6)
+
+    # Each of the small batches is normalized by its own statistics, and counts in the running ones.
+    large = fit(toy(norm="BN"), batches(4), 2)
+    stream = (half for batch in batches(4) for half in (batch[:2], batch[2:]))
+    small = fit(toy(norm="BN"), stream, 2, gradient_accumulation=2)
+    counters = [name for name in large if name.endswith("num_batches_tracked")]
+    assert counters and all(small[n] == 2 * large[n] for n in counters)
+    name = "net.tuner.blocks.0.adapter1.up.weight"
+    assert not torch.allclose(small[name], large[name], atol=1e-5)
+
+
+def count_reductions(rank: int, kind: str) -> dict:
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    model = toy(kind)
+    trainer = trainer_of(model, batches(1, rank, 2), gradient_accumulation=3)
+    sizes = []
+
+    def hook(state, bucket):
+        sizes.append(bucket.buffer().nbytes)
+        return allreduce_hook(state, bucket)
+
+    trainer.model.register_comm_hook(None, hook)
+    trainer.train(0, 2)
+    return {"sizes": sizes, "trained": sum(p.nbytes for p in model.parameters() if p.requires_grad)}
+
+
+@pytest.mark.parametrize("kind", ["iv", "full"])
+def test_ddp_reduces_what_trains_once_a_step(tmp_path, kind):
+    whole = sum(p.nbytes for p in toy(kind).parameters())
+    for found in in_two(tmp_path, count_reductions, kind):
+        assert found["sizes"] == [found["trained"]] * 2
+        assert found["trained"] == whole if kind == "full" else found["trained"] < 0.7 * whole
+
+
+def fit_in_two(rank: int, kind: str) -> dict:
+    model = toy("iv")
+    trainer_of(model, batches(2, rank, 2), kind, gradient_accumulation=2, clip_grad_norm=0.1).train(0, 2)
+    return model.state_dict() if kind == "ddp" else whole_state(model)
+
+
+def whole_state(model: nn.Module) -> dict:
+    return {n: v.full_tensor() if isinstance(v, DTensor) else v for n, v in model.state_dict().items()}
+
+
+def alone(kind: str, steps: int) -> tuple[dict, Trainer]:
+    """One process that sees the samples of both, in the same steps."""
+    model = toy(kind)
+    both = (a + b for a, b in zip(batches(2, 0, 2), batches(2, 1, 2), strict=True))
+    trainer = trainer_of(model, both, gradient_accumulation=2, clip_grad_norm=0.1)
+    ema = EMA(model, 0.9)
+    trainer.register_hooks([ema])
+    trainer.train(0, steps)
+    return {**model.state_dict(), **{f"ema.{n}": v for n, v in ema.average.items()}}, trainer
+
+
+def test_ddp_steps_are_those_of_one_process(tmp_path):
+    expected = alone("iv", 2)[0]
+    expected = {n: v for n, v in expected.items() if not n.startswith("ema.")}
+    for state in in_two(tmp_path, fit_in_two, "ddp"):
+        assert_close(state, expected)
+
+
+def fsdp_run(rank: int, kind: str, folder) -> dict:
+    """Two steps and a checkpoint; another two steps of a second run that goes on from it."""
+    found = {}
+    for first, last in ((0, 2), (2, 4)):
+        model = toy(kind)
+        if first:
+            with torch.no_grad():  # what the checkpoint does not bring would show
+                for p in model.parameters():
+                    p.fill_(7.0)
+        trainer = trainer_of(
+            model, batches(2, rank, 2, start=2 * first), "fsdp", gradient_accumulation=2, clip_grad_norm=0.1
+        )
+        ema = EMA(model, 0.9)
+        trainer.register_hooks([ema])
+        checkpointer = Checkpointer(model, str(folder))
+        checkpointer.add_checkpointable("trainer", trainer)
+        checkpointer.resume_or_load("", resume=True)
+        trainer.train(first, last)
+        checkpointer.save(f"model_{last}", iteration=last - 1)
+    found["bytes"] = sum(p.to_local().nbytes for p in model.parameters())
+    found["sharded"] = all(isinstance(p, DTensor) for p in model.parameters())
+    # Ranks with more images than others must not wait for them.
+    sample = next(batches(1))
+    with torch.no_grad(), whole_parameters(model):
+        found["whole"] = not any(isinstance(p, DTensor) for p in model.parameters())
+        losses = [model(sample)["loss"].item() for _ in range(1 + rank)]
+    found["loss"] = losses[0]
+    found["again"] = all(isinstance(p, DTensor) for p in model.parameters())
+    trainer.train(4, 5)  # and training goes on
+    return found
+
+
+@pytest.mark.parametrize("kind", ["iv", "lora", "full"])
+def test_fsdp_steps_and_files_are_those_of_one_process(tmp_path, kind):
+    found = in_two(tmp_path, fsdp_run, kind, tmp_path)
+    for steps in (2, 4):
+        expected, trainer = alone(kind, steps)
+        file = read(tmp_path / f"model_{steps}.pth")
+        average = file["trainer"]["hooks"]["EMA"]["average"]
+        assert_close({**file["model"], **{f"ema.{n}": v for n, v in average.items()}}, expected)
+        moments = trainer.optimizer.state_dict()
+        assert file["trainer"]["optimizer"]["param_groups"] == moments["param_groups"]
+        for index, moment in moments["state"].items():
+            assert_close(file["trainer"]["optimizer"]["state"][index], moment)
+    model = toy(kind)
+    whole = sum(p.nbytes for p in model.parameters())
+    model.load_state_dict(file["model"])
+    loss = model(next(batches(1)))["loss"].item()
+    for rank in found:
+        assert rank["sharded"] and rank["whole"] and rank["again"]
+        assert 0.45 < rank["bytes"] / whole < 0.55
+        assert rank["loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def other_draws(rank: int) -> dict:
+    model = copy.deepcopy(toy())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(rank)
+    return whole_state(parallelize(model, "fsdp", {}))
+
+
+def test_fsdp_starts_from_the_first_process_weights(tmp_path):
+    for state in in_two(tmp_path, other_draws):
+        assert all((v == 0).all() for n, v in state.items() if "num_batches" not in n and "running" not in n)
+
+
+def node(rank: int, function, folder, args) -> None:
+    """As `torchrun --nnodes 2 --nproc_per_node 1` starts it."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(args[0]))
+    try:
+        torch.save(function(rank, folder, *args[1:]), folder / f"{rank}.pt")
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def train_on_nodes(rank: int, folder, kind: str) -> dict:
+    from detectron2.utils import comm
+
+    options = [f"train.parallel={kind}", "train.ema_decay=0.9", "train.checkpointer.period=2"]
+    options += ["train.eval_period=2", "dataloader.train.total_batch_size=4"]
+    options += ["model.roi_heads.box_predictor.test_score_thresh=0.0"]
+    for steps in (2, 3):
+        cfg = config(folder, *options, f"train.max_iter={steps}")
+        if steps == 2:
+            run.setup(cfg, argparse.Namespace(config_file="", eval_only=False, opts=[]))
+        results = run.train(cfg, resume=steps == 3)
+    where = dict(rank=comm.get_rank(), local=comm.get_local_rank(), world=comm.get_world_size())
+    return {"where": where, "AP": results.get("bbox", {}).get("AP")}
+
+
+def test_two_nodes_train_save_and_resume_alike_by_ddp_and_fsdp(pairs, tmp_path, capsys):
+    for kind in ("ddp", "fsdp"):
+        found = in_two(tmp_path / kind, train_on_nodes, free_port(), kind, target=node)
+        assert [f["where"] for f in found] == [dict(rank=r, local=0, world=2) for r in (0, 1)]
+        assert found[0]["AP"] is not None and found[1]["AP"] is None
+    for name in ("model_0000001", "model_final", "model_best"):
+        ddp, fsdp = (read(tmp_path / kind / f"{name}.pth") for kind in ("ddp", "fsdp"))
+        assert_close(fsdp["model"], ddp["model"])
+        assert fsdp["iteration"] == ddp["iteration"]
+    capsys.readouterr()
+    argv = ["--config-file", str(tmp_path / "fsdp/config.yaml")]
+    argv += ["--weights", str(tmp_path / "fsdp/model_final.pth"), "--output", str(tmp_path / "a.safetensors")]
+    load_tool("export_adapter").main(argv)
+    assert (tmp_path / "a.safetensors").stat().st_size > 10_000
+
+
+def unreachable(rank: int, folder) -> str:
+    os.environ["GLOO_SOCKET_IFNAME"] = "nosuch0"
+    with pytest.raises(UserError) as error:
+        init_distributed()
+    return str(error.value)
+
+
+def test_processes_that_cannot_reach_each_other_are_told_how(tmp_path):
+    for line in in_two(tmp_path, unreachable, free_port(), target=node):
+        assert "nosuch0): check MASTER_ADDR" in line and "GLOO_SOCKET_IFNAME=eth0" in line
+        assert "\n" not in line
+
+
+def test_kinds_that_there_are_not():
+    with pytest.raises(UserError, match="train.parallel='fdsp': give ddp or fsdp; did you mean 'fsdp'"):
+        check_parallel("fdsp", "fp32")
+    with pytest.raises(UserError, match="use 'bf16'"):
+        check_parallel("fsdp", "fp16")
+
+
+def test_one_process_is_left_alone():
+    model = toy()
+    assert parallelize(model, "fsdp", {}) is model
+    assert not any(isinstance(p, DTensor) for p in model.parameters())

@@ -1,0 +1,120 @@
+"""Whole runs of a tiny detector on synthetic pairs: training, exact resume, evaluation, two processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.env import seed_all_rng
+from helpers.runs import TINY, config
+
+from ivtuning.checkpoint.files import read as read_checkpoint
+from ivtuning.engine import run
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(HookBase):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_step(self):
+        if self.trainer.iter == self.iteration:
+            raise Killed
+
+
+@pytest.mark.parametrize("killed_after", [2, 4])
+@pytest.mark.parametrize("accumulate, ema, workers", [(1, 0.9, 0), (2, 0.0, 2)])
+def test_a_killed_run_resumes_to_bit_equal_weights(
+    pairs, tmp_path, monkeypatch, killed_after, accumulate, ema, workers
+):
+    options = [
+        "train.max_iter=6",
+        "train.checkpointer.period=2",
+        "train.eval_period=2",
+        f"train.gradient_accumulation={accumulate}",
+        f"train.ema_decay={ema}",
+        f"dataloader.train.num_workers={workers}",
+    ]
+    whole = run.train(config(tmp_path / "whole", *options))
+
+    hooks = run._hooks
+    monkeypatch.setattr(run, "_hooks", lambda *args: [*hooks(*args), Kill(killed_after)])
+    with pytest.raises(Killed):
+        run.train(config(tmp_path / "cut", *options))
+    monkeypatch.setattr(run, "_hooks", hooks)
+    resumed = run.train(config(tmp_path / "cut", *options), resume=True)
+
+    assert resumed["bbox"] == pytest.approx(whole["bbox"], nan_ok=True)
+    a, b = (read_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "cut"))
+    assert a["iteration"] == b["iteration"] == 5
+    assert a["trainer"]["hooks"].keys() == b["trainer"]["hooks"].keys() >= {"LRScheduler"}
+    assert (tmp_path / "whole" / "best.json").read_text() == (tmp_path / "cut" / "best.json").read_text()
+    for name, value in a["model"].items():
+        assert torch.equal(value, b["model"][name]), name
+    if ema:
+        for name, value in a["trainer"]["hooks"]["EMA"]["average"].items():
+            assert torch.equal(value, b["trainer"]["hooks"]["EMA"]["average"][name]), name
+
+
+def test_frozen_tensors_are_bit_equal_and_every_trained_one_moves(pairs, tmp_path):
+    cfg = config(tmp_path, "train.max_iter=3", "optimizer.weight_decay=0.0", "optimizer.lr=0.01")
+    seed_all_rng(cfg.train.seed)
+    before = {n: (p.detach().clone(), p.requires_grad) for n, p in run.build_model(cfg).named_parameters()}
+    run.train(cfg)
+    after = read_checkpoint(tmp_path / "model_final.pth")["model"]
+    for name, (value, trains) in before.items():
+        assert torch.equal(value, after[name]) != trains, name
+
+
+def test_metrics_and_results_are_written(pairs, tmp_path):
+    results = run.train(config(tmp_path, "train.max_iter=2", "train.log_period=1"))
+    assert {"AP", "AP50", "AP-day", "AP50-night", "AP-both", "AP-person"} <= results["bbox"].keys()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert {"total_loss", "lr", "iteration"} <= lines[0].keys()
+    assert any("bbox/AP" in line for line in lines)
+    assert list(tmp_path.glob("events.out.tfevents*"))
+
+
+def test_best_checkpoint_is_the_better_one_and_survives_a_resume(pairs, tmp_path, monkeypatch):
+    scores = iter([10.0, 30.0, 20.0])
+    monkeypatch.setattr(run, "evaluate", lambda cfg, model: {"bbox": {"AP": next(scores)}})
+    options = ["train.eval_period=1", "train.checkpointer.period=1"]
+    run.train(config(tmp_path, "train.max_iter=2", *options))
+    best = read_checkpoint(tmp_path / "model_best.pth")
+    assert best["metric"] == 30.0 and "trainer" not in best
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    run.train(config(tmp_path, "train.max_iter=3", *options), resume=True)
+    assert read_checkpoint(tmp_path / "model_best.pth")["metric"] == 30.0
+    assert json.loads((tmp_path / "best.json").read_text())["value"] == 30.0
+
+
+def test_evaluating_a_checkpoint_gives_the_runs_own_figures(pairs, tmp_path):
+    cfg = config(tmp_path, "train.max_iter=2", "model.roi_heads.box_predictor.test_score_thresh=0.0")
+    results = run.train(cfg)
+    again = run.evaluate_checkpoint(cfg, str(tmp_path / "model_final.pth"))
+    assert again["bbox"] == pytest.approx(results["bbox"], nan_ok=True)
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_mixed_precision_runs_on_the_cpu(pairs, tmp_path, precision):
+    run.train(config(tmp_path, "train.max_iter=2", f"train.precision={precision}"))
+    for value in read_checkpoint(tmp_path / "model_final.pth")["model"].values():
+        assert value.dtype != torch.bfloat16
+
+
+def test_two_processes_train_and_evaluate_as_one(pairs, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["tools/train_net.py", "--config-file", "configs/synthetic/ivtuning.py", *TINY]
+    command += [f"train.output_dir={tmp_path}", "train.max_iter=2", "dataloader.train.total_batch_size=4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "World size: 2" in done.stdout and "bbox results of synthetic_val" in done.stdout
+    state = read_checkpoint(tmp_path / "model_final.pth")
+    assert state["iteration"] == 1 and all(v.isfinite().all() for v in state["model"].values())

@@ -1,0 +1,352 @@
+"""Co-DINO's network: values of the released code, sizes, groups of queries, inference, and that it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from helpers.golden import fill, wave
+from helpers.overfitting import overfit
+from helpers.tiny import sample
+from torch import Tensor, nn
+
+from ivtuning.backbones.stems import VisibleOnly
+from ivtuning.config import load_config
+from ivtuning.errors import UserError
+from ivtuning.heads.codetr import CoDINO, CoTransformer, PairedCoDINO
+from ivtuning.heads.dino.encoder import locate
+
+K = 4
+NARROW = [
+    f"model.backbone.net.{k}" for k in ("embed_dim=24", "num_heads=2", "depth=2", "global_blocks=[0,1]")
+]
+SMALL = [
+    *NARROW,
+    "model.backbone.out_channels=16",
+    *(f"model.transformer.{k}" for k in ("dim=32", "hidden=48", "encoder_layers=1", "num_queries=12")),
+    "model.roi_heads.box_head.fc_dims=[32,32]",
+]
+
+
+def detector(*overrides: str) -> PairedCoDINO:
+    torch.manual_seed(0)
+    return instantiate(load_config("configs/synthetic/codetr_ivtuning.py", [*SMALL, *overrides]).model)
+
+
+def losses_of(model: CoDINO, batch: list[dict]) -> dict[str, Tensor]:
+    with EventStorage():
+        return model.train()(batch)
+
+
+class TwoMaps(Backbone):
+    """Maps of stride 8 and 16."""
+
+    size_divisibility = 1
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 16, 8, 8), nn.Conv2d(16, 32, 2, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        fine = self.fine(x).tanh()
+        return {"fine": fine, "coarse": self.coarse(fine).tanh()}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {"fine": ShapeSpec(channels=16, stride=8), "coarse": ShapeSpec(channels=32, stride=16)}
+
+
+def golden_model() -> CoDINO:
+    """Sense-X's heads on two maps: 256 channels, 5 classes, 40 queries, strides 8 to 64."""
+    strides, maps = [8, 16, 32, 64], list("abcd")
+    model = load_config("configs/common/models/codetr_swin.py").model
+    model.update(num_classes=5, pixel_mean=[100.0] * 3, pixel_std=[50.0] * 3)
+    model.backbone = L(TwoMaps)()
+    model.transformer.update(levels=3, encoder_layers=2, decoder_layers=3, num_queries=40)
+    model.denoising.update(label_noise=0.0, box_noise=0.0)
+    model.proposal_generator.in_features = maps
+    model.proposal_generator.anchor_generator.update(
+        strides=strides, sizes=[[4 * s * 2 ** (i / 3) for i in range(3)] for s in strides]
+    )
+    model.atss.anchor_generator.update(strides=strides, sizes=[[8 * s] for s in strides])
+    # On a map of stride 8 the level of a box of 112 px is the second.
+    model.roi_heads.box_pooler.update(scales=[1 / s for s in strides[:3]], canonical_level=5)
+    model.roi_heads.box_in_features = maps[:3]
+    model._target_ = CoDINO
+    model = instantiate(model)
+    ones = [n for n, p in model.named_parameters() if "norm" in n and n.endswith("weight")]
+    ones += [n for n, _ in model.named_parameters() if n.endswith((".1.weight",)) and "neck" in n]
+    fill(model, [n for n, _ in model.named_parameters()], ones=tuple(ones))
+    # Padding is not selected, as it may be there; queries alike, so that their order does not matter.
+    model.transformer.enc_output.bias.data.zero_()
+    model.transformer.enc_output_norm.bias.data.zero_()
+    model.transformer.tgt_embed.weight.data[:] = model.transformer.tgt_embed.weight.data[:1].clone()
+    return model
+
+
+def golden_batch() -> list[dict]:
+    """Two images, the second with padding at its right and bottom."""
+    batch = []
+    for i, (height, width) in enumerate([(160, 192), (128, 150)]):
+        image = (wave(3, height, width) * 60 + 110 + 5 * i).to(torch.uint8)
+        instances = Instances((height, width))
+        corner = torch.tensor([[10.3, 12.7], [60.1, 30.9], [20.6, 80.2], [101.3, 70.4]])[: 4 - i]
+        size = torch.tensor([[30.2, 41.1], [25.9, 61.8], [70.3, 33.6], [18.4, 22.7]])[: 4 - i]
+        instances.gt_boxes = Boxes(torch.cat([corner, corner + size], 1))
+        instances.gt_classes = torch.tensor([0, 3, 2, 4])[: 4 - i]
+        batch.append(dict(image=image, instances=instances, height=height, width=width))
+    return batch
+
+
+# Sense-X/Co-DETR (2665352), its modules on mmdetection, in one process, on the batch above.
+GOLDEN = {
+    "loss_class": 4.095977,
+    "loss_bbox": 2.373313,
+    "loss_giou": 1.982509,
+    "loss_class_aux": 28.348313,
+    "loss_bbox_aux": 5.194366,
+    "loss_giou_aux": 4.073707,
+    "loss_class_enc": 11.757812,
+    "loss_bbox_enc": 2.714708,
+    "loss_giou_enc": 2.097507,
+    "loss_class_dn": 13.156264,
+    "loss_bbox_dn": 3.829720,
+    "loss_giou_dn": 5.226753,
+    "loss_class_rcnn": 1.284217,
+    "loss_bbox_rcnn": 4.212292,
+    "loss_giou_rcnn": 4.260567,
+    "loss_class_atss": 1.421700,
+    "loss_bbox_atss": 8.076241,
+    "loss_giou_atss": 4.850502,
+    "loss_rpn_cls": 8.381688,
+    "loss_rpn_loc": 0.233566,
+    "loss_cls": 31.242559,
+    "loss_box_reg": 1.691861,
+    "loss_atss_cls": 177.645782,
+    "loss_atss_loc": 16.120058,
+    "loss_atss_ctr": 8.319216,
+}
+
+
+def test_golden_losses(monkeypatch):
+    """All draws take the first there are, there and here."""
+    model = golden_model()
+    monkeypatch.setattr(torch, "randperm", lambda n, **_: torch.arange(n))
+    monkeypatch.setattr(
+        torch, "rand", lambda n, **_: torch.linspace(0.99, 0, n) if isinstance(n, int) else torch.zeros(n)
+    )
+    losses = losses_of(model, golden_batch())
+    assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(GOLDEN, rel=1e-4)
+
+
+def test_golden_detections():
+    """After soft non-maximum suppression: sums of the scores and of the boxes, in pixels."""
+    model = golden_model().eval()
+    with torch.no_grad():
+        found = model.inference(golden_batch(), do_postprocess=False)
+    assert [len(x) for x in found] == [40, 40]
+    scores = [float(x.scores.sum()) for x in found]
+    boxes = [float(x.pred_boxes.tensor.sum()) for x in found]
+    assert scores == pytest.approx([17.652653, 17.628217], rel=1e-5)
+    assert boxes == pytest.approx([17254.5645, 13943.1133], rel=1e-5)
+
+
+def test_size_is_that_of_the_released_model():
+    """235,471,769 in 689 tensors: Sense-X's own modules for Swin-L, five scales and COCO, counted."""
+    cfg = load_config("configs/M3FD/codetr_full_swin_l.py", ["model.num_classes=80"])
+    cfg.model.backbone.net.stem = L(VisibleOnly)()
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    parameters = dict(model.named_parameters())
+    assert (sum(p.numel() for p in parameters.values()), len(parameters)) == (235_471_769, 689)
+    parts = ("proposal_generator.", "roi_heads.", "atss.")
+    heads = [sum(p.numel() for n, p in parameters.items() if n.startswith(part)) for part in parts]
+    assert heads == [601_645, 14_306_705, 1_376_603]
+
+
+def test_groups_of_queries_see_only_themselves():
+    torch.manual_seed(0)
+    size = dict(dim=32, heads=4, hidden=48, encoder_layers=1, decoder_layers=2, levels=2, points=2)
+    model = CoTransformer(K, **size, num_queries=6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    shapes = [(4, 5), (2, 3)]
+    places = locate(shapes, [(32, 40)] * 2, (32, 40), 32, 20.0, torch.device("cpu"))
+    memory = torch.randn(2, 26, 32)
+
+    def blocked(matching: int) -> Tensor:
+        place = torch.arange(4 + matching)
+        return (place[:, None] >= 4) & (place < 4)
+
+    known = torch.randn(2, 4, 32), torch.randn(2, 4, 4), blocked
+    queries, _ = model.start(memory, places, known)
+    groups = [torch.rand(2, n, 4) * 0.4 + 0.3 for n in (5, 3)]
+    groups[0][0, 0, 2:] = 1.4  # anchors may be larger than the image
+    joined = model.join(queries, groups)
+    assert joined.content.shape == (2, 10 + 5 + 3, 32) and joined.boxes[:, 10:15].equal(groups[0])
+    content = joined.content.detach().requires_grad_()
+    boxes = joined.boxes.detach().requires_grad_()
+    found = model.decoder(*joined._replace(content=content, boxes=boxes))
+    parts = [slice(0, 4), slice(4, 10), slice(10, 15), slice(15, 18)]
+
+    def seen_by(part: slice) -> list[bool]:
+        out = found.logits[-1][:, part].sum() + found.boxes[-1][:, part].sum()
+        gradients = torch.autograd.grad(out, (content, boxes), retain_graph=True)
+        return [any(bool(g[:, p].ne(0).any()) for g in gradients) for p in parts]
+
+    # Denoising queries see the matching ones, all others only their own kind.
+    assert [seen_by(part) for part in parts] == [
+        [True, True, False, False],
+        [False, True, False, False],
+        [False, False, True, False],
+        [False, False, False, True],
+    ]
+    alone = model.decoder(*queries)
+    torch.testing.assert_close(found.logits[:, :, :10], alone.logits, atol=1e-5, rtol=1e-5)
+    separate = model.decoder(joined.content[:, 10:15], groups[0], memory, places)
+    torch.testing.assert_close(found.boxes[:, :, 10:15], separate.boxes, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objects", [(0, 0), (2, 0), (1, 300)])
+def test_every_trained_parameter_gets_a_gradient(objects):
+    """DDP waits for each of them, whatever the batch holds."""
+    model = detector()
+    losses = losses_of(model, [sample(objects=n, seed=n) for n in objects])
+    sum(losses.values()).backward()
+    assert set(losses) == set(GOLDEN) and all(loss.isfinite() for loss in losses.values())
+    lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not lacking
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    boxes = [v for k, v in losses.items() if k.split("_")[1] in ("bbox", "giou", "box") or k.endswith("_loc")]
+    assert any(objects) or all(v == 0 for v in boxes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    losses = {}
+    for precision in (torch.float32, dtype):
+        model = detector()
+        torch.manual_seed(3)
+        with torch.autocast("cpu", dtype, enabled=precision != torch.float32):
+            losses[precision] = losses_of(model, [sample(seed=1), sample(48, 64, seed=2)])
+        assert all(loss.dtype == torch.float32 for loss in losses[precision].values())
+    sum(losses[dtype].values()).backward()
+    head = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
+    assert all(p.grad.isfinite().all() for p in head)
+    total = [float(sum(found.values())) for found in losses.values()]
+    assert total[0] == pytest.approx(total[1], rel=0.05)
+
+
+@pytest.mark.parametrize("tuner", ["Frozen", "Full", "LoRA", "Mona", "BitFit"])
+def test_tuners(tuner):
+    model = detector(f"model.backbone.net.tuner={tuner}")
+    sum(losses_of(model, [sample(seed=1)]).values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_auxiliary_heads_take_no_part_in_inference():
+    model = detector().eval()
+    batch = [sample(48, 64), sample(seed=1)]
+    with torch.no_grad():
+        before = [x["instances"] for x in model(batch)]
+        for part in (model.proposal_generator, model.roi_heads, model.atss, model.downsample):
+            for parameter in part.parameters():
+                parameter.fill_(torch.nan)
+        for part in (model.transformer.aux_pos_trans, model.transformer.aux_pos_trans_norm):
+            for parameter in part.parameters():
+                parameter.fill_(torch.nan)
+        after = [x["instances"] for x in model(batch)]
+    for a, b in zip(before, after, strict=True):
+        assert len(a) and a.scores.equal(b.scores) and a.pred_boxes.tensor.equal(b.pred_boxes.tensor)
+
+
+def test_soft_nms_lowers_scores_of_twins():
+    model = detector("model.detections=5").eval()
+    logits = torch.full((1, 12, K), -9.0)
+    logits[0, :3, 1] = torch.tensor([3.0, 2.0, 2.5])
+    logits[0, 3, 2] = 1.0
+    boxes = torch.full((1, 12, 4), 0.5)
+    boxes[0, 2, 0] = 0.2
+    (found,) = model.detect(logits, boxes, [(40, 60)])
+    # The second is where the first is, and gone; the third elsewhere, the fourth of another class.
+    assert found.pred_classes.tolist() == [1, 1, 2]
+    assert found.scores.tolist() == pytest.approx(torch.tensor([3.0, 2.5, 1.0]).sigmoid().tolist())
+    model.soft_nms = None
+    (found,) = model.detect(logits, boxes, [(40, 60)])
+    assert len(found) == 5 and found.pred_classes[:4].tolist() == [1, 1, 1, 2]
+
+
+def test_padding_may_count_as_image():
+    model = detector("model.padding=114", "model.square_pad=96").eval()
+    own = sample(48, 80)
+    framed = {**own, "height": 96, "width": 96}
+    for key in ("image", "image_ir"):
+        framed[key] = torch.full((3, 96, 96), 114, dtype=torch.uint8)
+        framed[key][:, :48, :80] = own[key]
+    with torch.no_grad():
+        model.soft_nms = None
+        (a,), (b,) = (model.inference([x], do_postprocess=False) for x in (own, framed))
+    assert a.image_size == (48, 80) and b.image_size == (96, 96)
+    torch.testing.assert_close(a.scores, b.scores)
+    torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, atol=1e-3, rtol=1e-4)
+    # In training, boxes are fractions of the padded square.
+    instances = own["instances"]
+    framed["instances"] = Instances((96, 96), **instances.get_fields())
+    losses = []
+    for x in (own, framed):
+        torch.manual_seed(5)
+        losses.append({k: float(v) for k, v in losses_of(model, [x]).items()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.transformer.levels=4", "in_features has 4 entries: give 5"),
+        ("model.atss.anchor_generator.aspect_ratios=[1.0,2.0]", "one size and one aspect ratio"),
+        ("model.soft_nms.iou_threshold=0", "more than 0, at most 1"),
+    ],
+)
+def test_what_does_not_fit_is_told(override, message):
+    with pytest.raises(UserError, match=message):
+        detector(override)
+
+
+def test_published_recipe():
+    cfg = load_config("configs/M3FD/codetr_ivtuning_swin_l.py")
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, cfg.train.clip_grad_norm) == (2e-4, 1e-4, 0.1)
+    assert cfg.optimizer.params.trunk_lr_factor == cfg.optimizer.params.added_lr_factor == 0.1
+    assert cfg.model.backbone.net.drop_path_rate == 0.5 and cfg.dataloader.train.total_batch_size == 16
+    multiplier = instantiate(cfg.lr_multiplier)
+    assert [round(multiplier(e / 50), 4) for e in (29.9, 30.1, 49.9)] == [1.0, 0.1, 0.1]
+    assert cfg.dataloader.train.copy_paste == dict(prob=1.0, max_objects=100)
+    _, jitter, square = cfg.dataloader.train.mapper.augmentations
+    assert (jitter.min_scale, jitter.max_scale, jitter.target_height, jitter.target_width) == (
+        0.1,
+        2.0,
+        640,
+        640,
+    )
+    assert (tuple(square.crop_size), square.pad, square.pad_value) == ((640, 640), True, 114.0)
+    assert (cfg.model.square_pad, cfg.model.padding, cfg.model.detections) == (640, 114.0, 300)
+    full = load_config("configs/M3FD/codetr_full_swin_l.py")
+    for c in (cfg, full):
+        del c.model.backbone.net.stem, c.model.backbone.net.tuner, c.train.output_dir
+    assert cfg == full
+
+
+def test_overfits_eight_pairs(tmp_path, monkeypatch):
+    model = detector(
+        "model.backbone.net.tuner=Full",
+        "model.backbone.net.embed_dim=48",
+        "model.backbone.out_channels=32",
+        "model.denoising.pairs=10",
+        *(f"model.transformer.{k}" for k in ("dim=64", "hidden=128", "num_queries=40")),
+        "model.roi_heads.box_head.fc_dims=[128,128]",
+    )
+    assert overfit(model, tmp_path, monkeypatch) > 95

@@ -1,0 +1,424 @@
+"""Decoders and their head: reference values, counts, shapes, and what training them does."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
+from detectron2.modeling import SemanticSegmentor
+from helpers.golden import fill, sums, wave
+from helpers.tiny import swin
+from omegaconf import DictConfig
+from torch import nn
+
+from ivtuning.backbones.stems import VisibleOnly
+from ivtuning.backbones.swin import SWIN_SIZES, Swin
+from ivtuning.errors import UserError
+from ivtuning.heads.segmentation.blocks import BatchNorm, build_norm
+from ivtuning.heads.segmentation.fcn import FCN
+from ivtuning.heads.segmentation.head import SemSegHead
+from ivtuning.heads.segmentation.losses import IGNORE, CrossEntropy, Dice, Sum
+from ivtuning.heads.segmentation.segformer import SegFormer
+from ivtuning.heads.segmentation.setr import SETRMLA, SETRPUP, MLANeck
+from ivtuning.heads.segmentation.upernet import UPerNet
+from ivtuning.tuning import Full
+
+LEVELS, WIDTHS = ["p0", "p1", "p2", "p3"], [8, 16, 32, 64]
+TAPS = ["block0", "block1", "block2", "block3"]
+
+
+def levels(images: int = 2, height: int = 37, width: int = 50) -> dict[str, torch.Tensor]:
+    """A pyramid whose sides are halved and rounded up, as Swin's."""
+    sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(4)]
+    return {name: wave(images, c, *s) for name, c, s in zip(LEVELS, WIDTHS, sizes, strict=True)}
+
+
+def out_indices(images: int = 2, height: int = 5, width: int = 7) -> dict[str, torch.Tensor]:
+    return {name: wave(images, 24, height, width) * (i + 1) ** 0.5 for i, name in enumerate(TAPS)}
+
+
+def decoder(name: str, classes: int = 7, norm: str = "BN", channels: int = 32, **kwargs) -> nn.Module:
+    torch.manual_seed(0)
+    kwargs = dict(num_classes=classes, norm=norm, channels=channels, **kwargs)
+    return {
+        "UPerNet": lambda: UPerNet(LEVELS, WIDTHS, **kwargs),
+        "SegFormer": lambda: SegFormer(LEVELS, WIDTHS, **kwargs),
+        "FCN": lambda: FCN("p2", 32, **kwargs),
+        "SETRPUP": lambda: SETRPUP("block3", 24, **kwargs),
+        "auxiliary": lambda: SETRPUP("block1", 24, convs=1, scale=4, **kwargs),
+        "SETRMLA": lambda: nn.Sequential(
+            MLANeck(TAPS, [24] * 4, channels, norm), SETRMLA(TAPS, in_channels=channels, **kwargs)
+        ),
+    }[name]()
+
+
+DECODERS = ("UPerNet", "SegFormer", "FCN", "SETRPUP", "auxiliary", "SETRMLA")
+
+
+def features(name: str, images: int = 2, **kwargs) -> dict[str, torch.Tensor]:
+    return (levels if name in ("UPerNet", "SegFormer", "FCN") else out_indices)(images, **kwargs)
+
+
+# --- against mmsegmentation 1.2.2, whose modules gave these figures with the same weights and inputs
+# (its SegformerHead with linear level layers, its SETRMLAHead with a 3x3 classifier; see the docstrings).
+GOLDEN = {
+    "UPerNet": (-900.791183, 908.492424, 40.5573408),
+    "SegFormer": (500.378963, 1152.39752, 67.2593926),
+    "FCN": (63.7216467, 73.5348732, 3.82686321),
+    "SETRPUP": (1080.4576, 4888.02849, 235.261989),
+    "auxiliary": (266.091216, 278.565149, 14.4690011),
+    "SETRMLA": (-218.566071, 266.863586, 11.9164816),
+}
+NORMS = ("norm.weight", *(f"norms.{i}.weight" for i in range(4)))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(name):
+    if name == "SETRMLA":
+        module = SETRMLA(TAPS, 7, 32, 16, "BN")
+    else:
+        module = decoder(name, channels=16 if name == "FCN" else 32)
+    fill(module, [n for n, _ in module.named_parameters()], ones=NORMS)
+    maps = features(name) if name != "auxiliary" else {"block1": out_indices()["block3"]}
+    if name == "SETRMLA":
+        neck = MLANeck(TAPS, [24] * 4, 32, "BN").eval()
+        fill(neck, [n for n, _ in neck.named_parameters()], ones=NORMS)
+        maps = neck(maps)
+        assert sums(maps["block0"]) == pytest.approx([267.899535, 267.899535, 114.376959], rel=1e-5)
+        assert sums(maps["block3"]) == pytest.approx([77.3253984, 77.3253984, 9.61331825], rel=1e-5)
+    assert sums(module.eval()(maps)) == pytest.approx(GOLDEN[name], rel=1e-5)
+
+
+# --- parameter counts, from the layers of the papers
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def conv(inputs: int, outputs: int, side: int) -> int:
+    """A convolution without bias and its norm's scale and shift."""
+    return inputs * outputs * side**2 + 2 * outputs
+
+
+def linear(inputs: int, outputs: int, side: int = 1) -> int:
+    return inputs * outputs * side**2 + outputs
+
+
+SWIN_L, VIT_L = [192, 384, 768, 1536], [1024] * 4
+
+
+@pytest.mark.parametrize(
+    ("classes", "upernet", "fcn"), [(9, 36_880_905, 1_772_297), (150, 36_953_238, 1_808_534)]
+)
+def test_parameters_of_upernet(classes, upernet, fcn):
+    with torch.device("meta"):
+        built = count(UPerNet(LEVELS, SWIN_L, classes)), count(FCN("p2", 768, classes))
+    pooling = 4 * conv(1536, 512, 1) + conv(1536 + 4 * 512, 512, 3)
+    pyramid = sum(conv(c, 512, 1) + conv(512, 512, 3) for c in SWIN_L[:3]) + conv(4 * 512, 512, 3)
+    assert built[0] == pooling + pyramid + linear(512, classes) == upernet
+    assert built[1] == conv(768, 256, 3) + linear(256, classes) == fcn
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("swin_t", 60), ("swin_s", 81), ("swin_b", 121), ("swin_l", 234)]
+)
+def test_swin_with_upernet_has_the_published_size(size, millions):
+    """Of the table in Swin's own repository: UPerNet with its auxiliary head on ADE20K's 150 classes."""
+    with torch.device("meta"):
+        trunk = Swin(VisibleOnly(), Full(), **SWIN_SIZES[size])
+        widths = [shape.channels for shape in trunk.output_shape().values()]
+        parts = trunk, UPerNet(LEVELS, widths, 150), FCN("p2", widths[2], 150)
+    assert round(sum(map(count, parts)) / 1e6) == millions
+
+
+@pytest.mark.parametrize(
+    ("widths", "channels", "classes", "expected"),
+    [
+        ([32, 64, 160, 256], 256, 150, 433_302),  # B0: the paper's 0.4 M
+        ([64, 128, 320, 512], 256, 150, 564_374),  # B1: 0.6 M
+        ([64, 128, 320, 512], 768, 150, 3_265_686),  # B2 to B5: 3.3 M
+        (SWIN_L, 768, 9, 4_582_665),
+        (VIT_L, 768, 9, 5_516_553),
+        (VIT_L, 256, 9, 1_314_569),
+    ],
+)
+def test_parameters_of_segformer(widths, channels, classes, expected):
+    with torch.device("meta"):
+        built = count(SegFormer(LEVELS, widths, classes, channels))
+    fusion = conv(4 * channels, channels, 1) + linear(channels, classes)
+    assert built == sum(linear(c, channels) for c in widths) + fusion == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "pup", "auxiliary", "mla"),
+    [(9, 4_135_177, 2_364_169, 1_813_001), (150, 4_171_414, 2_400_406, 2_462_870)],
+)
+def test_parameters_of_setr(classes, pup, auxiliary, mla):
+    with torch.device("meta"):
+        built = [
+            SETRPUP("block23", 1024, classes),
+            SETRPUP("block9", 1024, classes, convs=1, scale=4),
+            MLANeck(TAPS, VIT_L),
+            SETRMLA(TAPS, classes),
+            FCN("block9", 256, classes, convs=0),
+        ]
+    norm = 2 * 1024
+    assert [count(m) for m in built] == [
+        norm + conv(1024, 256, 3) + 3 * conv(256, 256, 3) + linear(256, classes),
+        norm + conv(1024, 256, 3) + linear(256, classes),
+        4 * (norm + conv(1024, 256, 1) + conv(256, 256, 3)),
+        4 * (conv(256, 128, 3) + conv(128, 128, 3)) + linear(4 * 128, classes, 3),
+        linear(256, classes),
+    ]
+    assert [count(m) for m in built[:4]] == [pup, auxiliary, 3_420_160, mla]
+
+
+# --- sizes, classes, initialization
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("classes", [1, 150])
+def test_odd_sizes_and_any_number_of_classes(name, classes):
+    module = decoder(name, classes).eval()
+    for height, width in ((5, 7), (1, 1)):
+        height, width = (
+            (height * 7, width * 7) if name in ("UPerNet", "SegFormer", "FCN") else (height, width)
+        )
+        logits = module(features(name, 1, height=height, width=width))
+        scale = {"SETRPUP": 16, "auxiliary": 4, "SETRMLA": 4}.get(name, 1)
+        size = (-(-height // 4), -(-width // 4)) if name == "FCN" else (height * scale, width * scale)
+        assert logits.shape == (1, classes, *size)
+
+
+def test_segformer_resizes_to_the_largest_map_wherever_it_stands():
+    maps = levels(1)
+    a, b = SegFormer(LEVELS, WIDTHS, 3, 32), SegFormer(LEVELS[::-1], WIDTHS[::-1], 3, 32)
+    assert a(maps).shape == b(maps).shape == (1, 3, 37, 50)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_initialization(name):
+    module = decoder(name, classes=150)
+    classifier = [m for n, m in module.named_modules() if n.endswith("classifier.1")][0]
+    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05) and not classifier.bias.any()
+    blocks = [m for m in module.modules() if getattr(m, "norm", None) is not None and hasattr(m, "stride")]
+    assert blocks
+    for m in blocks:
+        fan_out = m.out_channels * m.kernel_size[0] ** 2
+        assert m.bias is None and m.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+
+
+# --- normalization and batches of one image
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "GN"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_one_image_trains(name, norm):
+    module = decoder(name, norm=norm, channels=64).train()
+    maps = {n: x.requires_grad_() for n, x in features(name, 1).items()}
+    module(maps).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+def test_one_value_is_normalized_with_running_statistics_and_leaves_them(norm):
+    torch.manual_seed(0)
+    layer = build_norm(norm, 3)
+    layer(torch.randn(4, 3, 5, 5) * 2 + 1)
+    before, one = copy.deepcopy(layer.state_dict()), torch.randn(1, 3, 1, 1)
+    expected = (one - layer.running_mean.view(-1, 1, 1)) / (layer.running_var.view(-1, 1, 1) + 1e-5).sqrt()
+    torch.testing.assert_close(layer(one), expected)
+    assert all(torch.equal(v, before[n]) for n, v in layer.state_dict().items())
+    torch.testing.assert_close(layer.eval()(one), expected)
+    # Two values are a batch as any other.
+    two = torch.randn(2, 3, 1, 1)
+    torch.testing.assert_close(layer.train()(two), F.batch_norm(two, None, None, training=True))
+    assert not torch.equal(layer.running_mean, before["running_mean"])
+
+
+def test_sync_norm_has_batch_norms_names_on_any_device(monkeypatch):
+    keys = set(BatchNorm(3).state_dict())
+    for cuda in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        layer = build_norm("SyncBN", 3)
+        assert set(layer.state_dict()) == keys and isinstance(layer, nn.SyncBatchNorm) == cuda
+        layer(torch.randn(1, 3, 1, 1))
+
+
+def test_upernet_learns_from_single_images_what_it_then_predicts():
+    torch.manual_seed(0)
+    head = SemSegHead(decoder("UPerNet", classes=3), 3)
+    optimizer = torch.optim.AdamW(head.parameters(), 3e-3)
+    targets = torch.zeros(1, 32, 32, dtype=torch.long)
+    targets[:, 8:, :16], targets[:, 8:, 16:] = 1, 2
+    signal = F.one_hot(targets, 3).movedim(-1, 1).float()
+
+    def batch() -> dict[str, torch.Tensor]:
+        maps = {}
+        for i, (name, width) in enumerate(zip(LEVELS, WIDTHS, strict=True)):
+            small = F.adaptive_avg_pool2d(signal, 32 // 2**i)
+            maps[name] = torch.randn(1, width, *small.shape[-2:]) * 0.3
+            maps[name][:, :3] += small
+        return maps
+
+    first = head(batch(), targets)[1]["loss_sem_seg"].item()
+    for _ in range(60):
+        loss = head(batch(), targets)[1]["loss_sem_seg"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < first / 3
+    logits = head.eval()(batch())[0]
+    assert (logits.argmax(1) == targets).float().mean() > 0.95
+
+
+# --- the head
+def head(name: str = "UPerNet", classes: int = 7, **kwargs) -> SemSegHead:
+    still = dict(dropout=0.0) if name in ("UPerNet", "SegFormer", "FCN") else {}
+    return SemSegHead(decoder(name, classes, **still), classes, **kwargs)
+
+
+def labels(classes: int = 7, images: int = 2, size=(147, 199)) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(0, classes, (images, *size), generator=generator)
+    return targets.masked_fill(torch.rand(targets.shape, generator=generator) < 0.2, IGNORE)
+
+
+def test_training_gives_losses_and_evaluation_logits():
+    auxiliary = [decoder("FCN", dropout=0.0), decoder("SegFormer", dropout=0.0)]
+    model, maps, targets = head(auxiliary=auxiliary), levels(), labels()
+    reference = copy.deepcopy(model)
+    logits, losses = model(maps, targets)
+    assert logits is None and list(losses) == ["loss_sem_seg", "loss_sem_seg_aux0", "loss_sem_seg_aux1"]
+    decoders = (reference.decoder, *reference.auxiliary)
+    for module, weight, loss in zip(decoders, (1, 0.4, 0.4), losses.values(), strict=True):
+        resized = F.interpolate(module(maps), targets.shape[1:], mode="bilinear", align_corners=False)
+        torch.testing.assert_close(loss, weight * F.cross_entropy(resized, targets, ignore_index=IGNORE))
+
+    for module in model.eval().auxiliary:
+        module.register_forward_hook(lambda *_: pytest.fail("an auxiliary decoder ran in evaluation"))
+    logits, losses = model(maps)
+    assert losses == {} and torch.equal(logits, model.decoder(maps)) and logits.shape == (2, 7, 37, 50)
+
+
+def test_neck_serves_all_decoders():
+    neck = MLANeck(TAPS, [24] * 4, 32, "BN")
+    decoders = [SETRMLA(TAPS, 7, 32, 32, "BN"), *(FCN(t, 32, 7, convs=0) for t in TAPS)]
+    model = SemSegHead(decoders[0], 7, auxiliary=decoders[1:], neck=neck)
+    losses = model(out_indices(), labels(size=(80, 112)))[1]
+    assert len(losses) == 5
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    model.eval()
+    assert torch.equal(model(out_indices())[0], decoders[0](neck(out_indices())))
+
+
+@pytest.mark.parametrize("loss", [None, Sum([CrossEntropy(), Dice()])])
+def test_a_batch_without_labels_trains_nothing(loss):
+    model = head(loss=loss, auxiliary=[decoder("FCN")])
+    losses = model(levels(), torch.full((2, 147, 199), IGNORE))[1]
+    sum(losses.values()).backward()
+    assert all(x == 0 for x in losses.values())
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [(name, torch.bfloat16) for name in DECODERS] + [(name, torch.float16) for name in ("FCN", "SegFormer")],
+)
+def test_autocast_leaves_the_loss_in_float32(name, half):
+    model, maps, targets = head(name), features(name), labels(size=(80, 112))
+    plain = copy.deepcopy(model)(maps, targets)[1]["loss_sem_seg"]
+    with torch.autocast("cpu", half):
+        loss = model(maps, targets)[1]["loss_sem_seg"]
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(plain.item(), rel=0.02)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_another_ignored_value_is_translated():
+    targets = labels()
+    expected = head()(levels(), targets)[1]["loss_sem_seg"]
+    other = head(ignore_value=-1)(levels(), targets.masked_fill(targets == IGNORE, -1))[1]["loss_sem_seg"]
+    assert other == expected
+
+
+def test_one_class_trains_and_warns(caplog):
+    with caplog.at_level(logging.WARNING):
+        model = head("FCN", classes=1)
+    assert "make the rest a class" in caplog.text
+    targets = labels(1)
+    loss = model(levels(), targets)[1]["loss_sem_seg"]
+    loss.backward()
+    assert loss > 0 and model.decoder.classifier[1].bias.grad < 0  # toward the class
+    assert (model.eval()(levels())[0].argmax(1) == 0).all()
+
+
+def test_bad_input_is_told():
+    model = head()
+    with pytest.raises(UserError, match="label 7, which is none of the model's 7 classes"):
+        model(levels(), labels(8))
+    with pytest.raises(UserError, match="training needs labels"):
+        model(levels())
+    maps = levels()
+    maps["p4"] = maps.pop("p3")
+    with pytest.raises(UserError, match="UPerNet reads 'p3', the backbone gives p0, p1, p2, p4"):
+        model(maps, labels())
+    with pytest.raises(UserError, match="'p0' has 16 channels, not 8"):
+        model({**levels(), "p0": levels()["p1"]}, labels())
+    with pytest.raises(UserError, match="MLANeck reads 'block9'"):
+        MLANeck(["block9"], [24])(out_indices())
+    with pytest.raises(UserError, match="FCN has 3 classes, the head 7"):
+        head(auxiliary=[decoder("FCN", 3)])
+    with pytest.raises(UserError, match="num_classes=0"):
+        decoder("FCN", 0)
+    with pytest.raises(UserError, match="4 in_features and 3 in_channels"):
+        UPerNet(LEVELS, WIDTHS[:3], 7)
+    with pytest.raises(UserError, match="4 in_features and 1 in_channels"):
+        MLANeck(TAPS, [24])
+    with pytest.raises(UserError, match="did you mean 'SyncBN'"):
+        decoder("FCN", norm="syncBN")
+    with pytest.raises(UserError, match="64, 96, ... channels, not 32"):
+        FCN("p2", 32, 7, channels=32, norm="GN")
+
+
+# --- as a config and in detectron2's meta-architecture
+def test_config():
+    maps = dict(in_features=LEVELS, in_channels=WIDTHS)
+    config = L(SemSegHead)(
+        num_classes=5,
+        decoder=L(UPerNet)(**maps, num_classes="${..num_classes}", channels=32),
+        auxiliary=[
+            L(FCN)(in_feature="p2", in_channels=32, channels=32, num_classes="${...num_classes}"),
+        ],
+        loss=L(Sum)(losses=[L(CrossEntropy)(class_weights=[1, 1, 1, 1, 2]), L(Dice)()], weights=[1, 0.5]),
+    )
+    cfg = DictConfig(dict(model=dict(sem_seg_head=config)), flags={"allow_objects": True})
+    cfg.model.sem_seg_head.num_classes = 4
+    cfg.model.sem_seg_head.loss.losses[0].class_weights = [1, 1, 1, 2]
+    model = instantiate(cfg.model.sem_seg_head)
+    assert model.decoder.num_classes == model.auxiliary[0].num_classes == 4
+    losses = model(levels(), labels(4))[1]
+    assert set(losses) == {"loss_sem_seg", "loss_sem_seg_aux0"} and all(x > 0 for x in losses.values())
+
+
+def test_in_detectron2s_segmentor():
+    torch.manual_seed(0)
+    net = swin(VisibleOnly(), Full())
+    names, widths = zip(*((n, s.channels) for n, s in net.output_shape().items()), strict=True)
+    model = SemanticSegmentor(
+        backbone=net,
+        sem_seg_head=SemSegHead(
+            UPerNet(names, widths, 3, 32), 3, auxiliary=[FCN(names[1], widths[1], 3, 32)]
+        ),
+        pixel_mean=[120.0] * 3,
+        pixel_std=[60.0] * 3,
+    )
+    image = torch.randint(0, 256, (3, 45, 61), dtype=torch.uint8)
+    sample = dict(image=image, sem_seg=labels(3, 1, (45, 61))[0], height=90, width=122)
+    losses = model([sample])
+    assert set(losses) == {"loss_sem_seg", "loss_sem_seg_aux0"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    with torch.no_grad():
+        assert model.eval()([sample])[0]["sem_seg"].shape == (3, 90, 122)

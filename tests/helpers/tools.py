@@ -1,0 +1,31 @@
+"""The repository's folder and its command-line tools."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ivtuning.errors import run_tool
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_tool(name: str, folder: str = "tools") -> ModuleType:
+    """The script `name` of `folder`, as a freshly imported module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def line_of(capsys, argv: list[str], tool: str = "train_net") -> str:
+    """Run a tool that must fail; returns its one line on stderr."""
+    with pytest.raises(SystemExit) as exit:
+        run_tool(load_tool(tool).main, argv)
+    assert exit.value.code == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]

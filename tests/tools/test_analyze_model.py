@@ -1,0 +1,203 @@
+"""Comparison of all tuners on one trunk; its integers are those of the methods' own code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from fvcore.nn import FlopCountAnalysis
+from helpers.tiny import swin
+from helpers.tools import load_tool
+
+from ivtuning.backbones.presets import TRUNKS, VIT_14_SIZES, VIT_SIZES
+from ivtuning.backbones.stems import PromptStem, VisibleOnly
+from ivtuning.checkpoint.adapter import group_sizes, save_adapter
+from ivtuning.comparison import costs as compare
+from ivtuning.errors import UserError
+from ivtuning.tuning import TUNERS, Frozen, IVTuning, Mona
+
+# Trainable parameters counted in the Mona paper's released modules, all four outputs; then the base.
+PUBLISHED = {
+    "swin_b": {
+        "BitFit": 201_656,
+        "NormTuning": 59_392,
+        "Partial": 12_601_632,
+        "Adapter": 3_107_328,
+        "LoRA": 3_080_192,
+        "AdaptFormer": 1_553_664,
+        "Mona": 3_667_456,
+        "Full": 86_745_016,
+        "Frozen": 0,
+    },
+    "swin_l": {
+        "BitFit": 302_484,
+        "NormTuning": 89_088,
+        "Partial": 28_339_632,
+        "Adapter": 4_659_456,
+        "LoRA": 4_620_288,
+        "AdaptFormer": 2_329_728,
+        "Mona": 5_267_712,
+        "Full": 194_998_164,
+        "Frozen": 0,
+    },
+}
+RATIOS = {
+    "swin_b": {"Mona": (0.04228, 0.04056), "Adapter": (0.03582, 0.03458)},
+    "swin_l": {"Mona": (0.02701, 0.0263)},
+}
+
+
+@pytest.fixture(scope="module")
+def main():
+    module = load_tool("analyze_model")
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def swin_l():
+    return compare.compare_tuners("swin_l", (512, 512))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Only these are counted, to be quick."""
+    for name in TUNERS.keys() - {"IVTuning", "Mona", "Full"}:
+        monkeypatch.delitem(TUNERS, name)
+
+
+def test_published_counts_of_swin_l(swin_l):
+    check("swin_l", swin_l)
+    assert list(swin_l["tuners"]) == list(TUNERS)
+
+
+def test_published_counts_of_swin_b():
+    found = compare.compare_tuners("swin_b", (64, 64))
+    check("swin_b", found)
+
+
+def check(name, found):
+    assert (found["trunk"], found["base"]) == (name, PUBLISHED[name]["Full"])
+    assert {k: found["tuners"][k]["trainable"] for k in PUBLISHED[name]} == PUBLISHED[name]
+    for tuner, ratios in RATIOS[name].items():
+        row = found["tuners"][tuner]
+        assert (round(row["ratio_of_base"], 5), round(row["ratio_of_total"], 5)) == ratios
+
+
+def test_published_compute_overhead_of_swin_l(swin_l):
+    assert round(swin_l["base_macs"] / 1e9, 1) == 193.9 and swin_l["size"] == [512, 512]
+    # Mona is a little under the released code's 3.8: its three depthwise convolutions run as one.
+    for tuner, percent in {"Mona": 3.8, "LoRA": 3.8, "Adapter": 3.2, "AdaptFormer": 1.6}.items():
+        extra = 100 * swin_l["tuners"][tuner]["extra_macs"] / swin_l["base_macs"]
+        assert abs(extra - percent) < 0.2, tuner
+    for tuner in ("BitFit", "NormTuning", "Partial", "Full", "Frozen"):
+        assert swin_l["tuners"][tuner]["extra_macs"] == 0
+
+
+def test_iv_tuning_counts_its_stem_too(few):
+    found = compare.compare_tuners("vitdet_b")
+    assert found["size"] == [480, 640] and found["base"] == 85_889_024
+    assert found["tuners"]["IVTuning"]["trainable"] == 3_695_236
+    assert found["tuners"]["IVTuning"]["adapter_mb"] == pytest.approx(14.8, abs=0.05)
+    assert found["tuners"]["Full"]["ratio_of_total"] == 1
+
+
+def test_adapter_megabytes_are_those_of_the_file(tmp_path, monkeypatch, few):
+    monkeypatch.setitem(TRUNKS, "tiny", swin)
+    found = compare.compare_tuners("tiny", (32, 48))["tuners"]
+    for stem, tuner in ((PromptStem(), IVTuning()), (VisibleOnly(), Mona())):
+        file = tmp_path / f"{type(tuner).__name__}.safetensors"
+        save_adapter(swin(stem, tuner), file, groups=["backbone"])
+        assert found[type(tuner).__name__]["adapter_mb"] * 1e6 == pytest.approx(group_sizes(file)["backbone"])
+
+
+@pytest.mark.parametrize("tuner", [Frozen, Mona])
+def test_meta_counts_what_fvcore_counts_on_real_tensors(tuner):
+    trunk = swin(VisibleOnly(), tuner()).eval()
+    # Off, so that fvcore sees attention's two products; norms are no products.
+    for block in trunk.blocks:
+        block.attn.fused_attn = False
+    ours = compare.count_macs(trunk, (32, 48))
+    analysis = FlopCountAnalysis(trunk, torch.zeros(1, 6, 32, 48)).unsupported_ops_warnings(False)
+    theirs = analysis.uncalled_modules_warnings(False).by_operator()
+    assert ours == sum(theirs[op] for op in ("conv", "linear", "matmul"))
+    with torch.device("meta"):
+        assert compare.count_macs(swin(VisibleOnly(), tuner()).eval(), (32, 48)) == ours
+
+
+def test_vision_transformers_come_in_their_published_sizes():
+    with torch.device("meta"):
+        trunks = {n: TRUNKS[n](VisibleOnly(), Frozen()) for n in TRUNKS if n.startswith("vit")}
+    lettered = {f"{kind}_{size}" for kind in ("vit", "vitdet") for size in VIT_SIZES}
+    assert set(trunks) == lettered | VIT_14_SIZES.keys()
+    whole = {
+        name: [i for i, block in enumerate(trunk.blocks) if not block.window_size]
+        for name, trunk in trunks.items()
+        if name.startswith("vitdet")
+    }
+    assert whole["vitdet_t"] == whole["vitdet_b"] == [2, 5, 8, 11]
+    assert whole["vitdet_l"] == [5, 11, 17, 23] and whole["vitdet_h"] == [7, 15, 23, 31]
+    # 12 blocks of 12 C^2 + 13 C, a 16 px embedding of 769 C and a cls token with 32 x 32 + 1 positions.
+    width = 192
+    expected = 12 * (12 * width**2 + 13 * width) + 769 * width + 1026 * width
+    assert sum(p.numel() for p in trunks["vit_t"].parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "count"),
+    [
+        ("vit_h14", "vit_huge_patch14_224.mae", 632_186_880),
+        ("vit_g", "vit_giant_patch14_224", 1_012_766_720),
+    ],
+)
+def test_the_largest_ones_are_timms_without_the_last_norm(name, theirs, count):
+    with torch.device("meta"):
+        ours = dict(TRUNKS[name](VisibleOnly(), Frozen()).named_parameters())
+        options = dict(num_classes=0, img_size=518, global_pool="token", fc_norm=False)
+        theirs = dict(timm.create_model(theirs, pretrained=False, **options).named_parameters())
+    assert sum(p.numel() for p in ours.values()) == count
+    del theirs["norm.weight"], theirs["norm.bias"]
+    assert {n: p.shape for n, p in ours.items()} == {n: p.shape for n, p in theirs.items()}
+
+
+def test_command_line(main, capsys, few):
+    main(["--trunk", "vit_t", "--all-tuners", "--size", "64", "96", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["size"] == [64, 96] and set(found["tuners"]) == {"IVTuning", "Mona", "Full"}
+    assert set(found["tuners"]["Mona"]) == {
+        "trainable",
+        "ratio_of_base",
+        "ratio_of_total",
+        "extra_macs",
+        "adapter_mb",
+    }
+    main(["--trunk", "vit_t", "--all-tuners", "--size", "64", "96"])
+    text = capsys.readouterr().out
+    mona = found["tuners"]["Mona"]
+    for part in (f"{mona['trainable']:,}", f"{mona['ratio_of_base']:.2%}", "64 x 96", "extra GMACs"):
+        assert part in text
+
+
+def test_a_config_is_still_counted(main, capsys):
+    config = "configs/synthetic/ivtuning.py"
+    main(["--config-file", config, "model.backbone.net.tuner=Frozen", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["groups"]["tuner"]["total"] == 0 and found["backbone_trainable"] > 0  # the stem
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("", "give either --config-file FILE or --trunk"),
+        ("--config-file a.py --trunk swin_b --all-tuners", "give either"),
+        ("--trunk swin_b", "belong together"),
+        ("--config-file configs/quick/ivtuning.py --size 4 4", "belong together"),
+        ("--trunk swin_b --all-tuners train.max_iter=1", "'train.max_iter=1' changes a config"),
+        ("--trunk swin_x --all-tuners", "no trunk is called 'swin_x'; did you mean 'swin_"),
+        ("--trunk swin_t --all-tuners --size 0 4", "size 0 x 4: give a height"),
+    ],
+)
+def test_wrong_command_lines_are_told(main, line, message):
+    with pytest.raises(UserError, match=message):
+        main(line.split())

@@ -1,0 +1,422 @@
+"""The visualizer: pairs of files, contact sheets, curves, and the tool."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers.drawings import CLASSES, annotation, instances
+from helpers.tools import ROOT, load_tool
+from PIL import Image
+
+from ivtuning.data.datasets.segmentation import register_segmentation
+from ivtuning.data.labels import read_labels
+from ivtuning.engine import run
+from ivtuning.errors import UserError
+from ivtuning.visualization import gallery, label_maps
+from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
+from ivtuning.visualization.curves import plot_curves, read_metrics, smooth
+from ivtuning.visualization.label_maps import WRONG
+from ivtuning.visualization.pair_files import find_pairs
+from ivtuning.visualization.panels import lay_out
+
+TOOL = ROOT / "tools" / "visualize.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_tool("visualize")
+
+
+def write_pairs(folder: Path, stems, size=(80, 60)):
+    for side in ("vis", "ir"):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+    for k, stem in enumerate(stems):
+        Image.new("RGB", size, (90, 10 * k, 60)).save(folder / "vis" / f"{stem}.png")
+        Image.new("L", size, 120).save(folder / "ir" / f"{stem}.jpg")
+    return folder / "vis", folder / "ir"
+
+
+# ---------------------------------------------------------------------------------------------- pairs
+
+
+def test_pairs_are_matched_by_stem(tmp_path):
+    vis, ir = write_pairs(tmp_path, ["b", "a"])
+    (vis / "notes.txt").write_text("no image")
+    assert [(v.name, i.name) for v, i in find_pairs(vis, ir)] == [("a.png", "a.jpg"), ("b.png", "b.jpg")]
+    assert find_pairs(vis / "b.png", ir / "a.jpg") == [(vis / "b.png", ir / "a.jpg")]
+
+
+def test_bad_pairs_are_told(tmp_path):
+    vis, ir = write_pairs(tmp_path, ["a", "b"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="gone"):
+        find_pairs(tmp_path / "gone", ir)
+    with pytest.raises(UserError, match="two files or two folders"):
+        find_pairs(vis, ir / "a.jpg")
+    with pytest.raises(UserError, match="no images in .*empty"):
+        find_pairs(vis, tmp_path / "empty")
+    (ir / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"b\.png has no partner.*ir"):
+        find_pairs(vis, ir)
+    (vis / "b.png").unlink()
+    Image.new("L", (4, 4)).save(ir / "c.png")
+    with pytest.raises(UserError, match=r"c\.png has no partner.*vis"):
+        find_pairs(vis, ir)
+    (ir / "c.png").rename(ir / "a.png")
+    with pytest.raises(UserError, match="share a stem"):
+        find_pairs(vis, ir)
+
+
+# --------------------------------------------------------------------------------------- contact sheet
+
+
+def test_contact_sheet_links_are_relative_and_resolve(tmp_path):
+    names = ["00 1#D.png", "b&b.png"]
+    for name in names:
+        Image.new("RGB", (1200, 300), (200, 60, 30)).save(tmp_path / name)
+    pictures = [Picture(names[0], "<first>", truth=3, predictions=2), Picture(names[1], "second", truth=4)]
+    page = write_contact_sheet(
+        tmp_path, pictures, "A & B", {"weights": "w<1>.pth", "adapter": None}, grid=True
+    )
+    html = page.read_text()
+
+    links = [unquote(u) for u in re.findall(r'(?:href|src)="([^"]+)"', html)]
+    assert len(links) == 4 and all((tmp_path / u).is_file() and not os.path.isabs(u) for u in links)
+    for piece in (
+        "&lt;first&gt;",
+        "A &amp; B",
+        "w&lt;1&gt;.pth",
+        "3 in ground truth, 2 predicted",
+        "<dd>7</dd>",
+    ):
+        assert piece in html
+    assert "adapter" not in html and "http" not in html
+    with Image.open(tmp_path / "thumbs" / "b&b.jpg") as thumb:
+        assert thumb.size == (640, 160) and thumb.getpixel((300, 80))[0] > 180
+    with Image.open(tmp_path / "contact_sheet.png") as grid:
+        assert grid.width > 2 * 640
+    assert not list(tmp_path.rglob("*.part"))
+
+
+# ---------------------------------------------------------------------------------------------- curves
+
+
+def write_run(folder: Path, losses, aps=()):
+    folder.mkdir(parents=True)
+    lines = [{"iteration": 20 * i, "total_loss": v, "lr": 1e-4} for i, v in enumerate(losses)]
+    lines += [{"iteration": 100 * i, "bbox/AP": v} for i, v in enumerate(aps)]
+    (folder / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return folder
+
+
+def test_metrics_are_read_through_resume_and_a_killed_writer(tmp_path):
+    run = write_run(tmp_path / "run", [4.0, 3.0, 2.0], aps=[float("nan"), 12.5])
+    with open(run / "metrics.json", "a") as file:
+        file.write('{"iteration": 20, "total_loss": 2.5}\n{"iteration": 60, "total_lo')
+    got = read_metrics(run)
+    assert got["total_loss"].tolist() == [[0, 4.0], [20, 2.5], [40, 2.0]]
+    assert got["bbox/AP"].tolist() == [[100, 12.5]]
+
+
+def test_smoothing_keeps_level_and_ends():
+    assert smooth(np.full(50, 3.0), 7) == pytest.approx(3.0)
+    noisy = np.arange(100.0) + np.tile([5, -5], 50)
+    assert np.abs(smooth(noisy, 10)[10:-10] - np.arange(100)[10:-10]).max() < 1.1
+    assert smooth(np.array([1.0, 2.0, 3.0]), 9).tolist() == [1.5, 2.0, 2.5]
+    assert smooth(np.array([]), 3).size == 0
+
+
+def test_curves_of_two_runs_differ_from_those_of_one(tool, tmp_path, capsys):
+    a = write_run(tmp_path / "a", [4, 3, 2, 1.5] * 20, [10, 30])
+    b = write_run(tmp_path / "b", [5, 4.5, 4] * 20)
+    one = plot_curves([a], tmp_path / "one.png").read_bytes()
+    tool.main(["--curves", str(a), str(b), "--output", str(tmp_path / "out")])
+    assert "curves.png" in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "curves.png") as image:
+        assert image.width > 1000
+    assert (tmp_path / "out" / "curves.png").read_bytes() != one
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["curves.png"]
+
+
+def test_bad_runs_are_told(tmp_path):
+    with pytest.raises(UserError, match="metrics.json"):
+        read_metrics(tmp_path)
+    run = write_run(tmp_path / "run", [4.0])
+    path = run / "metrics.json"
+    path.write_text("not json\n" + path.read_text())
+    with pytest.raises(UserError, match="line 1"):
+        read_metrics(run)
+    path.write_text('{"iteration": 3, "lr": 0.1}\n')
+    with pytest.raises(UserError, match="neither total_loss"):
+        read_metrics(run)
+
+
+# ------------------------------------------------------------------------------------------------ tool
+
+
+def test_tool_draws_two_folders_without_a_model(tool, tmp_path):
+    vis, ir = write_pairs(tmp_path, ["a", "b", "c"])
+    out = tmp_path / "out"
+    tool.main(["--vis", str(vis), "--ir", str(ir), "--output", str(out), "--limit", "2", "--grid"])
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a.png",
+        "b.png",
+        "contact_sheet.png",
+        "index.html",
+        "thumbs",
+    ]
+    assert "predicted" not in (out / "index.html").read_text()
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A registered dataset of two pairs."""
+    vis, ir = write_pairs(tmp_path, ["1D", "2N"])
+    records = [
+        {
+            "file_name": str(vis / f"{stem}.png"),
+            "ir_file_name": str(ir / f"{stem}.jpg"),
+            "image_id": k,
+            "height": 60,
+            "width": 80,
+            "time": time,
+            "annotations": [annotation([10, 10, 30, 30], 1, modality="infrared")] * k,
+        }
+        for k, (stem, time) in enumerate([("1D", "day"), ("2N", "night")], 1)
+    ]
+    DatasetCatalog.register("drawn_pairs", lambda: records)
+    MetadataCatalog.get("drawn_pairs").thing_classes = CLASSES
+    yield "drawn_pairs"
+    DatasetCatalog.remove("drawn_pairs")
+    MetadataCatalog.pop("drawn_pairs")
+
+
+def test_tool_draws_truth_and_predictions_of_a_dataset(tool, dataset, tmp_path, monkeypatch):
+    from omegaconf import OmegaConf
+
+    seen = {}
+
+    def load_config(path, overrides):
+        seen["config"] = (path, list(overrides))
+        return OmegaConf.create({"train": {"init_checkpoint": "base.pth"}})
+
+    def load_predictor(cfg, weights, adapter, queries):
+        seen["weights"] = (weights, adapter)
+        return lambda record: instances([[10, 10, 40, 40], [0, 0, 5, 5]], [0.8, 0.35], [1, 0])
+
+    monkeypatch.setattr("ivtuning.config.load_config", load_config)
+    monkeypatch.setattr(gallery, "load_predictor", load_predictor)
+    argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", dataset, "train.seed=3"]
+    tool.main([*argv, "--output", str(tmp_path / "out"), "--threshold", "0.4"])
+    assert seen == {"config": ("c.py", ["train.seed=3"]), "weights": ("w.pth", None)}
+    html = (tmp_path / "out" / "index.html").read_text()
+    for piece in ("c.py", "w.pth", "train.seed=3", ">0.4<", "1D, day", "2 in ground truth, 1 predicted"):
+        assert piece in html, piece
+    with_both = Image.open(tmp_path / "out" / "2N.png").size
+
+    seen.clear()
+    tool.main([*argv, "--output", str(tmp_path / "truth"), "--no-predictions"])
+    assert "weights" not in seen and "w.pth" not in (tmp_path / "truth" / "index.html").read_text()
+    assert Image.open(tmp_path / "truth" / "2N.png").height < with_both[1]
+
+
+def test_predictor_loads_weights_and_runs_the_test_mapper(monkeypatch):
+    from detectron2.config import LazyCall
+    from omegaconf import OmegaConf
+
+    loaded = []
+    monkeypatch.setattr(run, "load_weights", lambda model, path, adapter=None: loaded.append((path, adapter)))
+    cfg = OmegaConf.create({"train": {"init_checkpoint": "base.pth", "device": "cpu"}})
+    cfg.model = LazyCall(FakeModel)(classes=2)
+    cfg.dataloader = {"test": {"mapper": LazyCall(FakeMapper)(ir_range=[0, 100])}}
+    predict = gallery.load_predictor(cfg, None, "a.safetensors")
+    assert loaded == [("base.pth", "a.safetensors")] and list(predict.ir_range) == [0, 100]
+    assert predict({"image_id": 7}).scores.tolist() == [pytest.approx(0.7)]
+
+
+class FakeMapper:
+    def __init__(self, ir_range):
+        self.ir_range = ir_range
+
+    def __call__(self, record):
+        return {"mapped": record["image_id"]}
+
+
+class FakeModel(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+
+    def forward(self, inputs):
+        assert not self.training and not torch.is_grad_enabled()
+        return [{"instances": instances([[1, 1, 9, 9]], [x["mapped"] / 10], [0])} for x in inputs]
+
+
+@pytest.fixture
+def labeled(tmp_path):
+    """A registered set of two pairs with label maps, a day and a night one; the second has no infrared."""
+    vis, ir = write_pairs(tmp_path / "set", ["1D", "2N"])
+    (tmp_path / "set" / "segmentation").mkdir()
+    labels = np.zeros((60, 80), np.uint8)
+    labels[20:40, 20:60] = 1
+    images = []
+    for k, (stem, time) in enumerate([("1D", "day"), ("2N", "night")], 1):
+        Image.fromarray(labels).save(tmp_path / "set" / f"{stem}.png")
+        image = {"id": k, "file_name": f"vis/{stem}.png", "sem_seg_file_name": f"{stem}.png", "time": time}
+        partner = {"ir_file_name": f"ir/{stem}.jpg"} if k == 1 else {"missing": "infrared"}
+        images.append(image | partner | {"height": 60, "width": 80})
+    categories = [
+        {"id": 0, "name": "ground", "color": [0, 0, 0]},
+        {"id": 1, "name": "car", "color": [9, 99, 199]},
+    ]
+    path = tmp_path / "set" / "segmentation" / "val.json"
+    path.write_text(json.dumps({"info": {}, "images": images, "categories": categories}))
+    register_segmentation("drawn_labels", path, tmp_path / "set")
+    yield "drawn_labels"
+    DatasetCatalog.remove("drawn_labels")
+    MetadataCatalog.pop("drawn_labels")
+
+
+def half_right(record):
+    found = np.zeros((60, 80), np.uint8)
+    found[20:40, 20:40] = 1
+    return found
+
+
+def test_tool_draws_label_maps_of_a_dataset(tool, labeled, tmp_path, monkeypatch):
+    monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
+    monkeypatch.setattr(gallery, "load_predictor", lambda *args: half_right)
+    argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", labeled, "--grid"]
+    tool.main([*argv, "--output", str(tmp_path / "out")])
+    html = (tmp_path / "out" / "index.html").read_text()
+    # of 4800 pixels 800 are car, half of them found: (4000/4400 + 400/800) / 2
+    for piece in (
+        "all (2 classes)",
+        "mIoU here</dt><dd>70.5",
+        "1D, day<small>pixel accuracy 91.7, mIoU 70.5",
+    ):
+        assert piece in html, piece
+    assert "threshold" not in html and "in ground truth" not in html
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    both, single = (np.asarray(Image.open(tmp_path / "out" / f"{stem}.png")) for stem in ("1D", "2N"))
+    assert (both == WRONG).all(-1).sum() > 400 * 49 and both.shape[1] == 3 * 560 + 8
+    assert single.shape[1] == 2 * 560 + 4  # no column for what is missing
+
+    tool.main([*argv, "--output", str(tmp_path / "truth"), "--no-predictions"])
+    html = (tmp_path / "truth" / "index.html").read_text()
+    assert "all (2 classes)" in html and "mIoU" not in html
+    assert Image.open(tmp_path / "truth" / "1D.png").height < both.shape[0]
+
+
+def test_several_models_are_compared_by_name(labeled, tmp_path):
+    records, classes = gallery.read_dataset(labeled)
+    assert classes == ["ground", "car"]
+    painter = gallery.painter_of(labeled, 0.5)
+
+    def models(record):
+        return {"full": half_right(record), "tuned": read_labels(record)}
+
+    page = gallery.draw_records(records[:1], painter, models, tmp_path / "out", False, {"source": "x"})
+    html = page.read_text()
+    assert "full pixel accuracy 91.7, mIoU 70.5; tuned pixel accuracy 100.0, mIoU 100.0" in html
+    assert "mIoU here full</dt><dd>70.5" in html and "mIoU here tuned</dt><dd>100.0" in html
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_files_are_drawn_as_the_configs_task(tool, labeled, tmp_path, monkeypatch, prepared):
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.create({"dataloader": {"evaluator": {"dataset_name": labeled}}})
+    monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: cfg)
+    monkeypatch.setattr(gallery, "load_predictor", lambda *args: half_right)
+    if not prepared:
+        (tmp_path / "set" / "segmentation" / "val.json").unlink()
+    legends = []
+    monkeypatch.setattr(
+        label_maps, "lay_out", lambda rows, legend: legends.append(dict(legend)) or lay_out(rows, legend)
+    )
+    pair = ["--vis", str(tmp_path / "set/vis/1D.png"), "--ir", str(tmp_path / "set/ir/1D.jpg")]
+    argv = [*pair, "--config-file", "c.py"]
+    tool.main([*argv, "--weights", "w.pth", "--output", str(tmp_path / "out")])
+    tool.main([*argv, "--output", str(tmp_path / "bare")])
+    names = ["ground", "car"] if prepared else ["class 0", "class 1"]
+    assert list(legends[0]) == names and legends[1] == {}
+    assert Image.open(tmp_path / "bare" / "1D.png").width == 2 * 560 + 4
+
+
+def test_predictions_of_another_task_are_told(tool, labeled, dataset, tmp_path, monkeypatch):
+    boxes = instances([[10, 10, 40, 40]], [0.8], [1])
+    monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
+    for name, found, words in ((dataset, half_right(None), "label maps"), (labeled, boxes, "boxes")):
+        monkeypatch.setattr(gallery, "load_predictor", lambda *args, found=found: lambda record: found)
+        argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", name]
+        with pytest.raises(UserError, match=f"predicts {words}, which cannot be drawn on .*1D.png"):
+            tool.main([*argv, "--output", str(tmp_path / "out")])
+
+
+def test_predictor_of_a_segmentor_gives_class_ids(monkeypatch):
+    from detectron2.config import LazyCall
+    from omegaconf import OmegaConf
+
+    monkeypatch.setattr(run, "load_weights", lambda model, path, adapter=None: None)
+    cfg = OmegaConf.create({"train": {"init_checkpoint": "base.pth", "device": "cpu"}})
+    cfg.model = LazyCall(FakeSegmentor)()
+    cfg.dataloader = {"test": {"mapper": LazyCall(FakeMapper)(ir_range=None)}}
+    found = gallery.load_predictor(cfg, None, None)({"image_id": 1, "file_name": "a.png"})
+    assert found.dtype == np.uint8 and found.tolist() == [[2, 0]]
+
+
+class FakeSegmentor(torch.nn.Module):
+    def forward(self, inputs):
+        assert not self.training and not torch.is_grad_enabled()
+        return [{"sem_seg": torch.tensor([[[0.1, 3]], [[0.2, 1]], [[0.3, 2]]])} for _ in inputs]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "give one of --dataset"),
+        (["--vis", "a.png"], "--vis PATH with --ir PATH"),
+        (["--dataset", "x", "--curves", "run"], "give one of"),
+        (["--dataset", "x", "--weights", "w.pth"], "go with --config-file"),
+        (["--dataset", "x", "train.seed=1"], "go with --config-file"),
+        (["--dataset", "x", "--threshold", "30"], "from 0 to 1"),
+        (["--dataset", "x", "--limit", "0"], "at least 1"),
+        (["--dataset", "drawn_pair"], "did you mean 'drawn_pairs'"),
+    ],
+)
+def test_bad_command_lines_are_told(tool, dataset, tmp_path, argv, words):
+    with pytest.raises(UserError, match=words):
+        tool.main([*argv, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_tool_ends_with_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    run = subprocess.run(
+        [sys.executable, TOOL, "--dataset", "x", "--output", tmp_path / "file"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "projects")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1 and run.stdout == ""
+    assert re.fullmatch(r"error: --output .*file is a file: name a folder\n", run.stderr)
+
+
+def test_help_has_an_example_of_every_use(tool, capsys):
+    with pytest.raises(SystemExit) as end:
+        tool.main(["--help"])
+    shown = capsys.readouterr().out.partition("example")[2]
+    assert end.value.code == 0
+    assert "msrs_seg_test" in shown
+    for flag in ("--dataset", "--weights", "--adapter", "--vis", "--curves"):
+        assert flag in shown

@@ -1,0 +1,130 @@
+"""The fused operations of IV-tuning against the plain modules: values, gradients, statistics, bytes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from ivtuning.benchmark.measures.memory import saved_bytes
+from ivtuning.tuning import IVTuning
+from ivtuning.tuning.iv_tuning.fused import adapted_residual, fold, normed_projection
+from ivtuning.tuning.iv_tuning.tuner import adapt
+
+WIDTH = 48
+
+
+def parts(dtype=torch.float64, **options):
+    """An adapter and a prompt adapter with random parameters, no dropout."""
+    torch.manual_seed(0)
+    adapters = (
+        IVTuning(**dict(hidden_dim=16, zero_init=False, dropout=0.0) | options)
+        .build_adapters(WIDTH)
+        .to(dtype)
+    )
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return adapters.adapter1, adapters.prompt1
+
+
+def inputs(dtype=torch.float64, size=(5, 7)):
+    torch.manual_seed(1)
+    x, prompt, grad = (torch.randn(2, *size, WIDTH, dtype=dtype) for _ in range(3))
+    return (x + 3).requires_grad_(), prompt.requires_grad_(), grad  # a mean that folding has to take out
+
+
+def run(function, adapter, prompter, dtype, **options):
+    x, prompt, grad = inputs(dtype, **options)
+    y = function(adapter, prompter, x, prompt)
+    y.backward(grad)
+    grads = {f"{i}.{n}": p.grad for i, m in enumerate((adapter, prompter)) for n, p in m.named_parameters()}
+    return y.detach(), {"x": x.grad, "prompt": prompt.grad, **grads}, dict(adapter.named_buffers())
+
+
+def plain(adapter, prompter, x, prompt):
+    return adapter(x) + prompter(prompt)
+
+
+OPTIONS = [
+    {},
+    {"norm": "GN"},
+    {"post_affine": False},
+    {"legacy_hw_swap": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-5)])
+def test_equals_the_plain_modules(options, training, dtype, tolerance):
+    modules = [module.train(training) for module in parts(dtype, **options)]
+    copies = copy.deepcopy(modules)
+    y, grads, buffers = run(adapt, *modules, dtype)
+    expected, expected_grads, expected_buffers = run(plain, *copies, dtype)
+    assert (y - expected).abs().max() <= tolerance * expected.abs().max()
+    largest = max(g.abs().max() for g in expected_grads.values())
+    for name, grad in expected_grads.items():
+        # Under batch statistics conv1's bias has no gradient: what is there is rounding of larger numbers.
+        scale = largest if training and name.endswith("conv1.bias") else grad.abs().max()
+        assert (grads[name] - grad).abs().max() <= tolerance * scale, name
+    assert buffers.keys() == expected_buffers.keys()
+    for name, buffer in expected_buffers.items():
+        assert torch.allclose(buffers[name], buffer, rtol=10 * tolerance), name
+
+
+def test_gradients_of_the_projection():
+    x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    norm, linear = torch.nn.LayerNorm(6).double(), torch.nn.Linear(6, 2).double()
+    gamma, beta = torch.rand(2, 6, dtype=torch.float64)
+    weight, bias = (t.detach().requires_grad_() for t in fold(norm, gamma, beta, linear))
+    expected = linear(norm(x) * gamma + beta)
+    assert torch.allclose(normed_projection(x, weight, bias, norm.eps), expected, rtol=1e-12)
+
+    def centered(x, weight, bias):  # the operation is defined for rows that sum to 0
+        return normed_projection(x, weight - weight.mean(1, keepdim=True), bias, norm.eps)
+
+    assert torch.autograd.gradcheck(centered, (x, weight, bias))
+
+
+def test_dropout_drops_the_same_in_both_passes():
+    """Between the projections is the identity here, so the gradient of `up` shows the mask that was used."""
+    torch.manual_seed(0)
+    x = torch.zeros(1, 8, 8, 4, dtype=torch.float64, requires_grad=True)
+    down = torch.zeros(3, 4, dtype=torch.float64), torch.ones(3, dtype=torch.float64)  # u = 1 everywhere
+    up = torch.nn.Linear(3, 4, bias=True).double()
+    torch.nn.init.zeros_(up.bias)
+    prompt = torch.zeros(1, 8, 8, 2, dtype=torch.float64)
+    zero = torch.zeros(4, 2, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    y = adapted_residual(x, down, 1e-5, lambda u, again=False: u, (), up, prompt, zero, dropout=0.25)
+    y.sum().backward()
+    kept = torch.linalg.lstsq(up.weight, y.detach().reshape(-1, 4).T).solution.T  # what went through `up`
+    assert set(kept.round(decimals=9).unique().tolist()) == {0.0, round(1 / 0.75, 9)}
+    assert 0.65 < (kept > 0.5).double().mean() < 0.85
+    assert torch.allclose(up.weight.grad, kept.sum(0).expand(4, 3))
+
+
+def test_keeps_no_wide_map_of_its_own():
+    modules = torch.nn.ModuleList(parts(torch.float32)).train()
+    x, prompt, _ = inputs(torch.float32, size=(20, 30))
+    wide = x.numel() * x.element_size()
+    # Less its result, which what follows keeps anyway.
+    kept = saved_bytes(modules, lambda: adapt(*modules, x, prompt)) - wide
+    # The prompt, which is the block's input and kept by its first norm; one map of 16, some of 8 channels.
+    assert wide <= kept < (1 + (16 + 10 * 8) / WIDTH) * wide
+    assert saved_bytes(modules, lambda: plain(*modules, x, prompt)) > 5 * wide
+
+
+def test_under_autocast():
+    modules = [module.train() for module in parts(torch.float32)]
+    copies = copy.deepcopy(modules)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, grads, _ = run(adapt, *modules, torch.float32)
+        expected, expected_grads, _ = run(plain, *copies, torch.float32)
+    assert y.dtype == torch.float32
+    assert (y - expected).abs().max() <= 0.02 * expected.abs().max()
+    for name, grad in expected_grads.items():
+        if not name.endswith("conv1.bias"):
+            assert grads[name].dtype == torch.float32
+            assert (grads[name] - grad).norm() <= 0.05 * grad.norm(), name
