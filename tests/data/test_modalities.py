@@ -351,8 +351,8 @@ def test_keys_are_legal_on_the_command_line(pairs):
     assert instantiate(cfg.model).fill_missing == "mean"
     for batch in instantiate(cfg.dataloader.test):
         assert lost(batch) == ["i"]
-    with pytest.raises(UserError, match="has no 'mising'; did you mean 'missing'"):
-        load_config(CONFIG, ["model.mising=mean"])
+    with pytest.raises(UserError, match="has no 'fill_mising'; did you mean 'fill_missing'"):
+        load_config(CONFIG, ["model.fill_mising=mean"])
 
 
 def test_every_detector_config_takes_the_keys():
