@@ -1,7 +1,7 @@
-"""Verify paired sets: files, sizes, channels, boxes or label maps, duplicates, misaligned modalities.
+"""Verify paired sets: files, sizes, channels, boxes or label maps, duplicates, misaligned images.
 
-Give a train and a validation set together to find images that are in both. Ends with exit code 1 where there
-are errors; warnings do not fail.
+Give a training and a validation set together to find images that are in both. Errors give exit code 1,
+warnings do not.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ PARSER = argparse.ArgumentParser(
     formatter_class=argparse.RawDescriptionHelpFormatter,
 )
 PARSER.add_argument(
-    "sets", nargs="+", help="registered names (m3fd_scene_val, ...) or JSON files of this form"
+    "sets", nargs="+", help="registered names, such as m3fd_scene_val, or JSON files in the same format"
 )
 PARSER.add_argument(
-    "--image-root", type=Path, help="of JSON files that record none (default: two levels above)"
+    "--image-root",
+    type=Path,
+    help="images' folder of JSON files that do not record it (default: two levels above the JSON)",
 )
-PARSER.add_argument("--sample", type=int, default=64, help="pairs per set to measure the misalignment of")
-PARSER.add_argument("--json", action="store_true", help="print one JSON object last")
+PARSER.add_argument(
+    "--sample", type=int, default=64, help="pairs per set whose misalignment is estimated (default 64)"
+)
+PARSER.add_argument("--json", action="store_true", help="print a JSON object last")
 
 
 def main(argv=None) -> int:
     args = PARSER.parse_args(argv)
-    from ivtuning.data.datasets.detection import metadata
+    from ivtuning.data.catalog import metadata
     from ivtuning.data.verify.verification import verify
 
     sets = {}

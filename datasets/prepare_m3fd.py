@@ -1,4 +1,4 @@
-"""Turn the M3FD release (Vis/ Ir/ Annotation/*.xml) into COCO JSON: annotations/<split>_{train,val}.json."""
+"""Convert the M3FD release (Vis/ Ir/ Annotation/*.xml) to COCO JSON: annotations/<split>_{train,val}.json."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from options import prepare_parser, run
 
 CLASSES = ["People", "Car", "Bus", "Motorcycle", "Lamp", "Truck"]
 SCENE = Path(__file__).resolve().parent / "splits" / "m3fd_scene_val.txt"
-# (images, boxes) of the published scene split, to tell an incomplete or relabeled copy.
-PUBLISHED = {"train": (3368, 27324), "val": (831, 7074)}
+# Counts of the published scene split, by which an incomplete or relabeled copy is recognized.
+PUBLISHED = {
+    "scene_train": {"images": 3368, "boxes": 27324},
+    "scene_val": {"images": 831, "boxes": 7074},
+}
 
 PARSER = prepare_parser(
     __doc__, "python datasets/prepare_m3fd.py --source /data/M3FD_Detection --dry-run", "m3fd"
@@ -17,17 +20,17 @@ PARSER = prepare_parser(
 PARSER.add_argument(
     "--split",
     default="scene",
-    help="scene (default; contiguous runs of frames), random (80/20: neighboring frames leak into val), "
-    "NAME=val.txt or NAME=train.txt,val.txt (lists of ids, ranges of ids or file names)",
+    help="scene (default; whole runs of frames validate), random (80/20; neighboring frames leak into "
+    "validation), NAME=val.txt or NAME=train.txt,val.txt (lists of ids, ranges of ids or file names)",
 )
-PARSER.add_argument("--seed", type=int, default=0, help="of the random split (default 0)")
+PARSER.add_argument("--seed", type=int, default=0, help="seed of the random split (default 0)")
 
 
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.annotations import read_voc
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import write_set
+    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
     from ivtuning.data.prepare.pairing import find_pairs, split_pairs
 
     output = args.output or data_root() / "m3fd"
@@ -45,11 +48,10 @@ def main(argv=None) -> None:
         description="M3FD detection pairs (TarDAL)",
         dry_run=args.dry_run,
     )
-    for part, coco in contents.items() if args.split == "scene" else ():
-        found = (len(coco["images"]), len(coco["annotations"]))
-        if found != PUBLISHED[part]:
-            text = "note: scene_{}: {} images, {} boxes; the published split has {} and {}"
-            print(text.format(part, *found, *PUBLISHED[part]))
+    if args.split == "scene":
+        counts = {f"scene_{part}": count_boxes(coco) for part, coco in contents.items()}
+        for line in count_warnings(counts, PUBLISHED):
+            print(line)
 
 
 if __name__ == "__main__":

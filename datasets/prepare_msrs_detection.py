@@ -1,48 +1,77 @@
-"""Turn the MSRS detection labels (YOLO boxes of test pairs) into COCO JSON: annotations/det_{train,val}.json.
+"""Convert the MSRS detection labels (YOLO boxes) to COCO JSON: annotations/official_{train,test}.json.
 
-MSRS labels boxes in its test split alone, so these pairs are divided: every third name, sorted, validates.
+The label release has boxes for all 1,444 pairs, in the official parts train and test. A copy without the
+training part gives annotations/det_{train,val}.json instead: the labeled test pairs, every third of which,
+sorted by name, validates.
 """
 
 from __future__ import annotations
 
 from options import prepare_parser, run
 
+LABELS = "MSRS-detection-label"
+# Numbers of images, and of person, bicycle and car boxes, in the official parts, by --labels.
+PUBLISHED = {
+    "fusion": {"train": (1083, 2925, 641, 1355), "test": (361, 893, 127, 461)},
+    "infrared": {"train": (1083, 3733, 709, 1139), "test": (361, 1174, 242, 379)},
+    "visible": {"train": (1083, 1579, 511, 1286), "test": (361, 466, 142, 394)},
+}
+COUNTED = ("images", "person boxes", "bicycle boxes", "car boxes")
+
 PARSER = prepare_parser(__doc__, "python datasets/prepare_msrs_detection.py --source /data/MSRS", "msrs")
 PARSER.add_argument(
     "--labels",
     default="fusion",
-    choices=["fusion", "infrared", "visible"],
-    help="what the annotators saw: fused images (default), or one modality (split det_infrared, det_visible)",
+    choices=list(PUBLISHED),
+    help="what the annotators saw: fused images (default), or one modality (splits official_infrared, ...)",
 )
-TIMES = {"D": "day", "N": "night"}
 
 
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.annotations import read_classes, read_yolo
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import write_set
+    from ivtuning.data.modalities import time_of
+    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
     from ivtuning.data.prepare.pairing import find_pairs
 
     output = args.output or data_root() / "msrs"
     source = args.source or output
-    folder = "MSRS-detection-label"
-    classes = read_classes(source / folder / "classes.txt")
-    pairs = find_pairs(source, "test/vi/*.png", "test/ir/*.png", f"{folder}/{args.labels}/test/*.txt")
-    labeled = [pair for pair in pairs if pair.label]
-    print(f"{len(labeled)} labeled pairs; {len(pairs) - len(labeled)} without a label file are left out")
-    val = labeled[2::3]
-    write_set(
-        {"train": [pair for pair in labeled if pair not in val], "val": val},
+    classes = read_classes(source / LABELS / "classes.txt")
+    training = [source / "train/vi", source / LABELS / args.labels / "train"]
+    absent = [str(folder) for folder in training if not folder.is_dir()]
+    parts = {}
+    for part in ("test",) if absent else ("train", "test"):
+        labels = f"{LABELS}/{args.labels}/{part}/*.txt"
+        pairs = find_pairs(source, f"{part}/vi/*.png", f"{part}/ir/*.png", labels)
+        parts[part] = [pair for pair in pairs if pair.label]
+        unlabeled = len(pairs) - len(parts[part])
+        print(f"{part}: {len(parts[part])} labeled pairs; {unlabeled} without a label file are left out")
+    if absent:
+        print(f"split det: the test pairs are divided, because there is no {' and no '.join(absent)}")
+        val = parts["test"][2::3]
+        parts = {"train": [pair for pair in parts["test"] if pair not in val], "val": val}
+    name = "det" if absent else "official"
+    split = name if args.labels == "fusion" else f"{name}_{args.labels}"
+    contents = write_set(
+        parts,
         classes,
         lambda path, size: read_yolo(path, classes, size),
         source=source,
         output=output,
-        split="det" if args.labels == "fusion" else f"det_{args.labels}",
-        description=f"MSRS test pairs with boxes annotated on {args.labels} images",
-        time=lambda stem: TIMES.get(stem[-1]),
+        split=split,
+        description=f"MSRS {'test ' if absent else ''}pairs with boxes annotated on {args.labels} images",
+        time=time_of,
         dry_run=args.dry_run,
     )
+    if not absent:
+        counts = {f"{split}_{part}": count_boxes(coco) for part, coco in contents.items()}
+        published = {
+            f"{split}_{part}": dict(zip(COUNTED, numbers, strict=True))
+            for part, numbers in PUBLISHED[args.labels].items()
+        }
+        for line in count_warnings(counts, published):
+            print(line)
 
 
 if __name__ == "__main__":

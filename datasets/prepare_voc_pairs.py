@@ -1,7 +1,7 @@
-"""Turn paired images with VOC XML labels into COCO JSON; the defaults are the layout of LLVIP.
+"""Convert paired images with VOC XML labels to COCO JSON; the defaults fit the layout of LLVIP.
 
-Patterns are relative to --source; the * is the stem that visible image, infrared image and XML share,
-{part} the folder of the published split (train and test; test becomes val, the split is called default).
+Patterns are relative to --source. Their * is the stem that visible image, infrared image and XML share;
+{part} is the folder of the published split, train or test (test becomes val, the split is called default).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ EXAMPLE = r"""python datasets/prepare_voc_pairs.py --source /data/LLVIP
     --xml 'Annotations/*_PreviewData.xml' --split default=train.txt,val.txt"""
 
 PARSER = prepare_parser(__doc__, EXAMPLE, "<set>")
-PARSER.add_argument("--set", default="llvip", help="name of the set (default llvip)")
+PARSER.add_argument("--set", default="llvip", help="name of the set (default %(default)s)")
 PARSER.add_argument("--vis", default="visible/{part}/*.jpg", help="visible images (default %(default)s)")
 PARSER.add_argument("--ir", default="infrared/{part}/*.jpg", help="infrared images (default %(default)s)")
 PARSER.add_argument("--xml", default="Annotations/*.xml", help="labels (default %(default)s)")
-PARSER.add_argument("--classes", default="person", help="class names in the wanted order, comma-separated")
-PARSER.add_argument("--ignore", default="", help="class names whose boxes are left out, comma-separated")
+PARSER.add_argument("--classes", default="person", help="class names, comma-separated (default %(default)s)")
+PARSER.add_argument("--ignore", default="", help="names of classes to leave out, comma-separated")
 PARSER.add_argument(
-    "--split", help="where there are no {part} folders: random, NAME=val.txt or NAME=train.txt,val.txt"
+    "--split", help="for patterns without {part}: random, NAME=val.txt or NAME=train.txt,val.txt"
 )
 
 
@@ -40,11 +40,11 @@ def main(argv=None) -> None:
     folders = {"train": "train", "val": "test"}
     if "{part}" not in args.vis:
         if not args.split:
-            raise UserError(f"--vis {args.vis!r} has no {{part}} folder: say how to divide with --split")
+            raise UserError(f"--vis {args.vis!r} has no {{part}} folder: choose with --split how to divide")
         split, parts = split_pairs(find_pairs(source, *patterns), args.split)
     elif args.split:
         raise UserError(
-            f"--split {args.split} cannot divide the {{part}} folders of --vis {args.vis!r}: drop one"
+            f"--split {args.split} cannot divide the {{part}} folders of --vis {args.vis!r}: drop one of them"
         )
     else:
         split = "default"

@@ -133,11 +133,11 @@ def main(argv: Sequence[str]) -> None:
 
 def read_files(vis: str, ir: str) -> list[dict]:
     """Dataset dicts of image files."""
-    from ivtuning.visualization.pair_files import find_pairs
+    from ivtuning.visualization.pair_files import pair_files
 
     return [
         {"file_name": str(v), "ir_file_name": str(i), "image_id": k}
-        for k, (v, i) in enumerate(find_pairs(vis, ir), 1)
+        for k, (v, i) in enumerate(pair_files(vis, ir), 1)
     ]
 
 

@@ -8,11 +8,9 @@ from detectron2.modeling import GeneralizedRCNN, RetinaNet
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from .data.images import MODALITIES
+from .data.modalities import IMAGE_KEYS, MODALITIES
 from .errors import UserError, nearest
 
-# Keys of a sample's images, in the order of the channels.
-KEYS = ("image", "image_ir")
 FILLS = ("error", "zero", "mean")
 
 
@@ -96,7 +94,7 @@ def stack_pair(
         UserError: the sample lacks an image and may not, it has none at all, or two of unequal size.
     """
     name = x.get("file_name", "a sample")
-    images = [x.get(key) for key in KEYS]
+    images = [x.get(key) for key in IMAGE_KEYS]
     present = [image for image in images if image is not None]
     if not present:
         raise UserError(f"{name}: the sample has neither 'image' nor 'image_ir': use PairedDatasetMapper")
@@ -105,7 +103,8 @@ def stack_pair(
     if filled and fill_missing == "error":
         raise UserError(
             f"{name}: the model takes {' and '.join(MODALITIES[: len(images)])}, but the sample has no "
-            f"{KEYS[filled[0]]!r}: use PairedDatasetMapper, or set model.fill_missing=mean if it may lack one"
+            f"{IMAGE_KEYS[filled[0]]!r}: use PairedDatasetMapper, or set model.fill_missing=mean if it may lack "
+            "one"
         )
     images = [torch.zeros_like(present[0]) if image is None else image for image in images]
     if images[0].shape != images[-1].shape:

@@ -26,7 +26,7 @@ from ivtuning.visualization import gallery, label_maps
 from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
 from ivtuning.visualization.curves import plot_curves, read_metrics, smooth
 from ivtuning.visualization.label_maps import WRONG
-from ivtuning.visualization.pair_files import find_pairs
+from ivtuning.visualization.pair_files import pair_files
 from ivtuning.visualization.panels import lay_out
 
 TOOL = ROOT / "tools" / "visualize.py"
@@ -52,29 +52,29 @@ def write_pairs(folder: Path, stems, size=(80, 60)):
 def test_pairs_are_matched_by_stem(tmp_path):
     vis, ir = write_pairs(tmp_path, ["b", "a"])
     (vis / "notes.txt").write_text("no image")
-    assert [(v.name, i.name) for v, i in find_pairs(vis, ir)] == [("a.png", "a.jpg"), ("b.png", "b.jpg")]
-    assert find_pairs(vis / "b.png", ir / "a.jpg") == [(vis / "b.png", ir / "a.jpg")]
+    assert [(v.name, i.name) for v, i in pair_files(vis, ir)] == [("a.png", "a.jpg"), ("b.png", "b.jpg")]
+    assert pair_files(vis / "b.png", ir / "a.jpg") == [(vis / "b.png", ir / "a.jpg")]
 
 
 def test_bad_pairs_are_told(tmp_path):
     vis, ir = write_pairs(tmp_path, ["a", "b"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="gone"):
-        find_pairs(tmp_path / "gone", ir)
+        pair_files(tmp_path / "gone", ir)
     with pytest.raises(UserError, match="two files or two folders"):
-        find_pairs(vis, ir / "a.jpg")
+        pair_files(vis, ir / "a.jpg")
     with pytest.raises(UserError, match="no images in .*empty"):
-        find_pairs(vis, tmp_path / "empty")
+        pair_files(vis, tmp_path / "empty")
     (ir / "b.jpg").unlink()
     with pytest.raises(UserError, match=r"b\.png has no partner.*ir"):
-        find_pairs(vis, ir)
+        pair_files(vis, ir)
     (vis / "b.png").unlink()
     Image.new("L", (4, 4)).save(ir / "c.png")
     with pytest.raises(UserError, match=r"c\.png has no partner.*vis"):
-        find_pairs(vis, ir)
+        pair_files(vis, ir)
     (ir / "c.png").rename(ir / "a.png")
     with pytest.raises(UserError, match="share a stem"):
-        find_pairs(vis, ir)
+        pair_files(vis, ir)
 
 
 # --------------------------------------------------------------------------------------- contact sheet

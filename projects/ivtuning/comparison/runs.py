@@ -24,7 +24,7 @@ import torch
 from ..checkpoint import save_adapter
 from ..checkpoint.adapter import group_sizes
 from ..config import load_config
-from ..data.images import MODALITIES
+from ..data.modalities import MODALITIES
 from ..engine import run
 from ..engine.parameters import count_parameters
 from ..errors import UserError, mendable, nearest

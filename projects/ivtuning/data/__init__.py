@@ -1,1 +1,1 @@
-"""Paired infrared-visible data: registration, mapping, loading, synthetic scenes."""
+"""Infrared-visible data: registered sets, mappers, loaders, preparation, verification, synthetic scenes."""

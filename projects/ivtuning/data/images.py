@@ -1,4 +1,4 @@
-"""Reading one infrared-visible pair, strictly: what a detector would silently learn wrong is an error."""
+"""Reads one infrared-visible pair, and refuses what a detector would silently learn nonsense from."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from detectron2.data.detection_utils import _apply_exif_orientation
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 
-from ..errors import UserError, nearest
+from ..errors import UserError
+from .modalities import check_modality
 
-# What Pillow's decoders raise on cut or garbled files.
+# Suffixes of image files, in lower case.
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# What Pillow's decoders raise on truncated or damaged files.
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -26,23 +29,12 @@ UNREADABLE = (
 _GRAY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
-# What a pair is made of; `missing` of a dataset dict and `drop` of the mapper name one of them.
-MODALITIES = ("visible", "infrared")
-
-
 class BadPair(UserError):
-    """A pair that cannot be used; `file_name` is the file to mend."""
+    """A pair that cannot be used; `file_name` is the file at fault."""
 
     def __init__(self, message: str, file_name: str = ""):
         super().__init__(message)
         self.file_name = file_name
-
-
-def check_modality(name: str | None, where: str) -> None:
-    """UserError where `name` is neither None nor a modality; `where` begins the message."""
-    if name is not None and name not in MODALITIES:
-        known = " or ".join(MODALITIES)
-        raise UserError(f"{where}={name!r}: give {known}{nearest(str(name), MODALITIES)}")
 
 
 def read_pair(
@@ -55,7 +47,7 @@ def read_pair(
             16-bit with 1 channel) and optionally `height` and `width`, pixels, which must then be true.
         ir_range: raw counts (lo, hi) of a 16-bit infrared image that become 0 and 255;
             None: the 1st and 99th percentile of each image. 8-bit images are left as they are.
-        absent: "visible" or "infrared", which is then not looked for.
+        absent: "visible" or "infrared": the image that is not read.
 
     Returns:
         visible (H,W,3) uint8 RGB and infrared (H,W,3) uint8; gray infrared is replicated. None for `absent`.
@@ -78,12 +70,12 @@ def read_pair(
             "register the pair to one size",
             path,
         )
-    path, seen = (ir_path, infrared) if visible is None else (path, visible)
-    height, width = seen.shape[:2]
+    path, image = (ir_path, infrared) if visible is None else (path, visible)
+    height, width = image.shape[:2]
     stated = dataset_dict.get("width", width), dataset_dict.get("height", height)
     if stated != (width, height):
         raise BadPair(
-            f"{path} is {_size(seen)} but its JSON says {stated[0]}x{stated[1]}: "
+            f"{path} is {_size(image)} but its JSON says {stated[0]}x{stated[1]}: "
             "write the true width and height there",
             path,
         )
@@ -95,15 +87,19 @@ def _size(array: np.ndarray) -> str:
 
 
 def decode(path: str, role: str) -> tuple[Image.Image, int]:
-    """The decoded image as it is stored, and the bits of a sample: 16, 8, or 4 or 2 of a gray image.
+    """The decoded image as stored, and the bits per sample: 16 or 8, and 4 or 2 for gray images.
 
-    `role` says in messages what the image is. Raises BadPair where the file is missing or unreadable.
+    Args:
+        role: what the image is, for messages.
+
+    Raises:
+        BadPair: the file is missing or unreadable.
     """
     try:
         with PathManager.open(path, "rb") as file:
             image = Image.open(file)
-            # Pillow opens 16-bit RGB as 8-bit RGB without a word, and gray of fewer bits as 8-bit gray; only
-            # the decoder's raw mode tells.
+            # Pillow silently opens 16-bit RGB as 8-bit RGB, and gray of fewer bits as 8-bit gray; only the
+            # decoder's raw mode shows what is in the file.
             raw = " ".join(str(tile[3]) for tile in image.tile)
             image.load()
     except FileNotFoundError:
@@ -117,7 +113,7 @@ def decode(path: str, role: str) -> tuple[Image.Image, int]:
 
 
 def kind_of(image: Image.Image, bits: int) -> str:
-    """What an image holds, such as "4 channels, 8 bits (RGBA)"."""
+    """A description of an image's format, such as "4 channels, 8 bits (RGBA)"."""
     channels = len(image.getbands())
     return f"{channels} channel{'s' * (channels > 1)}, {bits} bits ({image.mode})"
 
@@ -125,7 +121,8 @@ def kind_of(image: Image.Image, bits: int) -> str:
 def _visible(path: str, gray: bool) -> np.ndarray:
     image, bits = decode(path, "visible image")
     if gray and (image.mode, bits) == ("L", 8):
-        image = image.convert("RGB")  # a photograph without partner cannot be a mix-up: COCO has gray ones
+        # In a pair, gray means swapped modalities; a photograph without partner, as in COCO, is just gray.
+        image = image.convert("RGB")
     if (image.mode, bits) != ("RGB", 8):
         hint = "; is it the infrared partner?" if len(image.getbands()) == 1 else ""
         raise BadPair(f"visible image {path} has {kind_of(image, bits)}: save it as 8-bit RGB{hint}", path)
@@ -140,23 +137,23 @@ def _infrared(path: str, ir_range: Sequence[float] | None) -> np.ndarray:
     elif image.mode not in ("L", "RGB") or bits > 8:
         kind = kind_of(image, bits)
         raise BadPair(f"infrared image {path} has {kind}: save it as gray, 8 or 16 bits, or 8-bit RGB", path)
-    # Gray is replicated by a view: whoever moves the pixels writes them anew anyway.
+    # Gray is replicated as a view, without a copy: the transforms write new pixels anyway.
     return array if array.ndim == 3 else np.broadcast_to(array[:, :, None], (*array.shape, 3))
 
 
 def _to_8_bit(counts: np.ndarray, ir_range: Sequence[float] | None) -> np.ndarray:
     low, high = np.percentile(counts, (1, 99)) if ir_range is None else ir_range
-    # A flat image has low == high: it becomes black, and white above.
+    # A flat image has low == high: values up to it become black, values above it white.
     scaled = (counts.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6))
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels from the file's header, as the image stands once turned by its EXIF."""
+    """(width, height) in pixels from the file's header, after the rotation that its EXIF data asks for."""
     try:
         with Image.open(path) as image:
-            # The base class's, because PNG's own decodes the whole image to look for EXIF behind it.
-            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
-            return image.size[::-1] if turned else image.size
+            # The base class's method: PNG's own one decodes the whole image to look for EXIF data at its end.
+            rotated = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size[::-1] if rotated else image.size
     except OSError as error:
         raise UserError(f"{path} is not a readable image ({error}): fetch it again") from error

@@ -1,4 +1,4 @@
-"""Label maps of semantic segmentation: from the values in a file to train ids."""
+"""Label maps of semantic segmentation: reading files, mapping their values to train ids, counting pixels."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tabulate import tabulate
 from ..errors import UserError
 from .images import BadPair, decode, kind_of
 
-IGNORE = 255  # of train ids, and of the values in files: no label, no say in loss and metrics
+IGNORE = 255  # the train id, and the value in files, of pixels that neither loss nor metrics count
 MAX_CLASSES = 254
-UNUSED = 254  # never a train id
+UNUSED = 254  # never a train id: marks unknown values, and pixels that a transform made up
 
 
 def read_labels(record: dict) -> np.ndarray:
-    """The label map of a dataset dict.
+    """Read the label map of a dataset dict.
 
-    The file is a lossless image of one channel, gray of 8 or 16 bits or a palette, whose index is then the
-    value; its EXIF orientation is not applied.
+    The file is a lossless image of one channel: gray of 8 or 16 bits, or a palette image, whose indices are
+    the values. Its EXIF orientation is not applied.
 
     Args:
-        record: has `sem_seg_file_name`, `label_ids` ({value in the file: train id 0..253, or 255 where the
-            value is ignored}; the value 255 always is), and optionally `height` and `width` of the image,
-            pixels, which the label map must share.
+        record: has `sem_seg_file_name`, `label_ids` ({value in the file: train id 0..253, or 255 to ignore
+            it}; the value 255 is always ignored), and optionally `height` and `width` of the image in
+            pixels, which the label map must have as well.
 
     Returns:
         (H, W) uint8: train ids, and 255 where a pixel is ignored.
@@ -35,7 +35,7 @@ def read_labels(record: dict) -> np.ndarray:
     """
     path = record["sem_seg_file_name"]
     image, bits = decode(path, "label map")
-    # Of 1, 2 and 4 bits, gray is scaled to 0..255 by decoders, and a palette's index is not.
+    # Decoders scale gray of 1, 2 and 4 bits to 0..255, so the values would no longer be class indices.
     if len(image.getbands()) > 1 or image.mode in ("1", "F") or bits < 8:
         raise BadPair(
             f"label map {path} has {kind_of(image, bits)}, not one class index a pixel: convert its colors "
@@ -50,7 +50,7 @@ def read_labels(record: dict) -> np.ndarray:
         name = record.get("file_name")
         raise BadPair(
             f"label map {path} is {width}x{height} but its image {name} is {stated[0]}x{stated[1]}: "
-            "labels must be of the image's size",
+            "the two must have one size",
             path,
         )
     values, known = np.asarray(image).astype(np.int32), record["label_ids"]
@@ -58,23 +58,24 @@ def read_labels(record: dict) -> np.ndarray:
     table = np.full(last + 1, UNUSED, np.uint8)
     table[list(known)] = list(known.values())
     table[IGNORE] = IGNORE
-    labels = table[values.clip(-1, last)]  # what lies outside meets the table's last entry
+    labels = table[values.clip(-1, last)]  # values out of range get the table's last entry, UNUSED
     if (unknown := labels == UNUSED).any():
-        found = np.unique(values[unknown])
-        some = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+        strangers = np.unique(values[unknown])
+        some = ", ".join(map(str, strangers[:5])) + (", ..." if len(strangers) > 5 else "")
         raise UserError(
             f"label map {path} has {int(unknown.sum())} pixels of value {some}, which the set does not know "
-            f"(it has {len(known)} values from {min(known)} to {max(known)}, and {IGNORE}): mend the file, "
+            f"(it has {len(known)} values from {min(known)} to {max(known)}, and {IGNORE}): fix the file, "
             "or prepare the set again"
         )
     return labels
 
 
 def class_table(classes: Sequence[str], pixels: Mapping[str, np.ndarray]) -> str:
-    """Of each class, the share of all pixels and the number of images that show it; two columns a part.
+    """A table of each class's share of all pixels and the number of images that show it.
 
     Args:
-        pixels: part -> (N, K + 1) pixels of each class in each image, the ignored ones last.
+        pixels: part -> (N, K + 1) pixel counts of each class in each image, ignored pixels last. Each part
+            gets two columns.
     """
     rows = [*classes, "ignored"] if any(p[:, -1].any() for p in pixels.values()) else classes
     shares = {part: 100 * p.sum(0) / max(1, p.sum()) for part, p in pixels.items()}

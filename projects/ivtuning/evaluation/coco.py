@@ -10,7 +10,6 @@ import contextlib
 import copy
 import io
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import chain
@@ -24,7 +23,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
+from ..data.modalities import SHOWN_IN, TIMES
 from ..errors import UserError, nearest
+from ..utils.files import atomic_write
 
 try:
     from faster_coco_eval import COCO
@@ -35,8 +36,6 @@ except ImportError:
 
 ALL = (0, 1e10)
 AREAS = {"": ALL, "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # square pixels, as COCO has them
-TIMES = ("day", "night")
-MODALITIES = ("both", "visible", "infrared")
 
 
 class PairCOCOEvaluator(COCOEvaluator):
@@ -168,7 +167,7 @@ class PairCOCOEvaluator(COCOEvaluator):
                 some = [i for i in ids if images[i].get("time") == time]
                 rows.append((time, run(_truth(truth), some)))
         if any("modality" in a for a in truth):
-            rows += [(m, run(_truth(truth, m), ids)) for m in MODALITIES]
+            rows += [(m, run(_truth(truth, m), ids)) for m in SHOWN_IN]
         rows = [(name, _mean(p), _mean(p[0])) for name, p in rows]
         self._logger.info(
             f"{task} results of {self._metadata.name}:\n{create_small_table(figures)}\n"
@@ -245,7 +244,5 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _write_json(data, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(data))
-    os.replace(part, path)
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(data))

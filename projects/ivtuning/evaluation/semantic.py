@@ -18,11 +18,10 @@ from torch import Tensor
 from ..data.catalog import metadata
 from ..data.datasets.segmentation import PROTOCOLS
 from ..data.labels import read_labels
+from ..data.modalities import TIMES
 from ..errors import UserError
 from ..utils.files import atomic_write
 from .confusion import boundary_counts, confusion, label_map, mean, per_class, ratio, summary
-
-TIMES = ("day", "night")
 
 
 class PairSemSegEvaluator(SemSegEvaluator):

@@ -1,15 +1,21 @@
-"""Atomic writing of files."""
+"""Atomic writing of one file, of several files, and of a folder."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError
 
+# What a path that cannot be written raises.
+_UNWRITABLE = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 # A disk or a quota that is full, and its like.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -36,8 +42,99 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         hidden = error.__context__ if isinstance(error, RuntimeError) else None
         if isinstance(hidden, OSError) and hidden.errno in _DISK:
             error = hidden
-        if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)):
+        if isinstance(error, _UNWRITABLE):
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another place") from error
         if isinstance(error, OSError):
             error.filename = str(path)
         raise error
+
+
+class StagedFiles:
+    """Writes several files, all or none: they wait in temporary folders until :meth:`commit`.
+
+    As a context manager it removes at its end what was not committed. A temporary folder lies in the nearest
+    existing folder above a file, so that on commit every file is a rename within one file system. Methods may
+    be called by several threads.
+
+    Args:
+        dry_run: only find out what would be written.
+        advice: ends the message about a path that cannot be written.
+    """
+
+    def __init__(self, dry_run: bool = False, advice: str = "choose another place"):
+        self.dry_run = dry_run
+        self.advice = advice
+        self._waiting: dict[Path, Path] = {}
+        self._folders: dict[Path, Path] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> StagedFiles:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for folder in self._folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def write(self, path: Path, data: bytes) -> str:
+        """Have `data` written to `path`; returns what that is: "create", "replace" or "unchanged".
+
+        Raises:
+            UserError: no file can be made there.
+        """
+        exists = path.is_file()
+        if exists and path.read_bytes() == data:
+            return "unchanged"
+        if not self.dry_run:
+            with self._writing(path):
+                with self._lock:
+                    above = next(folder for folder in path.absolute().parents if folder.is_dir())
+                    if above not in self._folders:
+                        self._folders[above] = Path(tempfile.mkdtemp(prefix=".staged-", dir=above))
+                    waiting = self._waiting[path] = self._folders[above] / str(next(self._numbers))
+                waiting.write_bytes(data)
+        return "replace" if exists else "create"
+
+    def commit(self) -> None:
+        """Move all files to their places. UserError if one cannot be put there."""
+        for path, waiting in self._waiting.items():
+            with self._writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(waiting, path)
+        self._waiting.clear()
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, _UNWRITABLE) or error.errno == errno.EROFS:
+                raise UserError(f"cannot write {path} ({error.strerror}): {self.advice}") from error
+            error.filename = str(path)  # for the message about a full disk
+            raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a folder in one piece: the body fills the yielded folder, a temporary one beside `path`.
+
+    It replaces `path`, with all that `path` holds, when the body succeeds; whatever goes wrong, `path` stays
+    as it was and the temporary folder is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    new, old = work / "new", work / "old"
+    try:
+        new.mkdir()
+        yield new
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -16,6 +16,7 @@ from ..data.datasets import segmentation  # noqa: F401  (registers its sets)
 from ..data.datasets.detection import metadata
 from ..data.images import read_pair
 from ..data.labels import read_labels
+from ..data.modalities import absent_modality
 from ..engine.run import load_model
 from ..errors import UserError
 from ..evaluation.confusion import confusion, label_map, summary
@@ -146,8 +147,7 @@ def draw_records(
     output.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Picture] = {}
     for record in track(records, "drawing"):
-        absent = record.get("missing") or (None if record.get("ir_file_name") else "infrared")
-        vis, ir = read_pair(record, getattr(predict, "ir_range", None), absent)
+        vis, ir = read_pair(record, getattr(predict, "ir_range", None), absent_modality(record))
         picture, fields = painter.draw(record, vis, ir, predict(record) if predict else None)
         stem = Path(record["file_name"]).stem
         if f"{stem}.png" in pictures:  # the same name in another folder

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..data.images import IMAGE_SUFFIXES
+from ..data.prepare.pairing import check_stems
 from ..errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
-
-def find_pairs(vis: str | os.PathLike, ir: str | os.PathLike) -> list[tuple[Path, Path]]:
+def pair_files(vis: str | os.PathLike, ir: str | os.PathLike) -> list[tuple[Path, Path]]:
     """Pair a visible with an infrared file, or the images of two folders by their stems.
 
     Returns:
@@ -28,24 +28,19 @@ def find_pairs(vis: str | os.PathLike, ir: str | os.PathLike) -> list[tuple[Path
         raise UserError(f"{vis} and {ir}: give two files or two folders")
     if not vis.is_dir():
         return [(vis, ir)]
-    sides = [_images(vis), _images(ir)]
-    for (here, other), folder in zip((sides, sides[::-1]), (ir, vis), strict=True):
-        lonely = sorted(here.keys() - other.keys())
-        if lonely:
-            more = f" (and {len(lonely) - 1} more)" if len(lonely) > 1 else ""
-            raise UserError(
-                f"{here[lonely[0]]}{more} has no partner of the same stem in {folder}: add or remove it"
-            )
-    return [(sides[0][stem], sides[1][stem]) for stem in sorted(sides[0])]
+    folders = {"visible": vis, "infrared": ir}
+    visible, infrared = _images(vis), _images(ir)
+    check_stems(visible, infrared, lambda _, side: f"of the same stem in {folders[side]}")
+    return [(visible[stem], infrared[stem]) for stem in sorted(visible)]
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            if path.stem in found:
-                raise UserError(f"{found[path.stem]} and {path.name} share a stem: keep one of them")
-            found[path.stem] = path
-    if not found:
-        raise UserError(f"no images in {folder}: expected {', '.join(sorted(SUFFIXES))}")
-    return found
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if path.stem in images:
+                raise UserError(f"{images[path.stem]} and {path.name} share a stem: keep one of them")
+            images[path.stem] = path
+    if not images:
+        raise UserError(f"no images in {folder}: expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return images

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.tools import ROOT
+from ivtuning.data.prepare.segmentation_layouts import LAYOUTS, voc_color
 from PIL import Image
 
 from ivtuning.data.datasets import segmentation
 from ivtuning.data.labels import read_labels
 from ivtuning.data.prepare import segmentation as segmentation_preparation
-from ivtuning.data.prepare.segmentation_layouts import LAYOUTS, voc_color
 from ivtuning.data.verify.verification import verify
 from ivtuning.errors import UserError, run_tool
 

@@ -1,16 +1,17 @@
 """Image classification sets in detectron2's catalogs: Flowers-102, Oxford-IIIT Pet, VOC2007, any folder.
 
 Importing this module registers ``flowers102``, ``pets`` and ``voc2007cls``, each with ``_train``, ``_val``
-and ``_test``, under ``$DETECTRON2_DATASETS`` (default ``datasets``). They are read on first use, as
-released::
+and ``_test``, under ``$DETECTRON2_DATASETS`` (default ``datasets``). They are read on first use, in the
+layouts of their releases::
 
     flowers102/  jpg/, imagelabels.mat, setid.mat              (train: trnid and valid, 2,040 images)
     pets/        images/, annotations/{trainval,test}.txt      (train: trainval)
     VOC2007/     JPEGImages/, Annotations/, ImageSets/Main/<class>_{trainval,test}.txt    (train: trainval)
 
-A ``meta/<part>.txt`` in the folder wins over that: lines ``path label``, labels from 0, paths below
-``<part>/``; classes are then as many as ``meta/train.txt`` has. So does ``<part>/`` without a list, with one
-folder a class. ``_val`` is for these two: of a release, the validation images belong to ``_train``.
+Two other layouts take precedence, if they are there: a list ``meta/<part>.txt`` of lines ``path label``, with
+labels from 0 and paths below ``<part>/`` (there are as many classes as ``meta/train.txt`` has), and a folder
+``<part>/`` with one folder per class. ``_val`` exists for these two; the releases' own validation images
+belong to ``_train``.
 
 A dataset dict is {"file_name", "image_id" (from 1), "label" (from 0)}.
 """
@@ -18,12 +19,13 @@ A dataset dict is {"file_name", "image_id" (from 1), "label" (from 0)}.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import UserError
-from ..catalog import data_root
+from ..catalog import KnownSet, data_root, metadata, register, unregister
 from .classification_layouts import (
     Reader,
     need,
@@ -33,42 +35,48 @@ from .classification_layouts import (
     read_pets,
     read_voc2007,
 )
-from .detection import metadata
-
-KNOWN: dict[str, tuple[str, Reader]] = {
-    "flowers102": ("flowers102", read_flowers),
-    "pets": ("pets", read_pets),
-    "voc2007cls": ("VOC2007", read_voc2007),
-}
-
 
 PARTS = ("train", "val", "test")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassificationSet(KnownSet):
+    """A classification set, whose release `reader` reads."""
+
+    parts: Sequence[str] = PARTS
+    reader: Reader
+
+
+KNOWN = {
+    "flowers102": ClassificationSet(folder="flowers102", reader=read_flowers),
+    "pets": ClassificationSet(folder="pets", reader=read_pets),
+    "voc2007cls": ClassificationSet(folder="VOC2007", reader=read_voc2007),
+}
+
+
 def register_known() -> None:
-    """Register the sets of KNOWN as ``<set>_<part>`` under today's $DETECTRON2_DATASETS."""
-    for name, (folder, reader) in KNOWN.items():
-        for part in PARTS:
-            _register(f"{name}_{part}", data_root() / folder, part, reader)
+    """Register the sets of KNOWN as ``<set>_<part>`` in today's data root."""
+    for name, known in KNOWN.items():
+        for part in known.parts:
+            _register(f"{name}_{part}", data_root() / known.folder, part, known.reader)
 
 
 def register_folder(name: str, root: str | Path, part: str = "") -> None:
-    """Register images of your own, to be read when asked for; a set known by `name` is replaced.
+    """Register your own images, to be read on first use; a set known by `name` is replaced.
 
     Args:
-        root: holds one folder of images for each class. With a `part`, it holds ``<part>/<class>/`` (classes
-            are those of ``train/``), or ``meta/<part>.txt`` (see the module) and ``<part>/``.
+        root: a folder with one folder of images per class. With a `part`, it has ``<part>/<class>/`` (the
+            classes are those of ``train/``), or ``meta/<part>.txt`` (see the module) and ``<part>/``.
         part: "train", "val", "test" or another folder's name; "" for a root without parts.
     """
     _register(name, Path(root), part, read_folders)
 
 
 def _register(name: str, root: Path, part: str, reader: Reader) -> None:
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog.list():
-            catalog.remove(name)
-    DatasetCatalog.register(name, lambda: _load(name, root, part, reader))
-    MetadataCatalog.get(name).set(image_root=str(root), evaluator_type="classification")
+    # Even with the same facts: the classes of a set that was read before may have changed on disk.
+    unregister(name)
+    facts = dict(image_root=str(root), evaluator_type="classification")
+    register(name, lambda: _load(name, root, part, reader), **facts)
 
 
 def _load(name: str, root: Path, part: str, reader: Reader) -> list[dict]:
@@ -88,7 +96,7 @@ def _load(name: str, root: Path, part: str, reader: Reader) -> list[dict]:
     for path, label in items:
         if not 0 <= label < len(classes):
             raise UserError(
-                f"{path}: unknown label {label}, {name} has {len(classes)} classes (from 0): mend its list"
+                f"{path}: unknown label {label}, {name} has {len(classes)} classes (from 0): fix its list"
             )
     for folder in {path.parent for path, _ in items}:
         need(folder)
@@ -100,17 +108,17 @@ def labeled_images(names: str | Sequence[str], every_class: bool = False) -> lis
     """Dicts of one or several classification sets.
 
     Args:
-        every_class: demand an image of every class, for training.
+        every_class: require an image of every class, as training needs it.
 
     Raises:
-        UserError: an unknown name or a set without labels, sets of different classes, an empty class, and all
-            that reading a set may find.
+        UserError: an unknown name, a set of another kind, sets of different classes, a class without images,
+            or a fault of a set's files.
     """
     names = [names] if isinstance(names, str) else list(names)
     dicts, classes = [], []
     for name in names:
         if metadata(name).get("evaluator_type") != "classification":
-            raise UserError(f"{name} is no classification set: use one that register_folder has registered")
+            raise UserError(f"{name} is no classification set: use one registered by register_folder")
         dicts += DatasetCatalog.get(name)
         classes.append(metadata(name).classes)
         if classes[-1] != classes[0]:

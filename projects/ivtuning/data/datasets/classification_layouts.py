@@ -1,7 +1,7 @@
-"""Layouts of image classification sets on disk: each reader gives images, labels from 0, and class names.
+"""Readers for the layouts of image classification sets: each returns images, labels from 0, and class names.
 
-Readers raise UserError for a file or folder that is missing or cannot be read, a line that makes no sense,
-and a class folder without images. Labels out of range and missing images are left to the caller.
+They raise UserError for a missing or unreadable file or folder, a malformed line, and a class folder without
+images. The caller checks labels out of range and missing images.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from ...errors import UserError, nearest
 from ..annotations import read_voc
+from ..images import IMAGE_SUFFIXES
 
 Items = list[tuple[Path, int]]  # image, label
 Reader = Callable[[Path, str], tuple[Items, list[str]]]  # (root, part) -> items, class names
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
 def read_flowers(root: Path, part: str) -> tuple[Items, list[str]]:
@@ -43,7 +42,7 @@ def _mat(path: Path, key: str) -> np.ndarray:
     need(path)
     try:
         content = scipy.io.loadmat(path)
-    except Exception as error:  # of every kind: scipy does not say which
+    except Exception as error:  # scipy does not document which ones it raises
         raise UserError(f"{path} is not a readable MATLAB file ({error}): fetch it again") from error
     if key not in content or not content[key].size:
         raise UserError(f"{path} has no numbers {key!r}: take the file of the Flowers-102 release")
@@ -63,16 +62,16 @@ def _pets(root: Path, part: str) -> Items:
     for where, line in _lines(root / f"annotations/{part}.txt"):
         fields = line.split()
         if len(fields) != 4 or not fields[1].isdigit():
-            raise UserError(f"{where}: expected `name class species breed`, found {line!r}")
+            raise UserError(f"{where}: expected `name class species breed`, got {line!r}")
         items.append((root / f"images/{fields[0]}.jpg", int(fields[1]) - 1))
     return items
 
 
 def read_voc2007(root: Path, part: str) -> tuple[Items, list[str]]:
-    """VOC2007 with one of 20 labels for each image, as in the Mona paper, whose reduction is not recorded.
+    """VOC2007 with one of 20 labels per image, as in the Mona paper, which does not state how it chose them.
 
-    Here an image that shows several classes counts as that of its largest box. Classes of which it shows only
-    objects marked difficult (0 in the class's list) count where there is no other.
+    Here an image that shows several classes gets the class of its largest box. Classes of which it shows only
+    objects marked difficult (0 in the class's list) count only if there is no other.
     """
     shown: dict[str, dict[int, bool]] = defaultdict(dict)
     for label, name in enumerate(CLASS_NAMES):
@@ -80,7 +79,7 @@ def read_voc2007(root: Path, part: str) -> tuple[Items, list[str]]:
         for where, line in _lines(root / file):
             stem, *flag = line.split()
             if flag not in (["1"], ["0"], ["-1"]):
-                raise UserError(f"{where}: expected `image -1|0|1`, found {line!r}")
+                raise UserError(f"{where}: expected `image -1|0|1`, got {line!r}")
             if flag != ["-1"]:
                 shown[stem][label] = flag == ["1"]
     items = []
@@ -108,7 +107,7 @@ def read_lists(root: Path, part: str) -> tuple[Items, list[str]]:
         for where, line in _lines(root / f"meta/{name}.txt"):
             *path, label = line.rsplit(maxsplit=1)
             if not path or not label.lstrip("-").isdigit():
-                raise UserError(f"{where}: expected `path label`, found {line!r}")
+                raise UserError(f"{where}: expected `path label`, got {line!r}")
             if name == "train":
                 labels.append(int(label))
             if name == part:
@@ -117,7 +116,7 @@ def read_lists(root: Path, part: str) -> tuple[Items, list[str]]:
 
 
 def read_folders(root: Path, part: str) -> tuple[Items, list[str]]:
-    """One folder a class in ``<part>/``, or in the root itself where `part` is ""; classes are train's."""
+    """One folder per class in ``<part>/``, or in the root if `part` is ""; the classes are those of train."""
     need(root / part)
     classes = _folders(root / ("train" if part else ""))
     items = []
@@ -126,7 +125,7 @@ def read_folders(root: Path, part: str) -> tuple[Items, list[str]]:
             raise UserError(
                 f"{root / part / name}: {root / 'train'} has no class {name!r}{nearest(name, classes)}"
             )
-        files = sorted(p for p in (root / part / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in (root / part / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise UserError(f"{root / part / name} holds no image: add some, or remove the folder")
         items += [(file, classes.index(name)) for file in files]
@@ -147,6 +146,6 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def need(path: Path) -> None:
-    """Raise UserError where there is no `path`."""
+    """Raise UserError if `path` does not exist."""
     if not path.exists():
-        raise UserError(f"{path} is missing: unpack the set there, or mend its root ($DETECTRON2_DATASETS)")
+        raise UserError(f"{path} is missing: unpack the set there, or set $DETECTRON2_DATASETS to its root")

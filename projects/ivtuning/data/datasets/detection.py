@@ -1,7 +1,7 @@
-"""Paired sets in detectron2's catalogs: COCO JSON whose images name an infrared partner.
+"""Paired detection sets in detectron2's catalogs: COCO JSON whose images name an infrared partner.
 
-Importing this module registers the known sets under ``$DETECTRON2_DATASETS`` (default ``datasets``);
-their JSON files are made by the scripts in the repository's ``datasets`` folder and read on first use.
+Importing this module registers the known sets under ``$DETECTRON2_DATASETS`` (default ``datasets``). Their
+JSON files are made by the scripts in the repository's ``datasets`` folder and read on first use.
 """
 
 from __future__ import annotations
@@ -14,15 +14,30 @@ from detectron2.data.datasets import load_coco_json
 
 from ...errors import UserError
 from .. import catalog
-from ..catalog import check_same_classes, data_root, image_root_of, metadata
+from ..catalog import KnownSet, check_same_classes, data_root, image_root_of, metadata
+from ..synthetic.generate import generate_once
 from . import segmentation
 
-# set: (folder under the root, what makes its JSON, splits; None for a set without a named split)
+# Parts are named <split>_<part>; the synthetic set has a single split without a name.
 KNOWN = {
-    "m3fd": ("m3fd", "datasets/prepare_m3fd.py", ("scene", "random")),
-    "msrs": ("msrs", "datasets/prepare_msrs_detection.py", ("det", "det_infrared", "det_visible")),
-    "llvip": ("llvip", "datasets/prepare_voc_pairs.py", ("default",)),
-    "synthetic": ("synthetic", "a first use of it", (None,)),
+    "m3fd": KnownSet(
+        folder="m3fd",
+        parts=("scene_train", "scene_val", "random_train", "random_val"),
+        maker="datasets/prepare_m3fd.py",
+    ),
+    "msrs": KnownSet(
+        folder="msrs",
+        parts=(
+            *("official_train", "official_test", "det_train", "det_val"),
+            *("official_infrared_train", "official_infrared_test", "det_infrared_train", "det_infrared_val"),
+            *("official_visible_train", "official_visible_test", "det_visible_train", "det_visible_val"),
+        ),
+        maker="datasets/prepare_msrs_detection.py",
+    ),
+    "llvip": KnownSet(
+        folder="llvip", parts=("default_train", "default_val"), maker="datasets/prepare_voc_pairs.py"
+    ),
+    "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
 }
 
 REQUIRED = {
@@ -33,14 +48,13 @@ REQUIRED = {
 
 
 def read_json(json_file: str | Path) -> dict:
-    """The content of a COCO JSON with images, annotations and categories; UserError where it is not one."""
-    makers = {folder: script for folder, script, _ in KNOWN.values()}
-    return catalog.read_json(json_file, REQUIRED, makers)
+    """The content of a COCO JSON with images, annotations and categories; UserError if it is not one."""
+    return catalog.read_json(json_file, REQUIRED, KNOWN)
 
 
 def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     if name.startswith("synthetic_") and not Path(json_file).exists():
-        catalog.generate_synthetic(image_root)
+        generate_once(image_root)
     content = read_json(json_file)
     root = image_root_of(content, json_file, image_root)
     images = {image["id"]: image for image in content["images"]}
@@ -55,7 +69,7 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
             known = ", ".join(f"{i} {n}" for i, n in categories.items())
             raise UserError(
                 f"{json_file}: annotation {box['id']} of image {image!r} has unknown category id "
-                f"{box['category_id']} (known: {known}); mend the labels and prepare the set again"
+                f"{box['category_id']} (known: {known}); fix the labels and prepare the set again"
             )
         if box["id"] in ids:
             raise UserError(f"{json_file}: annotation id {box['id']} occurs twice; ids must be unique")
@@ -67,15 +81,16 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
 
 
 def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> None:
-    """Register a paired set, to be read when asked for. Other paths under a known name replace the old ones.
+    """Register a paired set, to be read on first use; other paths under a known name replace the old ones.
 
-    Its dicts are detectron2's standard ones plus ``ir_file_name``, ``time`` ("day"/"night") where known, and
-    per annotation ``modality`` where known. An image of the JSON may state ``"missing": "infrared"`` (it then
-    needs no ``ir_file_name``) or ``"missing": "visible"`` (``file_name`` is then a mere name); its dict says
-    so too. ``info.image_root`` of the JSON wins over `image_root`.
+    Its dicts are detectron2's standard ones, with ``ir_file_name``, with ``time`` ("day" or "night") if
+    known, and with ``modality`` for each annotation if known. An image of the JSON may state ``"missing":
+    "infrared"`` (then it needs no ``ir_file_name``) or ``"missing": "visible"`` (then ``file_name`` need not
+    exist); its dict states the same. ``info.image_root`` of the JSON takes precedence over `image_root`.
 
-    Reading raises UserError for a missing or broken JSON, an image without partner, an unknown category id
-    and an annotation id that occurs twice.
+    Raises:
+        UserError: on reading: a missing or broken JSON, an image without partner, an unknown category id, or
+            an annotation id that occurs twice.
     """
     json_file, image_root = str(json_file), str(image_root)
     facts = dict(json_file=json_file, image_root=image_root, evaluator_type="coco")
@@ -83,32 +98,34 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
 
 
 def register_known() -> None:
-    """Register the sets of KNOWN as ``<set>_<split>_<part>``, and segmentation's, in today's data root."""
+    """Register the sets of KNOWN as ``<set>_<part>``, and segmentation's known sets, in today's data root."""
     segmentation.register_known()
-    for name, (folder, _, splits) in KNOWN.items():
-        root = data_root() / folder
-        for split in splits:
-            for part in ("train", "val"):
-                stem = f"{split}_{part}" if split else part
-                register_pairs(f"{name}_{stem}", root / "annotations" / f"{stem}.json", root)
+    for name, known in KNOWN.items():
+        root = data_root() / known.folder
+        for part in known.parts:
+            register_pairs(f"{name}_{part}", root / "annotations" / f"{part}.json", root)
 
 
 def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> list[dict]:
-    """Dicts of one or several sets to train on; images without boxes are left out unless told otherwise.
+    """Dicts of one or several sets to train on.
 
-    Raises UserError for an unknown name, a set without any box, and sets whose classes differ.
+    Args:
+        filter_empty: leave out images without boxes.
+
+    Raises:
+        UserError: an unknown name, a set without any box, or sets whose classes differ.
     """
     names = [names] if isinstance(names, str) else list(names)
     dicts, classes = [], {}
     for name in names:
         json_file = metadata(name).json_file
-        found = get_detection_dataset_dicts(name, filter_empty=False)
+        records = get_detection_dataset_dicts(name, filter_empty=False)
         boxed = [
-            record for record in found if any(not a.get("iscrowd") for a in record.get("annotations", ()))
+            record for record in records if any(not a.get("iscrowd") for a in record.get("annotations", ()))
         ]
         if not boxed:
             raise UserError(f"{name} has no box to train on in {json_file}: prepare it again with its labels")
-        dicts += boxed if filter_empty else found
+        dicts += boxed if filter_empty else records
         classes[name] = MetadataCatalog.get(name).thing_classes
     check_same_classes(classes)
     return dicts

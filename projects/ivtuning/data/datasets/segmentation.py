@@ -1,19 +1,20 @@
 """Semantic segmentation sets in detectron2's catalogs: a COCO-like JSON whose images name a label map.
 
-Importing this module registers the known sets under ``$DETECTRON2_DATASETS`` (default ``datasets``); their
-JSON files are made by the scripts in the repository's ``datasets`` folder and read on first use::
+Importing this module registers the known sets (see :mod:`.segmentation_layouts`) under
+``$DETECTRON2_DATASETS`` (default ``datasets``). Their JSON files are made by the scripts in the repository's
+``datasets`` folder and read on first use::
 
     <set>/segmentation/<part>.json
-      info        {"image_root": where files lie, if not in the set's folder, ...}
+      info        {"image_root": the images' folder, unless it is the set's own, ...}
       images      [{"id", "file_name", "ir_file_name", "sem_seg_file_name", "height", "width", "time"?}]
       categories  [{"id": value in the label files, "name", "color": [r, g, b]}]
-      ignored     [values that are no class], optional; 255 always is such a value
+      ignored     [values that are no class], optional; 255 is always such a value
 
 A set without any ``ir_file_name`` is visible-only. The protocol says which classes count:
 
-- "all": every one, as ``<set>_seg_<part>``;
-- "foreground": all but the background, whose value 0 becomes 255 in training and evaluation alike, as
-  ``<set>_seg_foreground_<part>``. Numbers of the two do not compare.
+- "all": every class. The set is called ``<set>_seg_<part>``.
+- "foreground": every class but the background, whose value 0 becomes 255 in training and evaluation alike.
+  The set is called ``<set>_seg_foreground_<part>``. Numbers of the two protocols do not compare.
 """
 
 from __future__ import annotations
@@ -24,32 +25,19 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import UserError, nearest
+from .. import catalog
 from ..catalog import (
     add_pair_keys,
     check_partners,
     check_same_classes,
     data_root,
-    generate_synthetic,
     image_root_of,
     metadata,
-    read_json,
     register,
 )
 from ..labels import IGNORE, MAX_CLASSES
-
-PROTOCOLS = ("all", "foreground")
-BACKGROUND = 0
-_SCRIPT = "datasets/prepare_segmentation.py"
-
-# set, also its folder: (what makes its JSON, parts, protocols)
-KNOWN = {
-    "msrs": (_SCRIPT, ("train", "test"), PROTOCOLS),
-    "mfnet": (_SCRIPT, ("train", "val", "test"), PROTOCOLS),
-    "fmb": (_SCRIPT, ("train", "test"), PROTOCOLS),
-    "pst900": (_SCRIPT, ("train", "test"), PROTOCOLS),
-    "ade20k": (_SCRIPT, ("train", "val"), ("all",)),
-    "synthetic": ("a first use of it", ("train", "val"), PROTOCOLS),
-}
+from ..synthetic.generate import generate_once
+from .segmentation_layouts import BACKGROUND, KNOWN, PROTOCOLS
 
 REQUIRED = {
     "images": ("id", "file_name", "sem_seg_file_name", "height", "width"),
@@ -57,19 +45,24 @@ REQUIRED = {
 }
 
 
+def read_json(json_file: str | Path) -> dict:
+    """The content of a JSON with images that name label maps, and categories; UserError if it is not one."""
+    return catalog.read_json(json_file, REQUIRED, KNOWN)
+
+
 def register_segmentation(
     name: str, json_file: str | Path, image_root: str | Path, protocol: str = "all"
 ) -> None:
-    """Register a set with label maps, to be read when asked for; other arguments replace a known name's.
+    """Register a set with label maps, to be read on first use; other arguments under a known name replace it.
 
     Its dicts are {"file_name", "ir_file_name"?, "sem_seg_file_name", "height", "width", "image_id", "time"?,
-    "missing"?, "label_ids"}, see :func:`.labels.read_labels`; train ids follow the order of the values in the
-    files. Metadata are detectron2's for semantic segmentation, and `protocol`; those about classes are set
-    when the set is first read.
+    "missing"?, "label_ids"}, see :func:`..labels.read_labels`; train ids follow the order of the values in
+    the files. The metadata are detectron2's for semantic segmentation, and `protocol`; those about classes
+    are set when the set is first read.
 
     Raises:
-        UserError: an unknown `protocol`. When it is read: a missing or broken JSON, classes that are no
-            values of label files, a missing partner (see :func:`.datasets.register_pairs`), and an image id
+        UserError: an unknown `protocol`. On reading: a missing or broken JSON, classes whose ids cannot be
+            values of label files, a missing partner (see :func:`.detection.register_pairs`), or an image id
             that occurs twice.
     """
     if protocol not in PROTOCOLS:
@@ -81,8 +74,8 @@ def register_segmentation(
 
 def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dict]:
     if name.startswith("synthetic_") and not Path(json_file).exists():
-        generate_synthetic(image_root)
-    content = read_json(json_file, REQUIRED, {known: script for known, (script, _, _) in KNOWN.items()})
+        generate_once(image_root)
+    content = read_json(json_file)
     root, images = image_root_of(content, json_file, image_root), content["images"]
     if not images:
         raise UserError(f"{json_file} lists no images: prepare the set again")
@@ -106,29 +99,29 @@ def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dic
 
 
 def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], dict[int, int]]:
-    """The classes that count, by value, and the train id (or 255) of every known value."""
+    """The classes that count, sorted by value, and the train id (or 255) of every known value."""
     classes, ignored = content["categories"], content.get("ignored") or []
     values = [c["id"] for c in classes] + ignored
     for value in values:
         if not isinstance(value, int) or not 0 <= value < 2**16 or values.count(value) > 1:
             raise UserError(
-                f"{json_file}: {value!r} of categories and ignored is no value that stands there once and "
-                "fits into 16 bits; prepare the set again"
+                f"{json_file}: {value!r} of categories and ignored must occur there once and be an integer "
+                "of 16 bits; prepare the set again"
             )
     for c in classes:
         color = c["color"]
         if c["id"] == IGNORE:
             raise UserError(
-                f"{json_file}: class {c['name']!r} has {IGNORE}, which is ignored: give another id"
+                f"{json_file}: class {c['name']!r} has the id {IGNORE}, which is ignored: give another id"
             )
         if not (isinstance(color, list) and len(color) == 3 and all(v in range(256) for v in color)):
             raise UserError(
-                f"{json_file}: class {c['name']!r} has no color [r, g, b] of 0..255: mend it there"
+                f"{json_file}: class {c['name']!r} has no color [r, g, b] of 0..255: fix it there"
             )
     if protocol == "foreground":
         if BACKGROUND not in (c["id"] for c in classes):
             raise UserError(
-                f"{json_file}: no class has the value {BACKGROUND} that protocol=foreground leaves out: "
+                f"{json_file}: no class has the value {BACKGROUND}, which protocol=foreground leaves out: "
                 "use protocol=all"
             )
         classes, ignored = [c for c in classes if c["id"] != BACKGROUND], [*ignored, BACKGROUND]
@@ -139,28 +132,28 @@ def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], 
 
 
 def register_known() -> None:
-    """Register the sets of KNOWN, in all their protocols, under today's $DETECTRON2_DATASETS."""
-    for name, (_, parts, protocols) in KNOWN.items():
-        root = data_root() / name
-        for protocol in protocols:
+    """Register the sets of KNOWN, in all their protocols, in today's data root."""
+    for name, known in KNOWN.items():
+        root = data_root() / known.folder
+        for protocol in known.protocols:
             infix = "seg" if protocol == "all" else f"seg_{protocol}"
-            for part in parts:
+            for part in known.parts:
                 json_file = root / "segmentation" / f"{part}.json"
                 register_segmentation(f"{name}_{infix}_{part}", json_file, root, protocol)
 
 
 def segmentation_dicts(names: str | Sequence[str]) -> list[dict]:
-    """Dicts of one or several segmentation sets, none left out.
+    """Dicts of one or several segmentation sets, with all their images.
 
     Raises:
-        UserError: an unknown name, a set of another kind, sets whose classes differ, and all that reading a
-            set may find.
+        UserError: an unknown name, a set of another kind, sets whose classes differ, or a fault of a JSON
+            (see :func:`register_segmentation`).
     """
     names = [names] if isinstance(names, str) else list(names)
     dicts, classes = [], {}
     for name in names:
         if metadata(name).get("protocol") not in PROTOCOLS:
-            raise UserError(f"{name} has no label maps: use a set that register_segmentation has registered")
+            raise UserError(f"{name} has no label maps: use one registered by register_segmentation")
         dicts += DatasetCatalog.get(name)
         classes[name] = metadata(name).stuff_classes
     check_same_classes(classes)

@@ -1,4 +1,4 @@
-"""The loader of test images."""
+"""The loader of test images for classification."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 def build_test_loader(
     dataset: list[dict], mapper: Callable, batch_size: int = 1, num_workers: int = 0
 ) -> DataLoader:
-    """detectron2's test loader with batches, which its 0.6 lacks: each rank takes its share, in order."""
+    """detectron2's test loader with a batch size, which release 0.6 lacks; each rank reads its share."""
     mapped = MapDataset(DatasetFromList(dataset, copy=False), mapper)
     return DataLoader(
         mapped, batch_size, sampler=InferenceSampler(len(mapped)), num_workers=num_workers, collate_fn=list

@@ -1,8 +1,8 @@
-"""Training samples as a pure function of (seed, position), so that a resumed run sees the very same ones.
+"""The training loader. Its samples are a pure function of (seed, position): a resumed run sees the same ones.
 
-Position p = 0, 1, 2, ... belongs to epoch p // N and is place p % N of that epoch's permutation, drawn from
-(seed, epoch). The mapper runs under generators seeded from (seed, p). Neither the number of workers, nor
-the number of ranks, nor where a run starts changes a sample.
+Position p = 0, 1, 2, ... belongs to epoch p // N and is entry p % N of that epoch's permutation, which is
+drawn from (seed, epoch). The mapper runs with generators seeded from (seed, p). A sample depends neither on
+the number of workers or ranks nor on where a run starts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .transport import Packed, pack, unpack
 
 logger = logging.getLogger("ivtuning.data")
 _ON_BAD_PAIR = ("stop", "skip")
-_ORDER, _SAMPLE = 0, 1  # keep the two uses of the seed apart
+_ORDER, _SAMPLE = 0, 1  # separate the two uses of the seed
 
 
 def build_train_loader(
@@ -45,21 +45,21 @@ def build_train_loader(
     """An infinite loader of lists of mapped samples.
 
     Args:
-        dataset: dataset dicts; N of them.
-        mapper: dict -> sample, or None where it has none to offer: the epoch's next pair then steps in.
-        total_batch_size: samples in a global batch, over all ranks. Global batch k holds the positions
-            k*B..k*B+B-1, of which each rank takes its contiguous share.
-        num_workers: processes that read ahead; 0 reads in this one.
-        seed: the same on all ranks; None (or a negative one, as in detectron2): drawn and shared.
-        start: global batches that were consumed before.
+        dataset: N dataset dicts.
+        mapper: dict -> sample, or None to decline the pair, which the epoch's next pair then replaces.
+        total_batch_size: samples in a global batch, B, over all ranks. Global batch k holds the positions
+            k*B..k*B+B-1, of which each rank reads a contiguous share.
+        num_workers: processes that read ahead; 0 reads in the main process.
+        seed: the same on all ranks. None, or a negative one as in detectron2, draws a seed and shares it.
+        start: the number of global batches that an earlier run consumed.
         on_bad_pair: "stop" raises :class:`BadPair`; "skip" takes the epoch's next good pair, warns with the
-            file's name and counts in `loader.skipped`.
-        copy_paste: `prob` and `max_objects` of a :class:`.copy_paste.CopyPaste` around the mapper, to paste
-            from `dataset`; None pastes nothing.
+            file's name and counts it in `loader.skipped`.
+        copy_paste: `prob` and `max_objects` of a :class:`..mappers.copy_paste.CopyPaste` around the mapper,
+            which pastes from `dataset`; None pastes nothing.
 
     Raises:
-        UserError: here for arguments out of range; while iterating, whatever the mapper raised as such,
-            unchanged, in a worker or not.
+        UserError: arguments out of range. While iterating: the UserError that the mapper raised, unchanged,
+            whether in a worker or not.
     """
     world = comm.get_world_size()
     if not len(dataset):
@@ -74,7 +74,7 @@ def build_train_loader(
     if seed is None or seed < 0:
         seed = comm.shared_random_seed()
     if isinstance(dataset, list):
-        # Serialized, so that reference counts do not copy the list into every worker's memory.
+        # Serialized, because changing reference counts would copy the list into every worker's memory.
         dataset = DatasetFromList(dataset, copy=False)
     if copy_paste is not None:
         mapper = CopyPaste(mapper, dataset, **copy_paste)
@@ -84,15 +84,15 @@ def build_train_loader(
 
 
 class TrainLoader(DataLoader):
-    """What :func:`build_train_loader` returns. Where there is CUDA, images are in pinned memory.
+    """The loader that :func:`build_train_loader` returns. With CUDA, images are in pinned memory.
 
     Attributes:
         seed (int): the seed in use.
-        skipped (Counter): file name -> times that it was skipped, on this rank, since this loader was built.
+        skipped (Counter): file name -> how often it was skipped on this rank since the loader was built.
     """
 
     def __init__(self, stream: _Stream, batches: _Batches, num_workers: int):
-        # Its own generator, because starting workers would otherwise draw from the global one.
+        # A generator of its own: starting workers would otherwise draw from the global one.
         generator = torch.Generator().manual_seed(stream.seed)
         super().__init__(
             stream,
@@ -119,7 +119,7 @@ class TrainLoader(DataLoader):
 
 
 class _Read(NamedTuple):
-    """What came of one position. Errors travel as values: torch would wrap a worker's exception in text."""
+    """The result of one position. Errors travel as values: torch turns a worker's exception into text."""
 
     sample: dict | None
     error: UserError | None
@@ -127,7 +127,7 @@ class _Read(NamedTuple):
 
 
 class _Stream(Dataset):
-    """positions -> their _Reads. torch asks for a batch at once."""
+    """A data set of positions: torch asks for those of a batch at once and gets a list of _Read."""
 
     def __init__(self, dataset, mapper, seed: int, skip: bool):
         self.dataset = dataset
@@ -136,18 +136,18 @@ class _Stream(Dataset):
         self.skip = skip
 
     def __getitems__(self, positions: list[int]) -> list[_Read]:
-        with _restored():
+        with _preserved_generators():
             return [self._read(position) for position in positions]
 
     def _read(self, position: int) -> _Read:
         size = len(self.dataset)
-        epoch, place = divmod(position, size)
+        epoch, index = divmod(position, size)
         order = _permutation(self.seed, epoch, size)
         skipped = []
         for step in range(size):
-            pair = self.dataset[int(order[(place + step) % size])]
+            pair = self.dataset[int(order[(index + step) % size])]
             try:
-                # `step` too: a substitute must not repeat the draw that failed (see CopyPaste).
+                # With `step`, because a substitute must not repeat the draw that failed (see CopyPaste).
                 _seed(self.seed, _SAMPLE, position, step)
                 sample = self.mapper(pair)
             except UserError as error:
@@ -163,7 +163,7 @@ class _Stream(Dataset):
 
 
 class _Batches(Sampler):
-    """The positions of one rank, batch by batch, for ever."""
+    """An infinite sampler over the positions of one rank, in batches."""
 
     def __init__(self, start: int, total: int, rank: int, world: int):
         self.start = start
@@ -183,7 +183,7 @@ def _entropy(*numbers: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    # RandomState's stream is frozen for good, a Generator's may change with numpy's version.
+    # RandomState's stream never changes; that of a Generator may change with numpy's version.
     return np.random.RandomState(_entropy(seed, _ORDER, epoch)).permutation(size)
 
 
@@ -192,13 +192,13 @@ def _seed(*numbers: int) -> None:
     entropy = _entropy(*numbers)
     random.seed(entropy.tobytes())
     np.random.seed(entropy)
-    # Not torch.manual_seed, which would reseed the CUDA generators as well.
+    # torch.manual_seed would also reseed the CUDA generators.
     torch.default_generator.manual_seed(int(entropy[0]))
 
 
 @contextlib.contextmanager
-def _restored():
-    """Leave the three generators as they were."""
+def _preserved_generators():
+    """Restore the state of Python's, numpy's and torch's CPU generator afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -1,7 +1,7 @@
-"""Batches on their way from a worker process: one block of shared memory for all tensors of a batch.
+"""Transport of batches from worker processes: all tensors of a batch share one block of shared memory.
 
-torch passes every tensor in a block of its own, with a handshake between the processes for each: for a sample
-of two images, boxes and classes that takes longer than copying them.
+torch sends every tensor in its own block, each with a handshake between the processes. For samples of two
+images, boxes and classes that takes longer than copying the tensors.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _ALIGN = 16  # bytes, more than any dtype needs
 
 
 class Packed(NamedTuple):
-    """What :func:`pack` made of an object."""
+    """An object packed by :func:`pack`."""
 
     pickled: bytes
     block: Tensor  # (bytes,) uint8
 
 
 class _Packer(pickle.Pickler):
-    """Pickles all but plain tensors, which it collects, with the place of each in the block."""
+    """Pickles everything but plain tensors, which it collects with the offset of each in the block."""
 
     def __init__(self, file: io.BytesIO):
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -45,8 +45,8 @@ class _Unpacker(pickle.Unpickler):
         super().__init__(io.BytesIO(packed.pickled))
         self.block = packed.block
 
-    def persistent_load(self, place: tuple) -> Tensor:
-        start, end, dtype, shape = place
+    def persistent_load(self, pid: tuple) -> Tensor:
+        start, end, dtype, shape = pid
         return self.block[start:end].view(dtype).view(shape)
 
 
@@ -55,11 +55,11 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def pack(value: Any) -> Packed:
-    """Anything that can be pickled, with the plain CPU tensors in it copied to one block of shared memory."""
+    """Pack any object that can be pickled; its plain CPU tensors are copied to one block of shared memory."""
     file = io.BytesIO()
     packer = _Packer(file)
     packer.dump(value)
-    # Shared from the start, as in torch's default_collate: otherwise all is copied once more on the way.
+    # Allocated in shared memory, as in torch's default_collate: otherwise sending would copy it there.
     block = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(packer.end))
     for start, tensor in packer.tensors:
         block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
@@ -67,5 +67,5 @@ def pack(value: Any) -> Packed:
 
 
 def unpack(packed: Packed) -> Any:
-    """What was packed. Its tensors are views of the block, which lives as long as any of them."""
+    """The packed object. Its tensors are views of the block, which lives as long as any of them."""
     return _Unpacker(packed).load()

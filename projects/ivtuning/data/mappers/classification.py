@@ -1,4 +1,4 @@
-"""Maps a classification record to model inputs."""
+"""Maps a dataset dict of image classification to model inputs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..images import UNREADABLE, BadPair
 
 
 class ClassificationMapper:
-    """From a dataset dict to the dict that :class:`..heads.classification.ImageClassifier` takes.
+    """Reads an image and augments it, for :class:`ivtuning.heads.classification.ImageClassifier`.
 
-    All draws come from the global generators, so equal states give equal samples.
+    All random numbers come from the global generators: equal states give equal samples.
 
     Args:
-        is_train: of training; the label stays either way, for the evaluator.
+        is_train: whether the samples are for training. The label is kept either way, for the evaluator.
         augmentations: callables from a (3, H, W) uint8 RGB tensor to another, such as torchvision's v2
-            transforms, applied in order.
+            transforms; applied in order.
     """
 
     def __init__(self, is_train: bool, augmentations: Sequence[Callable[[Tensor], Tensor]] = ()):
         self.is_train, self.augmentations = is_train, list(augmentations)
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Returns the dict with "image", (3, h, w) uint8 RGB; gray, palette and alpha images become RGB.
+        """The dict with "image", (3, h, w) uint8 RGB; gray, palette and alpha images are converted.
 
         Raises:
             BadPair: the file is missing or unreadable.
@@ -37,7 +37,7 @@ class ClassificationMapper:
         try:
             image = torch.from_numpy(read_image(path, "RGB").transpose(2, 0, 1).copy())
         except FileNotFoundError:
-            raise BadPair(f"image {path} is missing: restore it, or take it off the list", path) from None
+            raise BadPair(f"image {path} is missing: restore it, or remove it from the list", path) from None
         except UNREADABLE as error:
             why = " ".join(str(error).split()) or type(error).__name__
             raise BadPair(f"image {path} cannot be read ({why}): fetch it again", path) from error

@@ -1,4 +1,4 @@
-"""Simple copy-paste (arXiv 2012.07177) on pairs: an object lands at one place in both images."""
+"""Simple copy-paste (arXiv 2012.07177) on pairs: an object is pasted at the same place in both images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from detectron2.data.detection_utils import filter_empty_instances
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from ...errors import UserError
+from ..modalities import IMAGE_KEYS
 
-PASTED = {"image", "image_ir", "sem_seg"}  # (..., H, W)
+PASTED = {*IMAGE_KEYS, "sem_seg"}  # (..., H, W)
 
 
 class CopyPaste:
-    """A mapper around a mapper: now and then it pastes the objects of another random pair."""
+    """Wraps a mapper and pastes objects of another random pair into some of its samples."""
 
     def __init__(
         self,
@@ -26,10 +27,10 @@ class CopyPaste:
     ):
         """
         Args:
-            mapper: a training :class:`.mapper.PairedDatasetMapper`, or anything with its interface.
+            mapper: a training :class:`.pairs.PairedDatasetMapper`, or anything with its interface.
             dataset: the dataset dicts to paste from.
             prob: probability of pasting, 0..1.
-            max_objects: at most so many objects; 1..max_objects of those there are get drawn.
+            max_objects: most objects to paste; how many of the pair's objects are pasted is drawn.
 
         Raises:
             UserError: `prob` or `max_objects` out of range.
@@ -42,7 +43,7 @@ class CopyPaste:
         self.max_objects = max_objects
 
     def __call__(self, dataset_dict: dict) -> dict | None:
-        """The mapper's output; `instances` are then what is still seen of the own and the pasted objects."""
+        """The mapper's output, perhaps with pasted objects; `instances` hold what remains visible of all."""
         sample = self.mapper(dataset_dict)
         if sample is None or "instances" not in sample or np.random.uniform() >= self.prob:
             return sample
@@ -52,16 +53,16 @@ class CopyPaste:
         source = self.mapper(self.dataset[index])
         if source is None or len(source.get("instances", ())) == 0:
             return sample
-        if any(key in sample and key not in source for key in PASTED):  # dropped or missing there
+        if any(key in sample and key not in source for key in PASTED):  # an image is missing there
             return sample
-        found = len(source["instances"])
-        count = np.random.randint(1, min(found, self.max_objects) + 1)
-        chosen = torch.from_numpy(np.sort(np.random.permutation(found)[:count]))
+        total = len(source["instances"])
+        count = np.random.randint(1, min(total, self.max_objects) + 1)
+        chosen = torch.from_numpy(np.sort(np.random.permutation(total)[:count]))
         return _paste(sample, source, source["instances"][chosen])
 
 
 def _paste(sample: dict, source: dict, objects: Instances) -> dict:
-    """Paste `objects` of `source` into `sample`; where sizes differ, the common top left corner counts."""
+    """Paste `objects` of `source` into `sample`. If the sizes differ, the common top left corner is used."""
     height, width = size = sample["instances"].image_size
     h, w = (min(a, b) for a, b in zip(size, source["instances"].image_size, strict=True))
     regions = torch.zeros(len(objects), height, width, dtype=torch.bool)
@@ -82,7 +83,7 @@ def _paste(sample: dict, source: dict, objects: Instances) -> dict:
 
 
 def _regions(instances: Instances) -> torch.Tensor:
-    """(N,H,W) bool: the masks, or where there are none the pixels that the boxes touch."""
+    """(N,H,W) bool: the masks, or without masks the pixels that the boxes touch."""
     if instances.has("gt_masks"):
         return instances.gt_masks.tensor
     regions = torch.zeros(len(instances), *instances.image_size, dtype=torch.bool)
@@ -94,13 +95,13 @@ def _regions(instances: Instances) -> torch.Tensor:
 
 
 def _shrink(boxes: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-    """Cut (N,4) XYXY boxes down to what (N,H,W) regions leave of them; empty regions give empty boxes."""
+    """Clip (N,4) XYXY boxes to their (N,H,W) regions; empty regions give empty boxes."""
     tight = BitMasks(regions).get_bounding_boxes().tensor
     return torch.cat([boxes[:, :2].maximum(tight[:, :2]), boxes[:, 2:].minimum(tight[:, 2:])], dim=1)
 
 
 def _rebuilt(instances: Instances, boxes: torch.Tensor, regions: torch.Tensor) -> Instances:
-    """`instances` on the image of `regions`, with these boxes and masks, without those that vanished."""
+    """`instances` with these boxes and masks, without the empty ones, on an image of the regions' size."""
     rebuilt = Instances(tuple(regions.shape[1:]), **instances.get_fields())
     rebuilt.gt_boxes = Boxes(boxes)
     if rebuilt.has("gt_masks"):

@@ -1,4 +1,4 @@
-"""From a dataset dict to what the model eats: both images in one geometric frame."""
+"""Maps a dataset dict to model inputs: a pair of images in one geometric frame, with its labels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from ...errors import UserError
-from ..images import MODALITIES, check_modality, read_pair
+from ..images import read_pair
 from ..labels import IGNORE, UNUSED, read_labels
+from ..modalities import MODALITIES, absent_modality, check_modality
 
 Photometric = Callable[[np.ndarray], np.ndarray]
 _PHOTOMETRIC_TRANSFORMS = (T.BlendTransform, T.ColorTransform)
 
 
 class _Labeled(T.AugInput):
-    """What augmentations act on. A label that one makes up (padding, a turned image's corners) becomes 255.
+    """An augmentation's input, in which labels that a transform makes up become 255.
 
-    Left alone, some write 0, which is a class, and detectron2's releases differ.
+    Padding and the corners of a rotated image are such labels. Transforms themselves may write 0 there, which
+    is a class, and detectron2's releases differ in it.
     """
 
     def transform(self, tfm: T.Transform) -> None:
@@ -34,13 +36,14 @@ class _Labeled(T.AugInput):
 
 
 class PairedDatasetMapper:
-    """Reads a pair, moves both images and the labels alike, then changes each image's pixels alone.
+    """Reads a pair, transforms both images and the labels alike, then changes the pixels of each image.
 
-    An image may be absent: the dict names no `ir_file_name`, its `missing` is "visible" or "infrared", or an
-    option here drops it. The sample then lacks it and the model decides (`model.fill_missing`); a named file
-    that is not there stays an error.
+    An image may be absent: the dict has no `ir_file_name`, its `missing` is "visible" or "infrared", or an
+    option of the mapper drops it. The sample then lacks the image, and `model.fill_missing` decides what the
+    model does. A named file that does not exist is still an error.
 
-    All draws come from numpy's, torch's and Python's global generators, so equal states give equal samples.
+    All random numbers come from numpy's, torch's and Python's global generators: equal states give equal
+    samples.
     """
 
     def __init__(
@@ -56,16 +59,16 @@ class PairedDatasetMapper:
     ):
         """
         Args:
-            is_train: keep the annotations, as `instances`, and read the label map, as `sem_seg`.
-            augmentations: geometric; drawn once on the visible image and re-applied to all the rest.
-            photometric: callables (H,W,3) uint8 -> same for the visible image, after the geometry.
-            photometric_ir: the same for the infrared image, with draws of their own.
+            is_train: return the annotations as `instances` and the label map as `sem_seg`.
+            augmentations: geometric ones; drawn once, on the visible image, and applied to everything else.
+            photometric: callables (H,W,3) uint8 -> the same, for the visible image after the geometry.
+            photometric_ir: likewise for the infrared image, drawn independently.
             use_instance_mask: needs a segmentation (polygons or RLE) in every annotation; adds `gt_masks`
                 (BitMasks) and, after a crop, takes the boxes from the masks.
-            ir_range: raw counts (lo, hi) of 16-bit infrared, see :func:`.images.read_pair`.
-            drop: "visible" or "infrared", which no sample then has.
-            modality_dropout: in training, probability, 0..1, that a complete pair loses one of its two
-                images, either with equal chance. Its objects all stay.
+            ir_range: raw counts (lo, hi) of 16-bit infrared, see :func:`..images.read_pair`.
+            drop: "visible" or "infrared": the image that every sample goes without.
+            modality_dropout: probability, 0..1, that a complete training pair loses one of its images, either
+                with equal chance. All its objects stay.
 
         Raises:
             UserError: `ir_range` is not two increasing numbers, `drop` no modality, `modality_dropout` no
@@ -94,49 +97,49 @@ class PairedDatasetMapper:
 
         Returns:
             dict: the same keys without `annotations`, and `image`, `image_ir` (3,H,W) uint8, or one of them
-            where the other is absent; in training `instances` with `gt_boxes` (XYXY pixels of the augmented
-            image), `gt_classes`, perhaps `gt_masks` (N,H,W), where the dict has `annotations`, and `sem_seg`
-            (H,W) int64, see :func:`.labels.read_labels`, where it has a `sem_seg_file_name`. `height` and
+            if the other is absent. In training also `instances`, if the dict has `annotations`, with
+            `gt_boxes` (XYXY pixels of the augmented image), `gt_classes` and perhaps `gt_masks` (N,H,W); and
+            `sem_seg` (H,W) int64, see :func:`..labels.read_labels`, if it has a `sem_seg_file_name`. `height` and
             `width` stay those of the file.
 
         Raises:
-            BadPair: see :func:`.images.read_pair` and :func:`.labels.read_labels`.
+            BadPair: see :func:`..images.read_pair` and :func:`..labels.read_labels`.
             UserError: a photometric transform among the geometric ones or the reverse, or one that blends
                 labels; an unknown label; a missing segmentation; `drop` leaves nothing of the pair.
         """
         dataset_dict = dict(dataset_dict)
         visible, infrared = read_pair(dataset_dict, self.ir_range, self._absent(dataset_dict))
-        seen = _Labeled(infrared if visible is None else visible)
-        dataset_dict.setdefault("height", seen.image.shape[0])
-        dataset_dict.setdefault("width", seen.image.shape[1])
+        aug_input = _Labeled(infrared if visible is None else visible)
+        dataset_dict.setdefault("height", aug_input.image.shape[0])
+        dataset_dict.setdefault("width", aug_input.image.shape[1])
         if self.is_train and "sem_seg_file_name" in dataset_dict:
-            seen.sem_seg = read_labels(dataset_dict)
+            aug_input.sem_seg = read_labels(dataset_dict)
 
-        transforms = self.augmentations(seen)
-        _check_geometric(transforms, labeled=seen.sem_seg is not None)
+        transforms = self.augmentations(aug_input)
+        _check_geometric(transforms, labeled=aug_input.sem_seg is not None)
         if visible is not None:
-            dataset_dict["image"] = _finish(seen.image, self.photometric)
+            dataset_dict["image"] = _finish(aug_input.image, self.photometric)
         if infrared is not None:
-            image = seen.image if visible is None else transforms.apply_image(infrared)
+            image = aug_input.image if visible is None else transforms.apply_image(infrared)
             dataset_dict["image_ir"] = _finish(image, self.photometric_ir)
 
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
             dataset_dict["instances"] = self._instances(
-                annotations, transforms, seen.image.shape[:2], dataset_dict
+                annotations, transforms, aug_input.image.shape[:2], dataset_dict
             )
-        if seen.sem_seg is not None:
-            dataset_dict["sem_seg"] = torch.from_numpy(seen.sem_seg.astype(np.int64))
+        if aug_input.sem_seg is not None:
+            dataset_dict["sem_seg"] = torch.from_numpy(aug_input.sem_seg.astype(np.int64))
         return dataset_dict
 
     def _absent(self, dataset_dict: dict) -> str | None:
-        """The modality that the sample goes without."""
-        lacking = dataset_dict.get("missing") or (None if dataset_dict.get("ir_file_name") else "infrared")
+        """The modality that the sample goes without, or None."""
+        lacking = absent_modality(dataset_dict)
         if lacking and self.drop not in (None, lacking):
             name = dataset_dict["file_name"]
             raise UserError(f"{name} has no {lacking} image: drop={self.drop} would leave nothing of it")
         absent = self.drop or lacking
-        # Without dropout nothing is drawn: the other draws of a seed are then what they always were.
+        # Nothing is drawn without dropout, so that the option leaves a seed's other random numbers alone.
         if absent is None and self.modality_dropout and np.random.uniform() < self.modality_dropout:
             absent = MODALITIES[np.random.randint(2)]
         return absent
@@ -150,7 +153,7 @@ class PairedDatasetMapper:
             masks = np.zeros((len(annotations), *shape), bool)
             for mask, annotation in zip(masks, annotations, strict=True):
                 before = mask_util.decode(_to_rle(annotation, dataset_dict))
-                # Padding may have written another label: newer FixedSizeCrop gives 255 by default.
+                # Padding may have written another value: newer FixedSizeCrop writes 255 by default.
                 mask[:] = transforms.apply_segmentation(before) == 1
             instances.gt_masks = BitMasks(torch.from_numpy(masks))
             if any(isinstance(t, T.CropTransform) for t in transforms.transforms):
@@ -159,7 +162,7 @@ class PairedDatasetMapper:
 
 
 def _boxes(annotations: list[dict], transforms: T.TransformList, shape: tuple[int, int]) -> np.ndarray:
-    """(N,4) XYXY pixels, cut to the image. detectron2's function takes one box at a time, which is slow."""
+    """(N,4) XYXY pixels, clipped to the image; much faster than detectron2's function for single boxes."""
     boxes = np.zeros((len(annotations), 4))
     if not annotations:
         return boxes
@@ -172,7 +175,7 @@ def _boxes(annotations: list[dict], transforms: T.TransformList, shape: tuple[in
 
 
 def _to_rle(annotation: dict, dataset_dict: dict) -> dict:
-    """The segmentation as one compressed RLE: a mask crops and rotates exactly, polygons need shapely."""
+    """The segmentation as one compressed RLE. Masks are transformed exactly; polygons would need shapely."""
     segmentation = annotation.get("segmentation")
     if not segmentation:
         raise UserError(
@@ -189,10 +192,10 @@ def _to_rle(annotation: dict, dataset_dict: dict) -> dict:
 def _check_geometric(transforms: T.TransformList, labeled: bool) -> None:
     for transform in transforms.transforms:
         if labeled and isinstance(transform, T.ExtentTransform):
-            # It tests `if interp` and Pillow's NEAREST is 0: between classes 0 and 2 it writes 1.
+            # It tests `if interp`, and Pillow's NEAREST is 0, so it blends: between classes 0 and 2 is a 1.
             raise UserError("RandomExtent blends neighboring labels: use ResizeScale and RandomCrop instead")
         if isinstance(transform, _PHOTOMETRIC_TRANSFORMS):
-            # It carries the visible image's statistics: on infrared it would be wrong without a word.
+            # It was drawn with the visible image's statistics and would silently be wrong for infrared.
             raise UserError(
                 f"augmentations yield {type(transform).__name__}, which changes pixel values: "
                 "move it to photometric or photometric_ir, augmentations are for geometry"
@@ -200,11 +203,11 @@ def _check_geometric(transforms: T.TransformList, labeled: bool) -> None:
 
 
 def _finish(image: np.ndarray, photometric: list[Photometric]) -> torch.Tensor:
-    """Apply the pixel changes; (H,W,3) uint8 array -> (3,H,W) uint8 tensor."""
+    """Apply the photometric changes to (H,W,3) uint8 and return a (3,H,W) uint8 tensor."""
     shape = image.shape
     _check_pixels(image, shape, "augmentations")
     if photometric and not image.strides[2]:
-        image = image.copy()  # gray: three channels to write to
+        image = image.copy()  # gray is a view of one channel: changes need three
     for change in photometric:
         image = change(image)
         _check_pixels(image, shape, getattr(change, "__name__", type(change).__name__))
@@ -212,14 +215,14 @@ def _finish(image: np.ndarray, photometric: list[Photometric]) -> torch.Tensor:
 
 
 def _planes(image: np.ndarray) -> torch.Tensor:
-    """(H,W,C) array, perhaps a view -> contiguous (C,H,W) tensor, far quicker than a transpose by numpy."""
+    """(H,W,C) array or view as a contiguous (C,H,W) tensor; far faster than numpy's transpose."""
     planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
     flipped = image.strides[1] < 0
     if flipped:
         image = image[:, ::-1]
     if image.strides[2]:
         cv2.split(image, list(planes))
-    else:  # one channel, seen thrice
+    else:  # a view of one channel
         planes[:] = image[..., 0]
     if flipped:
         for plane in planes:
@@ -227,6 +230,6 @@ def _planes(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(planes)
 
 
-def _check_pixels(image: np.ndarray, shape: tuple, giver: str) -> None:
+def _check_pixels(image: np.ndarray, shape: tuple, source: str) -> None:
     if image.dtype != np.uint8 or image.shape != shape:
-        raise UserError(f"{giver} gave an image {image.dtype} {image.shape}: it must be uint8 {shape}")
+        raise UserError(f"{source} gave an image {image.dtype} {image.shape}: it must be uint8 {shape}")

@@ -1,26 +1,28 @@
-"""What the `datasets/prepare_*.py` scripts share: reading labels, assembling and writing COCO JSON.
+"""Assembles and writes the COCO JSON of detection sets, for the scripts ``datasets/prepare_*.py``.
 
-Boxes travel as ``(class index from 0 or None, x0, y0, x1, y1)`` in pixels, x1 and y1 exclusive; None marks
-a class the user chose to ignore. Coordinates of VOC files are taken as they stand (width = xmax - xmin), as
-the published COCO files of M3FD and LLVIP do.
+Coordinates of VOC files are used unchanged (width = xmax - xmin), as in the published COCO files of M3FD and
+LLVIP.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
 from ...errors import UserError
+from ...utils.files import StagedFiles
 from ...utils.progress import track
 from ..annotations import Box
 from ..images import image_size
 from .pairing import Pair
+
+# Ends the message about a place that cannot be written.
+ADVICE = "choose a writable place with --output"
 
 
 def assemble(
@@ -31,11 +33,15 @@ def assemble(
     label: str,
     time: Callable[[str], str | None] = lambda stem: None,
 ) -> tuple[dict, Counter]:
-    """COCO content (without info) of `pairs`, and what was skipped or mended, counted by reason.
+    """The COCO content of `pairs`, without info, and what was skipped or changed, counted by reason.
 
     Args:
-        read: from (label file, (width, height)) to boxes.
+        read: from a label file and (width, height) to boxes.
+        label: what the progress bar is called.
         time: from a stem to "day", "night" or None (unknown).
+
+    Raises:
+        UserError: the images of a pair differ in size, or `read` refuses a label file.
     """
     images, annotations, counts = [], [], Counter()
     for pair in track(pairs, label):
@@ -46,11 +52,11 @@ def assemble(
         if (other := image_size(pair.infrared)) != size:
             sizes = f"{width}x{height} and {other[0]}x{other[1]}"
             raise UserError(f"{pair.visible} and {pair.infrared} differ in size ({sizes}): align them first")
-        names = {"file_name": pair.visible, "ir_file_name": pair.infrared}
-        image = {"id": len(images) + 1} | {k: p.relative_to(source).as_posix() for k, p in names.items()}
+        files = {"file_name": pair.visible, "ir_file_name": pair.infrared}
+        image = {"id": len(images) + 1} | {k: p.relative_to(source).as_posix() for k, p in files.items()}
         image |= {"height": height, "width": width}
-        if when := time(pair.stem):
-            image["time"] = when
+        if time_of_day := time(pair.stem):
+            image["time"] = time_of_day
         images.append(image)
         for index, *corners in read(pair.label, size):
             if index is None:
@@ -72,7 +78,7 @@ def assemble(
 
 
 def summary(parts: dict[str, tuple[dict, Counter]]) -> str:
-    """A table of images, boxes per class, sizes and skipped things; one column a part."""
+    """A table of images, boxes per class, image sizes and what was skipped, with one column per part."""
     columns = []
     for coco, counts in parts.values():
         names = {c["id"]: c["name"] for c in coco["categories"]}
@@ -87,39 +93,42 @@ def summary(parts: dict[str, tuple[dict, Counter]]) -> str:
     return tabulate(table, headers=["", *parts])
 
 
-def write_json(files: dict[Path, dict], dry_run: bool = False) -> list[str]:
-    """Write each content to its path, all or none, and return a line on each.
+def count_boxes(coco: dict) -> dict[str, int]:
+    """Numbers of "images", of all "boxes", and of each class's boxes, for :func:`count_warnings`."""
+    boxes = Counter(a["category_id"] for a in coco["annotations"])
+    counts = {"images": len(coco["images"]), "boxes": boxes.total()}
+    return counts | {f"{c['name']} boxes": boxes[c["id"]] for c in coco["categories"]}
 
-    Files that already hold the content are left alone. With `dry_run` nothing is touched.
+
+def count_warnings(counts: Mapping[str, Mapping[str, int]], published: Mapping[str, Mapping[str, int]]):
+    """Yield a warning line for each part whose counts differ from the published ones.
+
+    Args:
+        counts: part -> what was counted, such as {"images": 1083, "person boxes": 2925}.
+        published: the same for what the authors or the split's source state; other counts are not compared.
     """
-    lines, staged = [], {}
-    try:
-        for path, content in files.items():
-            text = json.dumps(content) + "\n"
-            exists = path.is_file()
-            if exists and path.read_text() == text:
-                lines.append(f"unchanged: {path}")
-                continue
-            verb = "replace" if exists else "create"
-            lines.append(f"would {verb}: {path}" if dry_run else f"{verb}d: {path}")
-            if dry_run:
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Beside the target, because a rename is atomic only within one file system.
-            staged[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            staged[path].write_text(text)
-        for path, temporary in staged.items():
-            os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(
-                f"cannot write {error.filename}: choose a writable place with --output"
-            ) from error
-        raise
-    finally:
-        for temporary in staged.values():
-            temporary.unlink(missing_ok=True)
+    for part, expected in published.items():
+        wrong = [
+            f"{counts[part][what]} {what} ({number} published)"
+            for what, number in expected.items()
+            if counts[part][what] != number
+        ]
+        if wrong:
+            yield f"warning: {part} has {', '.join(wrong)}: the copy may be incomplete or changed"
+
+
+def stage_json(contents: Mapping[Path, dict], staged: StagedFiles) -> list[str]:
+    """Stage each content for its path, and return a line on each."""
+    lines = []
+    for path, content in contents.items():
+        verb = staged.write(path, (json.dumps(content) + "\n").encode())
+        lines.append(f"{describe(verb, staged.dry_run)}: {path}")
     return lines
+
+
+def describe(verb: str, dry_run: bool) -> str:
+    """What :meth:`StagedFiles.write` returned, as "unchanged", "created" or "replaced", or "would create"."""
+    return verb if verb == "unchanged" else f"would {verb}" if dry_run else f"{verb}d"
 
 
 def write_set(
@@ -134,9 +143,16 @@ def write_set(
     time: Callable[[str], str | None] = lambda stem: None,
     dry_run: bool = False,
 ) -> dict[str, dict]:
-    """Assemble every part, print the summary, write ``output/annotations/<split>_<part>.json``.
+    """Assemble every part, print a summary, and write ``<output>/annotations/<split>_<part>.json``.
 
-    ``info.image_root`` records `source` where that is not the set's own folder. Returns the contents by part.
+    All files are written, or none. ``info.image_root`` records `source` if it is not the set's own folder.
+    See :func:`assemble` for `read` and `time`.
+
+    Returns:
+        The contents by part.
+
+    Raises:
+        UserError: a part without labels, or a fault that :func:`assemble` finds.
     """
     info = {"description": description, "split": split}
     if source.resolve() != output.resolve():
@@ -147,5 +163,8 @@ def write_set(
     contents = {part: {"info": info} | coco for part, (coco, _) in made.items()}
     print(summary(made))
     paths = {output / "annotations" / f"{split}_{part}.json": coco for part, coco in contents.items()}
-    print(*write_json(paths, dry_run), sep="\n")
+    with StagedFiles(dry_run, ADVICE) as staged:
+        lines = stage_json(paths, staged)
+        staged.commit()
+    print(*lines, sep="\n")
     return contents

@@ -1,6 +1,6 @@
-"""Turn a segmentation release into ``segmentation/<part>.json``, and into copies of the files that need one.
+"""Turns a segmentation release into ``segmentation/<part>.json``, with copies of the files that need one.
 
-Files are read where they lie. Copied into the set's folder, as PNG, are only
+Files are read where they are. Only these are copied into the set's folder, as PNG:
 
 - ``vis/`` and ``ir/``: the two halves of files with four channels; visible images that are not 8-bit RGB;
   infrared images with holes, filled;
@@ -9,13 +9,10 @@ Files are read where they lie. Copied into the set's folder, as PNG, are only
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,28 +23,29 @@ import numpy as np
 from PIL import Image, ImageOps
 from tabulate import tabulate
 
-from ...errors import UserError
+from ...errors import UserError, nearest
+from ...utils.files import StagedFiles
 from ...utils.progress import track
+from ..datasets.segmentation_layouts import SegmentationSet
 from ..images import decode, image_size, kind_of, read_pair
 from ..labels import class_table
-from .coco import write_json
-from .pairing import Pair
-from .segmentation_layouts import Layout, find_parts, read_values
+from ..modalities import TIMES, time_of
+from .coco import ADVICE, count_warnings, describe, stage_json
+from .label_maps import read_values
+from .pairing import Pair, find_pairs
 
-TIMES = {"D": "day", "N": "night"}
 
+def prepare(layout: SegmentationSet, source: Path, output: Path, dry_run: bool = False) -> dict[str, dict]:
+    """Check a release and write its set: JSON and copies, all or nothing.
 
-def prepare(layout: Layout, source: Path, output: Path, dry_run: bool = False) -> dict[str, dict]:
-    """Check a release and write its set: JSON and copies appear all at once, or nothing does.
-
-    Prints what was found (images, pixels of each class, what was left out or copied) and what was written.
+    Prints a summary (images, pixels of each class, what was left out or copied) and what was written.
 
     Returns:
         The content of each part's JSON.
 
     Raises:
-        UserError: see :func:`.find_parts` and :func:`.read_values`; sizes that differ; an image of the wrong
-            kind; a place that cannot be written.
+        UserError: see :func:`find_parts` and :func:`.read_values`; also images of unequal size or of the
+            wrong kind, and a place that cannot be written.
     """
     source, output = Path(os.path.abspath(source)), Path(os.path.abspath(output))
     parts, left_out = find_parts(layout, source)
@@ -55,89 +53,111 @@ def prepare(layout: Layout, source: Path, output: Path, dry_run: bool = False) -
     if source != output:
         info["image_root"] = str(source)
     contents, columns, pixels = {}, {}, {}
-    copies = Copies(output, dry_run)
-    try:
+    with StagedFiles(dry_run, ADVICE) as staged:
+        copies = Copies(output, staged)
         for part, pairs in parts.items():
             with ThreadPoolExecutor() as pool:
-                read = pool.map(partial(_read, part, layout, source, copies), pairs)
-                found = list(track(read, part, total=len(pairs)))
-            images = [{"id": number} | one.image for number, one in enumerate(found, 1)]
-            pixels[part] = np.stack([one.pixels for one in found])
+                results = pool.map(partial(_read, part, layout, source, copies), pairs)
+                entries = list(track(results, part, total=len(pairs)))
+            images = [{"id": number} | entry.image for number, entry in enumerate(entries, 1)]
+            pixels[part] = np.stack([entry.pixels for entry in entries])
             columns[part] = _column(images, pixels[part], layout) | left_out[part]
-            columns[part] |= Counter(note for one in found for note in one.notes)
+            columns[part] |= Counter(note for entry in entries for note in entry.notes)
             contents[part] = {"info": info | {"split": part}, "images": images}
             contents[part] |= {"categories": layout.categories, "ignored": list(layout.ignored)}
         print(_table(columns), class_table(list(layout.classes), pixels), sep="\n\n")
-        for line in _notes(layout, pixels):
+        for line in _remarks(layout, pixels):
             print(line)
-        lines = copies.commit()
         files = {output / "segmentation" / f"{part}.json": content for part, content in contents.items()}
-        print(*lines, *write_json(files, dry_run), sep="\n")
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            place = f"cannot write {error.filename}: choose a writable place with --output"
-            raise UserError(place) from error
-        raise
-    finally:
-        copies.close()
+        lines = copies.lines() + stage_json(files, staged)
+        staged.commit()
+        print(*lines, sep="\n")
     return contents
 
 
-class Copies:
-    """Files on their way into a set's folder: they wait in a temporary folder beside it for `commit`."""
+def find_parts(layout: SegmentationSet, source: Path) -> tuple[dict[str, list[Pair]], dict[str, Counter]]:
+    """The pairs of each part, in the order of their stems or their list, and what was left out, by reason.
 
-    def __init__(self, root: Path, dry_run: bool):
-        self.root, self.dry_run = root, dry_run
-        self._waiting: dict[Path, Path] = {}
-        self._folder: Path | None = None
-        self._count: dict[str, Counter] = defaultdict(Counter)
+    Raises:
+        UserError: a folder is empty or missing, an image lacks its partner or its label map, or a list names
+            an image that does not exist.
+    """
+    parts, left_out = {}, {}
+    for part, (folder, _) in layout.parts.items():
+        patterns = [
+            p and p.replace("{part}", folder) for p in (layout.visible, layout.infrared, layout.labels)
+        ]
+        pairs = find_pairs(source, patterns[0], patterns[1] or patterns[0], patterns[2])
+        left_out[part] = Counter()
+        if layout.listed:
+            pairs = _listed(pairs, source / folder, left_out[part])
+        else:
+            alone = len(list(source.glob(patterns[2]))) - sum(pair.label is not None for pair in pairs)
+            left_out[part]["skipped: label maps without image"] = alone
+        if unlabeled := [pair for pair in pairs if pair.label is None]:
+            path = source / patterns[2].replace("*", unlabeled[0].stem)
+            more = f" ({len(unlabeled)} such images)" if len(unlabeled) > 1 else ""
+            raise UserError(
+                f"{unlabeled[0].visible} has no label map {path}: copy it there, or move the image away{more}"
+            )
+        parts[part] = pairs
+    return parts, left_out
+
+
+def _listed(pairs: Sequence[Pair], path: Path, left_out: Counter) -> list[Pair]:
+    """The pairs named by the list `path`, without the mirrored copies that MFNet's make_flip.py adds."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: it lists the images of its part, one per line")
+    known = {pair.stem: pair for pair in pairs}
+    names = [line.strip().removesuffix(".png") for line in path.read_text().splitlines() if line.strip()]
+    stems = [name for name in dict.fromkeys(names) if not name.endswith("_flip")]
+    mirrored = sum(name.endswith("_flip") for name in names)
+    left_out["skipped: mirrored copies (_flip)"] = mirrored
+    left_out["skipped: listed twice"] = len(names) - mirrored - len(stems)
+    for stem in stems:
+        if stem not in known:
+            raise UserError(f"{path} lists {stem!r}, which has no image{nearest(stem, known)}")
+    if not stems:
+        raise UserError(f"{path} lists no image: fetch it again")
+    return [known[stem] for stem in stems]
+
+
+class Copies:
+    """The copies of images in a set's folder, staged as PNG and counted by folder."""
+
+    def __init__(self, root: Path, staged: StagedFiles):
+        self.root, self.staged = root, staged
+        self._counts: dict[str, Counter] = defaultdict(Counter)
         self._lock = threading.Lock()
 
     def put(self, name: str, pixels: np.ndarray) -> Path:
-        """Have (H, W) or (H, W, 3) uint8 RGB written to `name` below the root; for use by several threads."""
+        """Stage (H, W) or (H, W, 3) uint8 RGB as `name` below the root. May be called by several threads."""
         path = self.root / name
         data = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1].tobytes()
-        exists = path.is_file()
-        same = exists and path.read_bytes() == data
+        verb = self.staged.write(path, data)
         with self._lock:
-            self._count[name.split("/")[0]]["unchanged" if same else "replace" if exists else "create"] += 1
-            if same or self.dry_run:
-                return path
-            if self._folder is None:
-                near = next(p for p in (self.root, *self.root.parents) if p.is_dir())
-                self._folder = Path(tempfile.mkdtemp(prefix=".prepare-", dir=near))
-            waiting = self._waiting[path] = self._folder / str(len(self._waiting))
-        waiting.write_bytes(data)
+            self._counts[name.split("/")[0]][verb] += 1
         return path
 
-    def commit(self) -> list[str]:
-        """Put all files in their places, and return a line for each kind of change in each folder."""
-        for path, waiting in self._waiting.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(waiting, path)
-        lines = []
-        for folder, verbs in sorted(self._count.items()):
-            for verb, files in sorted(verbs.items()):
-                would = verb if verb == "unchanged" else f"would {verb}" if self.dry_run else f"{verb}d"
-                lines.append(f"{would}: {self.root / folder} ({files} file{'s' * (files != 1)})")
-        return lines
-
-    def close(self) -> None:
-        """Remove what still waits."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    def lines(self) -> list[str]:
+        """A line for each kind of change in each folder."""
+        return [
+            f"{describe(verb, self.staged.dry_run)}: {self.root / folder} ({files} file{'s' * (files != 1)})"
+            for folder, verbs in sorted(self._counts.items())
+            for verb, files in sorted(verbs.items())
+        ]
 
 
 @dataclass
-class _Read:
-    """One image: its entry in the JSON without the id, (K + 1,) pixels of each class, what was done to it."""
+class _Entry:
+    """An image's entry in the JSON without the id, its (K + 1,) pixels of each class, and what was done."""
 
     image: dict
     pixels: np.ndarray
     notes: list[str] = field(default_factory=list)
 
 
-def _read(part: str, layout: Layout, source: Path, copies: Copies, pair: Pair) -> _Read:
+def _read(part: str, layout: SegmentationSet, source: Path, copies: Copies, pair: Pair) -> _Entry:
     width, height = size = image_size(pair.visible)
     files, notes = {"file_name": pair.visible}, []
     if layout.stacked:
@@ -161,15 +181,15 @@ def _read(part: str, layout: Layout, source: Path, copies: Copies, pair: Pair) -
         files["sem_seg_file_name"] = copies.put(f"labels/{part}/{pair.stem}.png", values)
         notes.append("label maps copied as indices")
     image = {key: _name(path, source) for key, path in files.items()} | {"height": height, "width": width}
-    if layout.timed and pair.stem[-1:] in TIMES:
-        image["time"] = TIMES[pair.stem[-1]]
+    if layout.timed and (time := time_of(pair.stem)):
+        image["time"] = time
     counts = np.bincount(values.ravel(), minlength=256)
     counted = counts[list(layout.values)]
-    return _Read(image, np.append(counted, counts.sum() - counted.sum()), notes)
+    return _Entry(image, np.append(counted, counts.sum() - counted.sum()), notes)
 
 
 def _name(path: Path, source: Path) -> str:
-    """As the JSON has it: relative to the images' root, unless it is a copy that lies elsewhere."""
+    """A file's name in the JSON: relative to the images' root, unless it is a copy elsewhere."""
     return (path.relative_to(source) if path.is_relative_to(source) else path).as_posix()
 
 
@@ -184,7 +204,7 @@ def _unstack(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rgb(path: Path, paired: bool) -> np.ndarray | None:
-    """(H, W, 3) of a visible image that is not RGB in its file; None where it is."""
+    """(H, W, 3) RGB of a visible image that is not RGB in its file; None if it is."""
     with Image.open(path) as image:
         if image.mode == "RGB":
             return None
@@ -196,22 +216,22 @@ def _rgb(path: Path, paired: bool) -> np.ndarray | None:
 
 
 def _filled(pair: Pair) -> np.ndarray | None:
-    """(H, W) infrared whose holes (0) have the value of the nearest measured pixel; None where all stay."""
+    """(H, W) infrared with holes (0) filled by the nearest measured pixel; None if there is none to fill."""
     record = {"file_name": str(pair.visible), "ir_file_name": str(pair.infrared)}
     infrared = cv2.cvtColor(read_pair(record, absent="visible")[1], cv2.COLOR_RGB2GRAY)
     holes = (infrared == 0).astype(np.uint8)
     if not holes.any() or holes.all():
         return None
-    _, nearest = cv2.distanceTransformWithLabels(holes, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    values = np.zeros(nearest.max() + 1, np.uint8)
-    values[nearest[holes == 0]] = infrared[holes == 0]
-    return values[nearest]
+    _, closest = cv2.distanceTransformWithLabels(holes, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    values = np.zeros(closest.max() + 1, np.uint8)
+    values[closest[holes == 0]] = infrared[holes == 0]
+    return values[closest]
 
 
-def _column(images: list[dict], pixels: np.ndarray, layout: Layout) -> dict[str, int]:
+def _column(images: list[dict], pixels: np.ndarray, layout: SegmentationSet) -> dict[str, int]:
     column = {"images": len(images)}
     if layout.timed:
-        column |= {time: sum(i.get("time") == time for i in images) for time in TIMES.values()}
+        column |= {time: sum(i.get("time") == time for i in images) for time in TIMES}
     column |= dict(Counter(f"size {i['width']}x{i['height']}" for i in images).most_common())
     name, total = next(iter(layout.classes)), pixels.sum(1)
     if layout.first == 0:
@@ -226,14 +246,14 @@ def _table(columns: Mapping[str, Mapping[str, int]]) -> str:
     return tabulate(table, headers=["", *columns])
 
 
-def _notes(layout: Layout, pixels: Mapping[str, np.ndarray]) -> list[str]:
-    """Where the copy differs from what was published, and classes that a part cannot measure."""
-    notes = []
-    for part, (_, published) in layout.parts.items():
-        if (found := len(pixels[part])) != published:
-            notes.append(f"note: {part} has {found} images; the published set has {published}")
-        shown = pixels[part].any(0)
+def _remarks(layout: SegmentationSet, pixels: Mapping[str, np.ndarray]) -> list[str]:
+    """Lines on parts that differ from the published ones, and on classes that a part cannot measure."""
+    counts = {part: {"images": len(rows)} for part, rows in pixels.items()}
+    published = {part: {"images": images} for part, (_, images) in layout.parts.items()}
+    lines = list(count_warnings(counts, published))
+    for part, rows in pixels.items():
+        shown = rows.any(0)
         if absent := [name for i, name in enumerate(layout.classes) if not shown[i]]:
             more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            notes.append(f"note: no image of {part} shows {', '.join(absent[:5])}{more}")
-    return notes
+            lines.append(f"note: no image of {part} shows {', '.join(absent[:5])}{more}")
+    return lines

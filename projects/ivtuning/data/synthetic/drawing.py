@@ -1,8 +1,8 @@
-"""Drawing of one paired street scene: background, sprites and the two sensors.
+"""Draws one paired street scene: background, sprites and the two sensors.
 
-Everything is drawn in the visible frame. A scene keeps two layers, the light that the visible camera sees
-and the warmth above ambient that the infrared camera sees; an object that does not show in a modality is
-simply not drawn in that layer. Colors are RGB, coordinates (x, y) in pixels, levels 0 to 255.
+Everything is drawn in the visible camera's frame, on two layers: the light that the visible camera sees,
+and the warmth above ambient that the infrared camera sees. An object that does not show in a modality is not
+drawn on that layer. Colors are RGB, coordinates (x, y) in pixels, levels 0 to 255.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ CLASSES = ("person", "engine", "lamp", "sign")
 CLOTHES = ((205, 35, 35), (30, 60, 205), (235, 120, 20), (20, 140, 50), (240, 240, 240), (190, 30, 160))
 BODIES = ((190, 25, 30), (25, 50, 180), (245, 245, 245), (20, 120, 60), (235, 170, 20))
 PANELS = ((215, 20, 25), (15, 60, 210), (250, 205, 10))
-SUPERSAMPLE = 4  # sprites are drawn this much larger, then area-averaged: smooth edges at 10 px
+SUPERSAMPLE = (
+    4  # sprites are drawn larger by this factor and averaged, so that edges are smooth even at 10 px
+)
 
 Part = tuple[np.ndarray, tuple[int, int, int], float]  # polygon in the unit square, color, warmth
 
 
 @dataclass(eq=False)
 class Sprite:
-    """One thing in a scene; an object when `label` is true, else a decoy."""
+    """A thing in a scene: an object if `label` is true, else a decoy."""
 
     kind: str
     modality: str  # "both", "visible" or "infrared"
@@ -31,16 +33,16 @@ class Sprite:
     label: bool = True
     x: int = 0
     y: int = 0
-    visible_part: np.ndarray = field(default=None)  # (H, W) float32 alpha not hidden by what stands in front
+    visible_part: np.ndarray = field(default=None)  # (H, W) float32: alpha that nothing in front hides
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(x0, y0, x1, y1), the upper ends excluded."""
+        """(x0, y0, x1, y1), x1 and y1 exclusive."""
         height, width = self.paint.shape[:2]
         return self.x, self.y, self.x + width, self.y + height
 
     def alpha(self, shape: tuple[int, int]) -> np.ndarray:
-        """The sprite's whole alpha on an (H, W) canvas."""
+        """The whole sprite's alpha on an (H, W) canvas."""
         x0, y0, x1, y1 = self.box
         canvas = np.zeros(shape, np.float32)
         canvas[y0:y1, x0:x1] = self.paint[..., 4]
@@ -123,7 +125,7 @@ _DRAW = {"person": _person, "engine": _engine, "lamp": _lamp, "sign": _sign}
 
 
 def make_sprite(kind: str, modality: str, long_side: float, rng: np.random.Generator, label: bool = True):
-    """Draw one `kind` whose longer side measures `long_side` pixels."""
+    """A random sprite of class `kind` with a longer side of `long_side` pixels."""
     aspect, parts = _DRAW[kind](rng)
     points = np.concatenate([part[0] for part in parts])
     low, extent = points.min(0), np.ptp(points, axis=0)  # a wide stride leaves the unit square
@@ -141,7 +143,7 @@ def make_sprite(kind: str, modality: str, long_side: float, rng: np.random.Gener
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int, sigma: float) -> np.ndarray:
-    """Smooth (H, W) texture: noise on a grid `cell` pixels wide, interpolated."""
+    """A smooth (H, W) texture: noise on a grid of `cell` pixels, interpolated."""
     small = rng.normal(0, sigma, (shape[0] // cell + 2, shape[1] // cell + 2)).astype(np.float32)
     return cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
@@ -149,9 +151,9 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int, sigma: f
 def background(
     shape: tuple[int, int], horizon: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An empty street by daylight: RGB (H, W, 3) and infrared (H, W), float32.
+    """An empty street by daylight: RGB (H, W, 3) and infrared (H, W), both float32.
 
-    The infrared street is even, so that what is at ambient temperature truly vanishes in it.
+    The infrared street is even, so that things at ambient temperature truly vanish in it.
     """
     height, width = shape
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
@@ -185,6 +187,7 @@ def background(
 
 
 def _glow(shape: tuple[int, int], x: float, y: float, rx: float, ry: float) -> np.ndarray:
+    """An (H, W, 1) Gaussian spot around (x, y), 1 at its center."""
     ys, xs = np.ogrid[: shape[0], : shape[1]]
     return np.exp(-(((xs - x) / rx) ** 2) - ((ys - y) / ry) ** 2).astype(np.float32)[..., None]
 
@@ -192,10 +195,11 @@ def _glow(shape: tuple[int, int], x: float, y: float, rx: float, ry: float) -> n
 def render(
     sprites: list[Sprite], street: tuple[np.ndarray, np.ndarray], night: bool, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paint `sprites` (back to front) into `street` and take the picture with both sensors.
+    """Paint `sprites` (back to front) onto `street` and take a picture with both sensors.
 
-    Returns the visible (H, W, 3) RGB and the infrared (H, W) image, uint8. The infrared one is shifted by up
-    to 2 px, as if by the parallax between two cameras, and each has noise of its own.
+    Returns:
+        visible (H, W, 3) RGB and infrared (H, W), uint8. Infrared is shifted by up to 2 px, like the parallax
+        between two cameras, and each image has its own noise.
     """
     light, heat = street
     shape, warmth = heat.shape, np.zeros_like(heat)
@@ -205,7 +209,7 @@ def render(
     else:
         light = light * rng.uniform(0.85, 1.08)
     seen = [s for s in sprites if s.modality != "infrared"]
-    if night:  # what shows at night stands in a pool of light
+    if night:  # persons and engines that show at night stand in a pool of light
         for s in (s for s in seen if s.kind in ("person", "engine")):
             x0, y0, x1, y1 = s.box
             pool = _glow(shape, (x0 + x1) / 2, y1, (x1 - x0) * 0.9 + 4, (y1 - y0) * 0.35 + 2)

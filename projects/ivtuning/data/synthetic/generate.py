@@ -1,6 +1,6 @@
-"""Paired infrared-visible street scenes, drawn from a seed: enough to learn from, none to download.
+"""Paired infrared-visible street scenes, drawn from a seed: enough to learn from, and nothing to download.
 
-Four classes, of which 36 % of the objects show in one modality only:
+There are four classes; 36 % of the objects show in one modality only:
 
 ========  ===================  =========================================================================
 class     shows in infrared    shows in visible
@@ -11,38 +11,40 @@ lamp      when warm            always (glows at night); a cold one vanishes in i
 sign      when warm (lit)      always; a cold one vanishes in infrared
 ========  ===================  =========================================================================
 
-Decoys look right in one modality and are no objects. One rule tells them apart, given both images:
+Decoys look like objects in one modality but are not. A rule separates them, given both images:
 
 - a person or engine is warm, and by day it also shows in the visible image. So a person or engine by day in
   the visible image alone (a poster, a parked shell) or in infrared alone (steam, a warm patch) is a decoy.
-  At night there are no such decoys: whatever is warm and so shaped is an object;
+  At night there are no such decoys: everything warm of that shape is an object;
 - a lamp or sign shows in the visible image. So one in infrared alone (a reflection of warmth) is a decoy, by
   day and at night.
 
-The share holds for each split as a whole and, as nearly as whole objects allow, for each class: it is dealt
-from shuffled decks, not drawn object by object. It is exact to half an object, within 1 % from 16 images on.
+The 36 % hold for each split as a whole and, as nearly as whole numbers allow, for each class, because
+modalities are dealt from shuffled decks instead of being drawn object by object. The share is exact to half
+an object: within 1 % from 16 images on.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
+from iopath.common.file_io import file_lock
 
 from ...errors import UserError
+from ...utils.files import atomic_folder
 from ...utils.progress import track
+from ..modalities import SHOWN_IN, TIMES
 from .drawing import CLASSES, Sprite
 from .placement import deal, draw_pair, label_map
 
 DESCRIPTION = "ivtuning synthetic infrared-visible scenes"
-VERSION = 1  # raise when the drawing changes: sets on disk are then made anew
-# Classes of the label maps and their colors, which are those of the boxes in pictures.
+VERSION = 1  # to raise when the drawing changes, so that sets on disk are replaced
+# Classes of the label maps, with the colors that their boxes have in pictures.
 LABELS = {
     "background": (0, 0, 0),
     **dict(zip(CLASSES, ((255, 176, 0), (86, 180, 233), (240, 84, 120), (0, 200, 140)), strict=True)),
@@ -56,13 +58,13 @@ def generate(
     size: tuple[int, int] = (192, 144),
     seed: int = 0,
 ) -> dict:
-    """Write `train` + `val` pairs of `size` (width, height) pixels under `root`, unless they are there.
+    """Write `train` + `val` pairs of `size` (width, height) pixels under `root`, unless they exist.
 
-    Boxes are listed in annotations/{train,val}.json, label maps ({train,val}/labels/*.png, 0 background, then
-    the classes from 1) in segmentation/{train,val}.json. In both an object counts that only one image shows.
+    Boxes are listed in annotations/{train,val}.json, label maps ({train,val}/labels/*.png: 0 is background,
+    classes count from 1) in segmentation/{train,val}.json. Both include objects that only one image shows.
 
-    A finished set with the same parameters is left alone, one with others is replaced as a whole; `root`
-    never holds half a set. The same arguments give the same bytes. Prints one line for each split.
+    A finished set with the same parameters is kept, one with others is replaced as a whole; `root` never
+    holds half a set. The same arguments give the same bytes. Prints a line per split.
 
     Returns:
         {"root": str, "train": summary, "val": summary}, each summary with counts "images", "day", "night",
@@ -75,7 +77,7 @@ def generate(
     parameters = _check(train, val, size, seed)
     root = Path(root).resolve()
     sets = _read(root)
-    if sets is None or not _complete(root, sets, parameters):
+    if sets is None or not _is_complete(root, sets, parameters):
         if root.exists() and sets is None and (not root.is_dir() or any(root.iterdir())):
             raise UserError(f"{root} is no synthetic set: choose an empty or new folder, or remove it first")
         try:
@@ -88,8 +90,16 @@ def generate(
     return summary
 
 
+def generate_once(root: str | os.PathLike) -> None:
+    """Make the set in `root` with default parameters; of several processes that ask for it, one makes it."""
+    root = Path(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(str(root)):
+        generate(root)
+
+
 def summarize(coco: dict) -> dict:
-    """Count one split (a COCO dict as written by :func:`generate`); see there for the keys."""
+    """Counts of one split, a COCO dict as :func:`generate` writes it; see there for the keys."""
     names = {category["id"]: category["name"] for category in coco["categories"]}
     times = Counter(image["time"] for image in coco["images"])
     classes = Counter(names[annotation["category_id"]] for annotation in coco["annotations"])
@@ -97,17 +107,16 @@ def summarize(coco: dict) -> dict:
     objects = len(coco["annotations"])
     return {
         "images": len(coco["images"]),
-        "day": times["day"],
-        "night": times["night"],
+        **{time: times[time] for time in TIMES},
         "objects": objects,
         "per_class": {name: classes[name] for name in names.values()},
-        "modality": {name: modality[name] for name in ("both", "visible", "infrared")},
+        "modality": {name: modality[name] for name in SHOWN_IN},
         "single_share": (modality["visible"] + modality["infrared"]) / objects,
     }
 
 
 def describe(summary: dict) -> str:
-    """One line for people from what :func:`summarize` returns."""
+    """A summary from :func:`summarize` as one line of text."""
     classes = ", ".join(f"{name} {count}" for name, count in summary["per_class"].items())
     return (
         f"{summary['images']} pairs ({summary['day']} day, {summary['night']} night), "
@@ -134,8 +143,8 @@ def _read(root: Path) -> dict | None:
         return None
 
 
-def _complete(root: Path, sets: dict, parameters: dict) -> bool:
-    """Whether the set was made with `parameters` and has all its files; older ones had no label maps."""
+def _is_complete(root: Path, sets: dict, parameters: dict) -> bool:
+    """Whether the set was made with `parameters` and has all its files; older sets lack label maps."""
     return all(
         coco["info"].get("parameters") == parameters
         and (root / "segmentation" / f"{split}.json").is_file()
@@ -149,65 +158,50 @@ def _complete(root: Path, sets: dict, parameters: dict) -> bool:
 
 
 def _paths(split: str, number: int, time: str) -> dict[str, str]:
-    """Files of one pair, relative to the set's root, under the keys of its JSON."""
+    """Files of one pair, relative to the set's root, by the keys of its JSON."""
     name = f"{number:05d}{time[0].upper()}.png"
-    parts = {"file_name": "vis", "ir_file_name": "ir", "sem_seg_file_name": "labels"}
-    return {key: f"{split}/{part}/{name}" for key, part in parts.items()}
+    folders = {"file_name": "vis", "ir_file_name": "ir", "sem_seg_file_name": "labels"}
+    return {key: f"{split}/{folder}/{name}" for key, folder in folders.items()}
 
 
 def _write(root: Path, parameters: dict) -> dict:
-    """Make the whole set in a temporary folder beside `root`, then put it in place of what `root` held."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    new, old = work / "new", work / "old"
-    try:
-        for part in ("annotations", "segmentation"):
-            (new / part).mkdir(parents=True)
-        sets = {split: _write_split(new, split, parameters) for split in ("train", "val")}
-        if root.exists():
-            os.rename(root, old)
-        try:
-            os.rename(new, root)
-        except OSError:
-            if old.exists():
-                os.rename(old, root)
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return sets
+    with atomic_folder(root) as new:
+        for folder in ("annotations", "segmentation"):
+            (new / folder).mkdir()
+        return {split: _write_split(new, split, parameters) for split in ("train", "val")}
 
 
-def _write_split(folder: Path, split: str, parameters: dict) -> dict:
-    stream = [parameters["seed"], ("train", "val").index(split)]
+def _write_split(root: Path, split: str, parameters: dict) -> dict:
+    seeds = [parameters["seed"], ("train", "val").index(split)]
     width, height = parameters["size"]
     images, annotations = [], []
-    for part in ("vis", "ir", "labels"):
-        (folder / split / part).mkdir(parents=True)
-    plans = deal(parameters[split], np.random.default_rng(stream))
+    for folder in ("vis", "ir", "labels"):
+        (root / split / folder).mkdir(parents=True)
+    plans = deal(parameters[split], np.random.default_rng(seeds))
     for number, (time, objects, decoys) in enumerate(track(plans, f"synthetic {split}"), start=1):
-        rng = np.random.default_rng([*stream, number])
+        rng = np.random.default_rng([*seeds, number])
         visible, infrared, sprites = draw_pair((height, width), time, objects, decoys, rng)
         paths = _paths(split, number, time)
         pictures = visible[..., ::-1], infrared, label_map(sprites, (height, width))
         for path, picture in zip(paths.values(), pictures, strict=True):
-            if not cv2.imwrite(str(folder / path), picture):
-                raise UserError(f"cannot write {folder / path}: is the disk full?")
+            if not cv2.imwrite(str(root / path), picture):
+                raise UserError(f"cannot write {root / path}: is the disk full?")
         images.append({"id": number, **paths, "height": height, "width": width, "time": time})
         for sprite in sprites:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **_annotate(sprite)})
     info = {"description": DESCRIPTION, "split": split, "parameters": parameters}
     categories = [{"id": n, "name": name, "color": rgb} for n, (name, rgb) in enumerate(LABELS.items())]
     maps = {"info": info, "images": images, "categories": categories}
-    (folder / "segmentation" / f"{split}.json").write_text(json.dumps(maps))
+    (root / "segmentation" / f"{split}.json").write_text(json.dumps(maps))
     images = [{k: v for k, v in image.items() if k != "sem_seg_file_name"} for image in images]
     categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
     coco = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations" / f"{split}.json").write_text(json.dumps(coco))
+    (root / "annotations" / f"{split}.json").write_text(json.dumps(coco))
     return coco
 
 
 def _annotate(sprite: Sprite) -> dict:
-    """Box, area and polygons of what the scene shows of `sprite`, to an eighth of a pixel."""
+    """Box, area and polygons of the visible part of `sprite`, to an eighth of a pixel."""
     x0, y0, x1, y1 = (int(v) for v in (sprite.x - 1, sprite.y - 1, sprite.box[2] + 1, sprite.box[3] + 1))
     fine = cv2.resize(sprite.visible_part[y0:y1, x0:x1], None, fx=8, fy=8, interpolation=cv2.INTER_LINEAR)
     contours, _ = cv2.findContours((fine > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

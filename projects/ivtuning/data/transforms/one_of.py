@@ -1,4 +1,4 @@
-"""A draw between whole augmentations."""
+"""A random choice between augmentations."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ...errors import UserError
 
 
 class OneOf(T.Augmentation):
-    """Applies one of `augmentations`, each as likely as the others.
+    """Applies one of `augmentations`, chosen at random with equal probability by numpy's global generator.
 
-    A list among them stands for its members in sequence. The draw is numpy's, from the global generator.
+    A list among them stands for its members in sequence.
 
     Raises:
-        UserError: there is none to choose from.
+        UserError: the list is empty.
     """
 
     def __init__(self, augmentations: Sequence[T.Augmentation | Sequence[T.Augmentation]]):

@@ -1,8 +1,8 @@
-"""Photometric jitter and noise, for `photometric` and `photometric_ir` of the mapper.
+"""Photometric jitter and noise, for the mapper's `photometric` and `photometric_ir`.
 
-Visible: Gain, Contrast, Saturation, GaussianNoise, or ColorDistortion. Infrared: Gain, Contrast, Offset and
-GaussianNoise(gray=True); under these a gray image (three equal channels) stays gray.
-Each instance makes its own draws, from numpy's global generator unless it says otherwise.
+For visible images: Gain, Contrast, Saturation, GaussianNoise, or ColorDistortion. For infrared: Gain,
+Contrast, Offset and GaussianNoise(gray=True), which keep a gray image (three equal channels) gray. Each
+instance draws independently, from numpy's global generator unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Jitter:
         self.strength = tuple(strength)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H,W,3) uint8 -> (H,W,3) uint8, a new array wherever it changes."""
+        """(H,W,3) uint8 -> (H,W,3) uint8; a changed image is a new array."""
         if np.random.uniform() >= self.prob:
             return image
         changed = self.change(image.astype(np.float32), np.random.uniform(*self.strength))
@@ -45,14 +45,14 @@ class _Jitter:
 
 
 class Gain(_Jitter):
-    """Brightness: times a factor."""
+    """Multiplies the brightness by a factor."""
 
     def change(self, image, value):
         return image * value
 
 
 class Contrast(_Jitter):
-    """Distance from the image's mean times a factor."""
+    """Multiplies the distance from the image's mean by a factor."""
 
     def change(self, image, value):
         mean = image.mean()
@@ -60,7 +60,7 @@ class Contrast(_Jitter):
 
 
 class Saturation(_Jitter):
-    """Distance from the pixel's own luma (ITU-R BT.601) times a factor; for RGB."""
+    """Multiplies the distance from each pixel's luma (ITU-R BT.601) by a factor; for RGB."""
 
     def change(self, image, value):
         luma = image @ np.array([[0.299], [0.587], [0.114]], np.float32)
@@ -68,7 +68,7 @@ class Saturation(_Jitter):
 
 
 class Offset(_Jitter):
-    """Plus a level on the 0..255 scale: drift of a thermal camera."""
+    """Adds a level on the 0..255 scale, like the drift of a thermal camera."""
 
     def __init__(self, prob: float = 0.5, strength: Sequence[float] = (-16, 16)):
         super().__init__(prob, strength)
@@ -78,9 +78,9 @@ class Offset(_Jitter):
 
 
 class GaussianNoise(_Jitter):
-    """Plus normal noise whose standard deviation, on the 0..255 scale, is drawn from `strength`.
+    """Adds normal noise whose standard deviation, on the 0..255 scale, is drawn from `strength`.
 
-    `gray`: one noise for the three channels, as an infrared sensor has.
+    With `gray` the three channels get the same noise, as from an infrared sensor.
     """
 
     def __init__(self, prob: float = 0.5, strength: Sequence[float] = (0, 8), gray: bool = False):
@@ -91,16 +91,16 @@ class GaussianNoise(_Jitter):
 
     def change(self, image, value):
         shape = (*image.shape[:2], 1 if self.gray else 3)
-        # A generator of its own: several times faster than numpy's global one in float32.
+        # In float32 a new generator is several times faster than numpy's global one.
         fast = np.random.default_rng(np.random.randint(2**31))
         return image + value * fast.standard_normal(shape, dtype=np.float32)
 
 
 class ColorDistortion:
-    """Brightness, contrast, saturation and hue of an RGB image, each changed with probability 0.5.
+    """Changes brightness, contrast, saturation and hue of an RGB image, each with probability 0.5.
 
-    The strengths are those of mmsegmentation's PhotoMetricDistortion, which UPerNet's recipe has; its
-    brightness is added, torchvision's here multiplies. Draws come from torch's global generator.
+    The strengths are those of mmsegmentation's PhotoMetricDistortion, which UPerNet's recipe uses; but that
+    adds to the brightness, while torchvision multiplies it. Uses torch's global generator.
     """
 
     def __init__(self):

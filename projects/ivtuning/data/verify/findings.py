@@ -1,4 +1,4 @@
-"""What verifying paired sets may find, and the report on it."""
+"""The kinds of faults that verifying paired sets can find, and the report on them."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ from ..labels import class_table
 KINDS = {
     "missing": (
         "error",
-        "copy the file there, or mend info.image_root; else remove the pair and prepare again",
+        "copy the file there, or correct info.image_root; else remove the pair and prepare again",
     ),
-    "unreadable": ("error", "the file is truncated or no image: fetch it again"),
+    "unreadable": ("error", "the file is truncated or not an image: fetch it again"),
     "channels": ("error", "visible must be 8-bit RGB, infrared gray or 8-bit RGB: are the two swapped?"),
-    "label size": ("error", "the label map is of another image or was resized: fetch it again"),
+    "label size": ("error", "the label map belongs to another image or was resized: fetch it again"),
     "label mode": ("error", "labels are class indices in one channel: run prepare_segmentation.py"),
-    "unknown value": ("error", "mend the label map, or list the value in categories or ignored"),
-    "unequal sizes": ("error", "register the pair again, or crop and resize one image to the other"),
+    "unknown value": ("error", "fix the label map, or list the value in categories or ignored"),
+    "unequal sizes": ("error", "align the pair again, or crop and resize one image to the other"),
     "wrong size": ("error", "the JSON was made from other files: prepare the set again"),
     "same image": ("error", "the infrared file holds the visible image: fetch it again"),
     "duplicate id": ("error", "ids must be unique: prepare the set again"),
     "unknown image": ("error", "the annotation belongs to no image: prepare the set again"),
-    "unknown class": ("error", "mend the label or add the category, then prepare the set again"),
-    "box outside": ("error", "clip the box to the image (the prepare scripts do), or mend the label"),
+    "unknown class": ("error", "fix the label or add the category, then prepare the set again"),
+    "box outside": ("error", "clip the box to the image (the prepare scripts do), or fix the label"),
     "degenerate box": ("error", "remove the box: it is under 1 px wide or high"),
     "colored infrared": ("warning", "false colors or swapped folders: use the gray infrared images"),
-    "duplicate image": ("warning", "equal pixels twice: remove one, above all across train and validation"),
-    "duplicate box": ("warning", "equal box and class twice: remove one, it counts as a missed object"),
-    "only background": ("warning", "look at the image: objects it shows were not labeled"),
-    "only ignored": ("warning", "the image teaches and measures nothing: leave it out"),
-    "misaligned": ("warning", "look at the pair; register it anew or leave it out"),
+    "duplicate image": (
+        "warning",
+        "two images have equal pixels: remove one, above all across train and validation",
+    ),
+    "duplicate box": ("warning", "two equal boxes of one class: remove one, or it counts as a missed object"),
+    "only background": ("warning", "look at the image: are there objects without labels?"),
+    "only ignored": ("warning", "the image is useless for training and evaluation: leave it out"),
+    "misaligned": ("warning", "look at the pair; align it again or leave it out"),
 }
-# Phase-correlation response from which a shift is believed: of 126 MSRS pairs put together wrongly on purpose
-# none reached 0.07.
+# The phase-correlation response from which a shift is trusted: of 126 deliberately mismatched MSRS pairs none
+# reached it.
 CONFIDENT = 0.07
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: its kind (a key of KINDS), the file or annotation, and the facts."""
+    """A fault: its kind (a key of KINDS), the file or annotation, and details."""
 
     kind: str
     where: str
@@ -52,7 +55,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Shift:
-    """Estimated translation of infrared against visible in pixels, and the response (0..1) behind it."""
+    """An estimated translation of infrared against visible in pixels, and its response in 0..1."""
 
     file_name: str
     dx: float
@@ -68,8 +71,8 @@ class Shift:
 class Report:
     """Findings and figures of one or several sets.
 
-    `pixels` holds, of each set with label maps, its class names and (N, K + 1) pixels of each class in each
-    readable label map, the ignored ones last.
+    `pixels` holds, for each set with label maps, its class names and the (N, K + 1) pixel counts of each
+    class in each readable label map, ignored pixels last.
     """
 
     images: int = 0
@@ -79,10 +82,11 @@ class Report:
     shifts: list[Shift] = field(default_factory=list)
 
     def count(self, severity: str) -> int:
+        """Number of findings of a severity, "error" or "warning"."""
         return sum(KINDS[f.kind][0] == severity for f in self.findings)
 
     def misalignment(self, worst: int = 5) -> dict:
-        """Figures over the sampled pairs whose estimate is confident; lengths in pixels, None without any."""
+        """Statistics of the confident shifts among the sampled pairs, in pixels; None if there is none."""
         sure = sorted((s for s in self.shifts if s.confidence >= CONFIDENT), key=lambda s: -s.length)
 
         def median(values: list[float]) -> float | None:
@@ -99,7 +103,7 @@ class Report:
         }
 
     def as_dict(self) -> dict:
-        """For ``--json``: counts by kind, all findings, misalignment, classes of label maps."""
+        """The report for ``--json``: counts by kind, all findings, misalignment, classes of label maps."""
         return {
             "images": self.images,
             "annotations": self.annotations,
@@ -108,11 +112,11 @@ class Report:
             "kinds": dict(Counter(f.kind for f in self.findings)),
             "findings": [asdict(f) for f in self.findings],
             "misalignment": self.misalignment(),
-            "classes": {name: _shares(*found) for name, found in self.pixels.items()},
+            "classes": {name: _shares(*counts) for name, counts in self.pixels.items()},
         }
 
     def text(self, examples: int = 3) -> str:
-        """What a person reads: each kind with its first findings and what to do, then misalignment."""
+        """The report as text: each kind with advice and its first findings, then classes and misalignment."""
         groups = defaultdict(list)
         for finding in self.findings:
             groups[finding.kind].append(finding)
@@ -121,10 +125,10 @@ class Report:
         labels += [f"{self.annotations} boxes"] if self.annotations or not labels else []
         lines = [", ".join([f"{self.images} images" if self.pixels else f"{self.images} pairs", *labels])]
         for kind, (severity, advice) in KINDS.items():
-            if found := groups.get(kind):
-                lines.append(f"{severity}: {kind} ({len(found)}): {advice}")
-                lines += [f"    {f.where}: {f.detail}" for f in found[:examples]]
-                lines += [f"    ... and {len(found) - examples} more"] if len(found) > examples else []
+            if group := groups.get(kind):
+                lines.append(f"{severity}: {kind} ({len(group)}): {advice}")
+                lines += [f"    {f.where}: {f.detail}" for f in group[:examples]]
+                lines += [f"    ... and {len(group) - examples} more"] if len(group) > examples else []
         by_classes = defaultdict(dict)
         for name, (classes, pixels) in self.pixels.items():
             by_classes[tuple(classes)][name] = pixels
@@ -142,7 +146,7 @@ class Report:
 
 
 def _shares(classes: list[str], pixels: np.ndarray) -> dict[str, dict]:
-    """Per class, and for "ignored", the part of all pixels in 0..1 and the number of images that show it."""
+    """For each class and "ignored": its share of all pixels in 0..1, and how many images show it."""
     shares, shown = pixels.sum(0) / max(1, pixels.sum()), (pixels > 0).sum(0)
     return {
         name: {"share": round(float(shares[i]), 6), "images": int(shown[i])}

@@ -1,4 +1,4 @@
-"""Look through a paired set for everything that would spoil training or evaluation, and say what to do."""
+"""Checks paired sets for everything that would spoil training or evaluation."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ import numpy as np
 from ...errors import UserError
 from ...utils.progress import track
 from .. import catalog
-from ..datasets import detection as datasets
-from ..datasets import segmentation
+from ..datasets import detection, segmentation
 from ..images import BadPair, image_size, read_pair
 from ..labels import IGNORE, MAX_CLASSES, read_labels
+from ..modalities import MODALITIES
 from .findings import CONFIDENT, Finding, Report, Shift
 
-# Part of the image diagonal from which a believed shift is reported.
+# A trusted shift is reported from this fraction of the image's diagonal on.
 MISALIGNED = 0.015
 
 
 def estimate_shift(visible: np.ndarray, infrared: np.ndarray) -> tuple[float, float, float]:
-    """Translation (dx, dy) in pixels that infrared has against visible, and a confidence in 0..1.
+    """The translation (dx, dy) of infrared against visible in pixels, and a confidence in 0..1.
+
+    What the two images share is edges, so their log gradient magnitudes are phase-correlated. In pairs with
+    few common edges the confidence stays below CONFIDENT.
 
     Args:
-        visible, infrared: (H, W) uint8. Edges are what the two share, so the log gradient magnitudes are
-            phase-correlated; in pairs with few common edges the confidence stays below CONFIDENT.
+        visible, infrared: (H, W) uint8.
     """
 
     def edges(image: np.ndarray) -> np.ndarray:
@@ -46,7 +48,7 @@ def estimate_shift(visible: np.ndarray, infrared: np.ndarray) -> tuple[float, fl
 
 
 def check_annotations(content: dict) -> Iterator[Finding]:
-    """Faults of the JSON alone: ids, categories, boxes."""
+    """Yield the faults that a COCO JSON shows by itself: ids, categories, boxes."""
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     for key in ("images", "annotations", "categories"):
@@ -65,7 +67,7 @@ def check_annotations(content: dict) -> Iterator[Finding]:
         x, y, w, h = box["bbox"]
         if w < 1 or h < 1:
             yield Finding("degenerate box", where, f"{w} x {h} px")
-        # Half a pixel of grace for rounded coordinates.
+        # Half a pixel of tolerance for rounded coordinates.
         elif min(x, y) < -0.5 or x + w > image["width"] + 0.5 or y + h > image["height"] + 0.5:
             yield Finding("box outside", where, f"{box['bbox']} in {image['width']}x{image['height']}")
         key = (box["image_id"], box["category_id"], *(round(v, 1) for v in box["bbox"]))
@@ -75,7 +77,7 @@ def check_annotations(content: dict) -> Iterator[Finding]:
 
 @dataclass
 class _Checked:
-    """What one image gave: findings, pixel hashes by file name, shift if measured, pixels of each class."""
+    """The result of one image: findings, pixel hashes by file name, shift if measured, pixels by class."""
 
     findings: list[Finding]
     hashes: dict[str, str] = field(default_factory=dict)
@@ -95,7 +97,7 @@ def _check_pair(root: Path, image: dict, measure: bool) -> _Checked:
     name, partner, absent = image["file_name"], image.get("ir_file_name"), image.get("missing")
     if not partner and absent != "infrared":
         return _Checked([Finding("missing", name, "the JSON names no ir_file_name")])
-    present = {"visible": name, "infrared": partner}
+    present = dict(zip(MODALITIES, (name, partner), strict=True))
     present.pop(absent, None)
     files = {file: root / file for file in present.values()}
     if lost := [Finding("missing", f, f"no file {path}") for f, path in files.items() if not path.is_file()]:
@@ -110,16 +112,16 @@ def _check_pair(root: Path, image: dict, measure: bool) -> _Checked:
         if len(set(sizes.values())) > 1:
             return _Checked([*findings, Finding("unequal sizes", name, " and ".join(sizes.values()))])
         paths = {"file_name": str(root / name), "ir_file_name": str(root / (partner or ""))}
-        read = dict(zip(("visible", "infrared"), read_pair(paths, absent=absent), strict=True))
+        images = dict(zip(MODALITIES, read_pair(paths, absent=absent), strict=True))
     except UserError as error:
-        # The reader chains what a decoder said; without that, it is the kind of image that is wrong.
+        # The reader chains a decoder's error; without one, the image is of the wrong kind.
         kind = "unreadable" if error.__cause__ else "channels"
         return _Checked([Finding(kind, getattr(error, "file_name", name), str(error))])
-    grays = {file: cv2.cvtColor(read[role], cv2.COLOR_RGB2GRAY) for role, file in present.items()}
+    grays = {file: cv2.cvtColor(images[role], cv2.COLOR_RGB2GRAY) for role, file in present.items()}
     hashes = {f: hashlib.blake2b(g.tobytes() + sizes[f].encode()).hexdigest() for f, g in grays.items()}
-    if absent:  # nothing to compare it with
+    if absent:  # there is no partner to compare with
         return _Checked(findings, hashes)
-    if np.ptp(read["infrared"], axis=2).mean() > 8:
+    if np.ptp(images["infrared"], axis=2).mean() > 8:
         findings.append(Finding("colored infrared", partner, "channels differ by over 8 levels on average"))
     if len(set(hashes.values())) == 1:
         findings.append(Finding("same image", partner, "equal to its partner"))
@@ -134,7 +136,7 @@ def _check_pair(root: Path, image: dict, measure: bool) -> _Checked:
 
 
 class _Labels:
-    """Checks the label maps of one set. All its classes count, whatever the protocol it is used with."""
+    """Checks the label maps of one set. All its classes count, whatever protocol the set is used with."""
 
     def __init__(self, content: dict, json_file: str | Path):
         categories = content["categories"]
@@ -148,14 +150,14 @@ class _Labels:
         self.ids = dict.fromkeys(values, IGNORE) | {c["id"]: i for i, c in enumerate(categories)}
 
     def check(self, root: Path, image: dict) -> tuple[Finding | None, np.ndarray | None]:
-        """A fault of an image's label map, and (K + 1,) pixels of each class in it, the ignored ones last."""
+        """A fault of an image's label map, if any, and its (K + 1,) pixels by class, ignored ones last."""
         name, size = image["sem_seg_file_name"], (image["width"], image["height"])
         path = root / name
         if not path.is_file():
             return Finding("missing", name, f"no file {path}"), None
         try:
-            if (found := image_size(path)) != size:
-                sizes = "{}x{}, image {}x{}".format(*found, *size)
+            if (own := image_size(path)) != size:
+                sizes = "{}x{}, image {}x{}".format(*own, *size)
                 return Finding("label size", name, sizes), None
             labels = read_labels({"sem_seg_file_name": str(path), "label_ids": self.ids})
         except UserError as error:
@@ -172,22 +174,20 @@ class _Labels:
 
 
 def _read(json_file: str | Path) -> dict:
-    """The content of a detection or a segmentation JSON; UserError where it is neither."""
+    """The content of a detection or segmentation JSON; UserError if it is neither."""
     labeled = Path(json_file).parent.name == "segmentation"
-    if labeled:
-        makers = {folder: script for folder, (script, *_) in segmentation.KNOWN.items()}
-    else:
-        makers = {folder: script for folder, script, _ in datasets.KNOWN.values()}
-    content = catalog.read_json(json_file, {"images": ("file_name",)}, makers)
+    known = segmentation.KNOWN if labeled else detection.KNOWN
+    content = catalog.read_json(json_file, {"images": ("file_name",)}, known)
     if labeled or any("sem_seg_file_name" in image for image in content["images"]):
-        return catalog.read_json(json_file, segmentation.REQUIRED, makers) | {"annotations": []}
-    return catalog.read_json(json_file, datasets.REQUIRED, makers)
+        return segmentation.read_json(json_file) | {"annotations": []}
+    return detection.read_json(json_file)
 
 
 def verify(sets: dict[str, tuple[str | Path, str | Path]], sample: int = 64) -> Report:
-    """Check sets ``{name: (json_file, image_root)}``; equal images are looked for across all of them.
+    """Check sets; equal images are looked for across all of them.
 
     Args:
+        sets: name -> (json_file, image_root).
         sample: number of pairs per set, evenly spread, whose misalignment is estimated.
 
     Raises:

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...data.labels import IGNORE
 from ...errors import UserError
 from ...utils.precision import at_least_float32
 
-IGNORE = 255
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
