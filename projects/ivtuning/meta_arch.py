@@ -103,8 +103,8 @@ def stack_pair(
     if filled and fill_missing == "error":
         raise UserError(
             f"{name}: the model takes {' and '.join(MODALITIES[: len(images)])}, but the sample has no "
-            f"{IMAGE_KEYS[filled[0]]!r}: use PairedDatasetMapper, or set model.fill_missing=mean if it may lack "
-            "one"
+            f"{IMAGE_KEYS[filled[0]]!r}: use PairedDatasetMapper, or set model.fill_missing=mean "
+            "if it may lack one"
         )
     images = [torch.zeros_like(present[0]) if image is None else image for image in images]
     if images[0].shape != images[-1].shape:

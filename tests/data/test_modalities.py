@@ -19,12 +19,13 @@ from ivtuning.data.images import BadPair, read_pair
 from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.copy_paste import CopyPaste
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
+from ivtuning.data.modalities import IMAGE_KEYS, MODALITIES
 from ivtuning.data.verify.verification import verify
 from ivtuning.errors import UserError
 from ivtuning.heads.segmentation.inference import MultiScaleFlip, SlidingWindow
 from ivtuning.visualization import gallery
 
-KEYS = {"visible": "image", "infrared": "image_ir"}
+KEYS = dict(zip(MODALITIES, IMAGE_KEYS, strict=True))
 CONFIG = "configs/synthetic/ivtuning.py"
 
 
@@ -38,7 +39,7 @@ def record(pairs) -> dict:
 
 
 def entering(model, batch):
-    return model.preprocess_image(model._stack(batch)).tensor
+    return model.preprocess_image(batch).tensor
 
 
 # ---- the model's door ----
@@ -48,25 +49,25 @@ def entering(model, batch):
 @pytest.mark.parametrize("fill", ["mean", "zero"])
 def test_fill_is_exact_after_normalization_and_padding(modality, channels, fill):
     model = detector(f"model.fill_missing={fill}", "model.square_pad=64")
-    found = entering(model, [without(modality, 40, 60)])[0]
+    entered = entering(model, [without(modality, 40, 60)])[0]
     black = -(model.pixel_mean / model.pixel_std)[channels].expand(3, 40, 60)
-    assert torch.equal(found[channels, :40, :60], torch.zeros(3, 40, 60) if fill == "mean" else black)
-    assert found.shape == (6, 64, 64)
-    assert not found[:, 40:].any() and not found[:, :, 60:].any()
+    assert torch.equal(entered[channels, :40, :60], torch.zeros(3, 40, 60) if fill == "mean" else black)
+    assert entered.shape == (6, 64, 64)
+    assert not entered[:, 40:].any() and not entered[:, :, 60:].any()
     whole = entering(model, [sample(40, 60)])[0]
     other = slice(3, 6) if modality == "visible" else slice(0, 3)
-    assert torch.equal(found[other], whole[other]) and found[other].any()
+    assert torch.equal(entered[other], whole[other]) and entered[other].any()
 
 
 def test_one_batch_may_mix_complete_and_incomplete_pairs():
     model = detector("model.fill_missing=mean")
     batch = [sample(40, 60), without("visible", 48, 56, seed=1), without("infrared", 32, 64, seed=2)]
     keys = [set(x) for x in batch]
-    found = entering(model, batch)
+    images = entering(model, batch)
     alone = [entering(model, [x])[0] for x in batch]
-    for image, one in zip(found, alone, strict=True):
+    for image, one in zip(images, alone, strict=True):
         assert torch.equal(image[:, : one.shape[1], : one.shape[2]], one)
-    empty = [[not part.any() for part in (image[:3], image[3:])] for image in found]
+    empty = [[not part.any() for part in (image[:3], image[3:])] for image in images]
     assert empty == [[False, False], [True, False], [False, True]]
     assert [set(x) for x in batch] == keys  # the caller's dicts
 
@@ -93,7 +94,7 @@ def test_neither_image_is_always_an_error():
         entering(detector("model.fill_missing=zero"), [{"file_name": "vis/0.png"}])
 
 
-def test_unknown_fill_is_told():
+def test_unknown_fill_is_reported():
     with pytest.raises(UserError, match="model.fill_missing='means': give .*did you mean 'mean'"):
         detector("model.fill_missing=means")
 
@@ -110,8 +111,8 @@ def test_whole_batches_without_a_modality_train_and_predict(modality, fill):
     assert trained and all(p.grad.isfinite().all() for p in trained)
     assert all(b.isfinite().all() for b in model.buffers())
     with torch.no_grad():
-        (found,) = model.eval()([without(modality)])
-    assert found["instances"].image_size == (64, 96) and found["instances"].scores.isfinite().all()
+        (output,) = model.eval()([without(modality)])
+    assert output["instances"].image_size == (64, 96) and output["instances"].scores.isfinite().all()
 
 
 # ---- the segmentor's door ----
@@ -128,8 +129,8 @@ def test_segmentor_fills_in_training_and_in_evaluation(modality, channels, fill)
     losses = model.train()([lacking, whole])
     assert all(loss.isfinite() for loss in losses.values())
     with torch.no_grad():
-        (found,) = model.eval()([lacking])
-    assert found["sem_seg"].shape == (3, 40, 60) and found["sem_seg"].isfinite().all()
+        (output,) = model.eval()([lacking])
+    assert output["sem_seg"].shape == (3, 40, 60) and output["sem_seg"].isfinite().all()
     black = -(model.pixel_mean / model.pixel_std)[channels].expand(3, 40, 60)
     for batch in entered:
         assert batch.shape[1:] == (6, 64, 64)
@@ -170,13 +171,13 @@ def test_mapper_drops_one_and_leaves_the_other_alone(record, modality):
     geometry = [T.RandomFlip(1.0), T.ResizeShortestEdge(60, 100)]
     whole = PairedDatasetMapper(True, geometry)(record)
     kept, gone = ("image_ir", "image") if modality == "visible" else ("image", "image_ir")
-    for found in (
+    for sample_without in (
         PairedDatasetMapper(True, geometry, drop=modality)(record),
         PairedDatasetMapper(True, geometry)({**record, "missing": modality}),
     ):
-        assert gone not in found and torch.equal(found[kept], whole[kept])
-        assert torch.equal(found["instances"].gt_boxes.tensor, whole["instances"].gt_boxes.tensor)
-        assert (found["height"], found["width"]) == (72, 96)
+        assert gone not in sample_without and torch.equal(sample_without[kept], whole[kept])
+        assert torch.equal(sample_without["instances"].gt_boxes.tensor, whole["instances"].gt_boxes.tensor)
+        assert (sample_without["height"], sample_without["width"]) == (72, 96)
 
 
 def test_photometric_changes_stay_with_their_image(record):
@@ -207,7 +208,7 @@ def test_stated_size_is_checked_on_the_image_that_is_there(record):
         (dict(modality_dropout=0.5, is_train=False), "for training: evaluate with drop="),
     ],
 )
-def test_wrong_options_are_told(options, message):
+def test_wrong_options_are_reported(options, message):
     with pytest.raises(UserError, match=message):
         PairedDatasetMapper(**{"is_train": True, **options})
 
@@ -233,8 +234,8 @@ def stream(dataset, dropout, batches, **kwargs) -> list[str]:
 
 
 def test_dropout_takes_either_modality_at_its_rate_and_never_both(pairs):
-    found = stream(DatasetCatalog.get("synthetic_train")[:2], 0.5, 100)
-    counts = {name: found.count(name) for name in set(found)}
+    lost_images = stream(DatasetCatalog.get("synthetic_train")[:2], 0.5, 100)
+    counts = {name: lost_images.count(name) for name in set(lost_images)}
     assert set(counts) == {"", "v", "i"}
     # Three standard deviations of 400 draws.
     assert abs(counts[""] - 200) < 30 and abs(counts["v"] - 100) < 26 and abs(counts["i"] - 100) < 26
@@ -242,10 +243,10 @@ def test_dropout_takes_either_modality_at_its_rate_and_never_both(pairs):
 
 def test_dropout_is_a_function_of_seed_and_position(pairs):
     dataset = DatasetCatalog.get("synthetic_train")
-    found = stream(dataset, 0.6, 6)
-    assert len(set(found)) == 3
-    assert stream(dataset, 0.6, 3, start=3) == found[12:]
-    assert stream(dataset, 0.6, 6, num_workers=1) == found
+    lost_images = stream(dataset, 0.6, 6)
+    assert len(set(lost_images)) == 3
+    assert stream(dataset, 0.6, 3, start=3) == lost_images[12:]
+    assert stream(dataset, 0.6, 6, num_workers=1) == lost_images
 
 
 def test_no_dropout_leaves_the_draws_of_a_seed_as_they_were(record):
@@ -313,7 +314,7 @@ def test_json_may_declare_what_is_missing(declared):
         assert len(detector("model.fill_missing=mean").eval()([mapper(d) for d in dicts])) == 4
 
 
-def test_unknown_declaration_is_told(declared):
+def test_unknown_declaration_is_reported(declared):
     file, _ = declared
     file.write_text(file.read_text().replace('"missing": "visible"', '"missing": "visual"'))
     with pytest.raises(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +14,9 @@ import pytest
 from ivtuning.errors import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
+# Real pairs, if they lie beside the repository; tests that need them are skipped otherwise.
+REAL = ROOT.parent / "shared" / "data"
+MSRS = REAL / "MSRS"
 
 
 def load_tool(name: str, folder: str = "tools") -> ModuleType:
@@ -19,6 +25,15 @@ def load_tool(name: str, folder: str = "tools") -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def help_without_packages(name: str, folder: str, cwd: Path) -> str:
+    """What a script's --help prints where neither ivtuning nor any other package can be imported."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-S", str(ROOT / folder / f"{name}.py"), "--help"]
+    return subprocess.run(
+        command, env=environment, cwd=cwd, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def line_of(capsys, argv: list[str], tool: str = "train_net") -> str:

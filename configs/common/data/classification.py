@@ -1,4 +1,4 @@
-"""Loaders of image classification data at 224 px. An experiment sets the names."""
+"""Loaders of image classification data at 224 px. An experiment sets the names of the sets."""
 
 from detectron2.config import LazyCall as L
 from torchvision.transforms import v2
@@ -9,7 +9,7 @@ from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.classification import ClassificationMapper
 from ivtuning.evaluation.classification import TopKEvaluator
 
-# "stop" names the first image that cannot be read and ends the run; "skip" counts and reports.
+# What an unreadable image does: "stop" ends the run and names it, "skip" leaves it out and counts it.
 data = dict(on_bad_pair="stop")
 
 dataloader = dict(

@@ -1,6 +1,6 @@
 """COCO instances at 1333x800: flip, then multi-scale resize, or resize, crop and multi-scale resize.
 
-COCO is read in its release layout, coco/annotations/ and coco/{train,val}2017/ in the data root.
+COCO is read in the layout of its release: coco/annotations/ and coco/{train,val}2017/ in the data root.
 """
 
 import detectron2.data.transforms as T

@@ -1,6 +1,6 @@
-"""Co-DETR's augmentation at 640 px, as it was published for M3FD: jittered, padded squares, and copy-paste.
+"""Co-DETR's augmentation at 640 px, as published for M3FD: large-scale jitter, padded squares, copy-paste.
 
-Objects without masks are pasted with their boxes. At test time the model pads alike.
+Objects without masks are pasted with their whole boxes. In tests the model pads in the same way.
 """
 
 import detectron2.data.transforms as T

@@ -1,7 +1,7 @@
-"""DETR's augmentation at 640 px, as it was published for M3FD: flip, then resize, or resize, crop and resize.
+"""DETR's augmentation at 640 px, as published for M3FD: flip, then resize, or resize, crop and resize.
 
-A size is a box that the image is fitted into: 640 by 480 to 800. Frames of 4:3 so come to 640x480 in six
-cases of eleven, else to 672x504 and up to 800x600.
+Images are fitted into a box of 640 by 480 to 800 px. A 4:3 image becomes 640x480 in six cases of eleven, and
+672x504 to 800x600 in the others.
 """
 
 import detectron2.data.transforms as T

@@ -9,7 +9,7 @@ image_size = 1024
 dataloader.train.mapper.augmentations = [
     L(T.RandomFlip)(horizontal=True),
     L(T.ResizeScale)(min_scale=0.1, max_scale=2.0, target_height=image_size, target_width=image_size),
-    # The model pads to the square after normalization, so that padding is the mean color.
+    # No padding here: the model pads to the square after normalization, so that padding is the mean color.
     L(T.FixedSizeCrop)(crop_size=(image_size, image_size), pad=False),
 ]
 dataloader.test.mapper.augmentations = [

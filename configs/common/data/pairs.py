@@ -1,4 +1,4 @@
-"""Loaders of paired detection data. An experiment sets the names and the augmentations."""
+"""Loaders of paired detection data. An experiment sets the names of the sets, and the augmentations."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
@@ -9,7 +9,7 @@ from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
 from ivtuning.evaluation.coco import PairCOCOEvaluator
 
-# "stop" names the first pair that cannot be read and ends the run; "skip" counts and reports.
+# What an unreadable pair does: "stop" ends the run and names it, "skip" leaves it out and counts it.
 data = dict(on_bad_pair="stop")
 
 dataloader = dict(

@@ -1,7 +1,7 @@
-"""Loaders of paired semantic segmentation data. An experiment sets the names.
+"""Loaders of paired semantic segmentation data. An experiment sets the names of the sets.
 
-Augmentation as in mmsegmentation: scale 0.5 to 2 (of 640x480; experiments on images of other sizes replace
-this first item of the list), crop of 512 px, flip.
+The augmentation is mmsegmentation's: scale by 0.5 to 2, crop to 512 px, flip. The scale is relative to 640x480;
+experiments on images of another size replace this first item of the list.
 """
 
 import detectron2.data.transforms as T
@@ -18,8 +18,8 @@ dataloader.test.dataset = L(segmentation_dicts)(names="???")
 
 dataloader.train.mapper.augmentations = [
     L(T.ResizeScale)(min_scale=0.5, max_scale=2.0, target_height=480, target_width=640),
-    # No class fills more than 3/4 of the crop, if ten tries find such a place. What is smaller stays so: the
-    # model pads after normalization, labels with 255.
+    # No class fills more than 3/4 of the crop, if ten attempts find such a place. Smaller images are not
+    # padded here: the model pads after normalization, and labels with 255.
     L(T.RandomCrop_CategoryAreaConstraint)(
         crop_type="absolute",
         crop_size=(512, 512),

@@ -1,7 +1,8 @@
 """Pascal VOC: trained on 07+12 trainval, tested on 07 test, at 1000x600 with flips.
 
-VOC is read in its release layout, VOC2007/ and VOC2012/ in the data root. Objects marked difficult are
-trained on, as detectron2 reads them; mmdetection leaves them out. In tests they are neither right nor wrong.
+VOC is read in the layout of its release: VOC2007/ and VOC2012/ in the data root. Training includes objects
+marked difficult, as detectron2 reads them; mmdetection leaves them out. In tests they count neither as right
+nor as wrong.
 """
 
 import detectron2.data.transforms as T

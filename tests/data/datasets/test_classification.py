@@ -12,7 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tes
 from PIL import Image
 from torchvision.transforms import v2
 
-from ivtuning.data.datasets import classification as C
+from ivtuning.data.catalog import unregister
+from ivtuning.data.datasets.classification import labeled_images, register_folder, register_known
 from ivtuning.data.datasets.classification_layouts import CLASS_NAMES
 from ivtuning.data.images import BadPair
 from ivtuning.data.loaders.eval import build_test_loader
@@ -22,19 +23,14 @@ from ivtuning.errors import UserError
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(sets):
     """$DETECTRON2_DATASETS with the three known sets, tiny."""
-    flowers(tmp_path / "flowers102")
-    pets(tmp_path / "pets")
-    voc(tmp_path / "VOC2007")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    C.register_known()
-    yield tmp_path
-    monkeypatch.undo()
-    C.register_known()
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        for name in [n for n in catalog.list() if n.startswith("own")]:
-            catalog.remove(name)
+    flowers(sets / "flowers102")
+    pets(sets / "pets")
+    voc(sets / "VOC2007")
+    yield sets
+    for name in [n for n in DatasetCatalog.list() if n.startswith("own")]:
+        unregister(name)
 
 
 def picture(path: Path, color=(200, 30, 90), size=(40, 30)):
@@ -78,24 +74,25 @@ def voc(root: Path):
         picture(root / f"JPEGImages/00000{i}.jpg")
 
 
-def found(name: str, **kwargs):
-    return {Path(r["file_name"]).stem: r["label"] for r in C.labeled_images(name, **kwargs)}
+def labels_of(name: str | list[str], **kwargs) -> dict[str, int]:
+    """The label of each image by the stem of its file."""
+    return {Path(r["file_name"]).stem: r["label"] for r in labeled_images(name, **kwargs)}
 
 
 def test_known_sets_read_their_releases(root):
-    assert found("flowers102_train", every_class=True) == {
+    assert labels_of("flowers102_train", every_class=True) == {
         "image_00002": 1,
         "image_00001": 0,
         "image_00004": 2,
     }
-    assert found("flowers102_test") == {"image_00003": 2, "image_00005": 1, "image_00006": 0}
-    assert found("pets_train", every_class=True) == {"Abyssinian_1": 0, "great_pyrenees_2": 1}
-    assert found("pets_test") == {"Abyssinian_3": 0, "great_pyrenees_4": 1}
+    assert labels_of("flowers102_test") == {"image_00003": 2, "image_00005": 1, "image_00006": 0}
+    assert labels_of("pets_train", every_class=True) == {"Abyssinian_1": 0, "great_pyrenees_2": 1}
+    assert labels_of("pets_test") == {"Abyssinian_3": 0, "great_pyrenees_4": 1}
     assert MetadataCatalog.get("pets_train").classes == ["Abyssinian", "great_pyrenees"]
     cat, person, dog = (CLASS_NAMES.index(n) for n in ("cat", "person", "dog"))
     for part in ("train", "test"):
-        assert found(f"voc2007cls_{part}") == {"000001": cat, "000002": person, "000003": dog}
-    assert [r["image_id"] for r in C.labeled_images("pets_test")] == [1, 2]
+        assert labels_of(f"voc2007cls_{part}") == {"000001": cat, "000002": person, "000003": dog}
+    assert [r["image_id"] for r in labeled_images("pets_test")] == [1, 2]
 
 
 def test_lists_win_over_the_release(root):
@@ -103,9 +100,9 @@ def test_lists_win_over_the_release(root):
     write(root / "pets/meta/test.txt", "w.png 2")
     for path in ("train/a 1/x.png", "train/y.png", "train/z.png", "test/w.png"):
         picture(root / "pets" / path)
-    C.register_known()
-    assert found("pets_train", every_class=True) == {"x": 0, "y": 2, "z": 1}
-    assert found("pets_test") == {"w": 2} and MetadataCatalog.get("pets_test").classes == ["0", "1", "2"]
+    register_known()
+    assert labels_of("pets_train", every_class=True) == {"x": 0, "y": 2, "z": 1}
+    assert labels_of("pets_test") == {"w": 2} and MetadataCatalog.get("pets_test").classes == ["0", "1", "2"]
 
 
 def test_known_names_read_lists_and_class_folders_of_all_parts(root):
@@ -116,12 +113,12 @@ def test_known_names_read_lists_and_class_folders_of_all_parts(root):
             picture(root / "pets" / part / name)
         for name in ("cat", "dog"):
             picture(root / "flowers102" / part / name / f"{name}{i}.png")
-    C.register_known()
-    assert [found(f"pets_{part}") for part in ("train", "val", "test")] == [
+    register_known()
+    assert [labels_of(f"pets_{part}") for part in ("train", "val", "test")] == [
         {"x": 0, f"y{i}": 1} for i in range(3)
     ]
     # Plain folders, where the images of the release would be beside them.
-    assert [found(f"flowers102_{part}") for part in ("train", "val", "test")] == [
+    assert [labels_of(f"flowers102_{part}") for part in ("train", "val", "test")] == [
         {f"cat{i}": 0, f"dog{i}": 1} for i in range(3)
     ]
     assert MetadataCatalog.get("flowers102_val").classes == ["cat", "dog"]
@@ -130,12 +127,12 @@ def test_known_names_read_lists_and_class_folders_of_all_parts(root):
 def test_folders(root):
     for path in ("train/dog/1.png", "train/cat/2.JPG", "train/cat/notes.txt", "test/dog/3.png"):
         picture(root / "own" / path) if not path.endswith("txt") else write(root / "own" / path, "no image")
-    C.register_folder("own_train", root / "own", "train")
-    C.register_folder("own_test", root / "own", "test")
-    C.register_folder("own_whole", root / "own/train")
-    assert found("own_train", every_class=True) == found("own_whole") == {"2": 0, "1": 1}
-    assert found("own_test") == {"3": 1}  # classes are those of train
-    assert found(["own_train", "own_test"]) == {"2": 0, "1": 1, "3": 1}
+    register_folder("own_train", root / "own", "train")
+    register_folder("own_test", root / "own", "test")
+    register_folder("own_whole", root / "own/train")
+    assert labels_of("own_train", every_class=True) == labels_of("own_whole") == {"2": 0, "1": 1}
+    assert labels_of("own_test") == {"3": 1}  # classes are those of train
+    assert labels_of(["own_train", "own_test"]) == {"2": 0, "1": 1, "3": 1}
 
 
 def _meta(root, *lines):
@@ -222,26 +219,26 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_are_told(root, case):
+def test_mistakes_are_reported(root, case):
     name, spoil, message = MISTAKES[case]
     spoil(root)
     with pytest.raises(UserError, match=message) as error:
-        C.labeled_images(name, every_class="train" in name)
+        labeled_images(name, every_class="train" in name)
     assert "\n" not in str(error.value)
 
 
-def test_mistakes_in_folders_are_told(root):
+def test_mistakes_in_folders_are_reported(root):
     for path in ("train/cat/1.png", "test/cta/1.png"):
         picture(root / "own" / path)
-    C.register_folder("own_test", root / "own", "test")
+    register_folder("own_test", root / "own", "test")
     with pytest.raises(UserError, match="no class 'cta'; did you mean 'cat'"):
-        C.labeled_images("own_test")
+        labeled_images("own_test")
     (root / "own/train/bird").mkdir()
-    C.register_folder("own_train", root / "own", "train")
+    register_folder("own_train", root / "own", "train")
     with pytest.raises(UserError, match="bird holds no image"):
-        C.labeled_images("own_train")
+        labeled_images("own_train")
     with pytest.raises(UserError, match="classes differ"):
-        C.labeled_images(["pets_train", "flowers102_train"])
+        labeled_images(["pets_train", "flowers102_train"])
 
 
 def mapper(is_train=True, size=16):
@@ -251,7 +248,7 @@ def mapper(is_train=True, size=16):
 
 
 def test_mapper_crops_and_keeps_the_label(root):
-    record = C.labeled_images("pets_test")[1]
+    record = labeled_images("pets_test")[1]
     for is_train in (True, False):
         out = mapper(is_train)(record)
         assert out["image"].shape == (3, 16, 16) and out["image"].dtype == torch.uint8 and out["label"] == 1
@@ -285,14 +282,14 @@ def test_mapper_names_the_bad_file(root):
         assert error.value.file_name == str(root / name)
     floats = ClassificationMapper(True, [v2.ToDtype(torch.float32)])
     with pytest.raises(UserError, match="ToDtype gave"):
-        floats(C.labeled_images("pets_train")[0])
+        floats(labeled_images("pets_train")[0])
 
 
 def test_training_stream_is_a_function_of_seed_and_position(root):
     rng = np.random.default_rng(0)
     for path in (root / "pets/images").iterdir():
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(path, quality=95)
-    dicts = C.labeled_images("pets_train")
+    dicts = labeled_images("pets_train")
 
     def batches(count, **kwargs):
         torch.rand(3)  # what was drawn before makes no difference
@@ -307,13 +304,13 @@ def test_training_stream_is_a_function_of_seed_and_position(root):
 
 def test_skipping_takes_the_next_image(root):
     (root / "pets/images/Abyssinian_1.jpg").write_bytes(b"no image")
-    dicts = C.labeled_images("pets_train")
+    dicts = labeled_images("pets_train")
     loader = build_train_loader(dicts, mapper(), total_batch_size=4, on_bad_pair="skip")
     assert {x["label"] for x in next(iter(loader))} == {1}
 
 
 def test_test_loaders_give_every_image_once_in_order(root):
-    dicts = C.labeled_images("flowers102_test")
+    dicts = labeled_images("flowers102_test")
     ours = [[x["image_id"] for x in batch] for batch in build_test_loader(dicts, mapper(False), batch_size=2)]
     theirs = [
         x["image_id"] for batch in build_detection_test_loader(dicts, mapper=mapper(False)) for x in batch

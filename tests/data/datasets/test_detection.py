@@ -1,11 +1,12 @@
-import json
+"""Registration and reading of paired detection sets."""
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers.sets import registering
 
-from ivtuning.data.datasets.detection import register_known, register_pairs, training_dicts
+from ivtuning.data.catalog import unregister
+from ivtuning.data.datasets.detection import register_pairs, training_dicts
 from ivtuning.errors import UserError
-
-from detectron2.data import DatasetCatalog, MetadataCatalog  # isort: skip
 
 
 def content(**changes) -> dict:
@@ -23,21 +24,8 @@ def content(**changes) -> dict:
 
 @pytest.fixture
 def register(tmp_path):
-    """Register a content as a set under tmp_path and return the set's name; the catalogs are cleaned up."""
-    names = []
-
-    def make(coco, name="some_set") -> str:
-        path = tmp_path / name / "annotations" / "train.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(coco if isinstance(coco, str) else json.dumps(coco))
-        register_pairs(name, path, path.parent.parent)
-        names.append(name)
-        return name
-
-    yield make
-    for name in set(names):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    with registering(tmp_path, "annotations", register_pairs) as make:
+        yield make
 
 
 def test_dicts_have_partner_time_and_modality(register, tmp_path):
@@ -76,27 +64,24 @@ def test_registering_is_lazy_and_idempotent(tmp_path):
     assert MetadataCatalog.get("lazy_set").image_root == str(tmp_path / "other")
     with pytest.raises(UserError, match=r"train.json is missing: make it with a script"):
         DatasetCatalog.get("lazy_set")
-    DatasetCatalog.remove("lazy_set")
-    MetadataCatalog.remove("lazy_set")
+    unregister("lazy_set")
+    assert "lazy_set" not in DatasetCatalog.list()
 
 
-def test_known_sets_follow_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    try:
-        register_known()
-        for name, file in {
-            "m3fd_scene_train": "m3fd/annotations/scene_train.json",
-            "m3fd_random_val": "m3fd/annotations/random_val.json",
-            "msrs_det_train": "msrs/annotations/det_train.json",
-            "llvip_default_val": "llvip/annotations/default_val.json",
-            "synthetic_train": "synthetic/annotations/train.json",
-        }.items():
-            assert MetadataCatalog.get(name).json_file == str(tmp_path / file)
-        with pytest.raises(UserError, match=r"scene_train.json is missing.*prepare_m3fd.py"):
-            DatasetCatalog.get("m3fd_scene_train")
-    finally:
-        monkeypatch.undo()
-        register_known()
+def test_known_sets_follow_the_environment(sets):
+    for name, file in {
+        "m3fd_scene_train": "m3fd/annotations/scene_train.json",
+        "m3fd_random_val": "m3fd/annotations/random_val.json",
+        "msrs_official_test": "msrs/annotations/official_test.json",
+        "msrs_official_infrared_train": "msrs/annotations/official_infrared_train.json",
+        "msrs_det_train": "msrs/annotations/det_train.json",
+        "msrs_det_visible_val": "msrs/annotations/det_visible_val.json",
+        "llvip_default_val": "llvip/annotations/default_val.json",
+        "synthetic_train": "synthetic/annotations/train.json",
+    }.items():
+        assert MetadataCatalog.get(name).json_file == str(sets / file)
+    with pytest.raises(UserError, match=r"scene_train.json is missing.*prepare_m3fd.py"):
+        DatasetCatalog.get("m3fd_scene_train")
 
 
 def unknown_category():

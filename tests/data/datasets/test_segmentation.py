@@ -1,16 +1,20 @@
-import json
+"""Label maps: their values, and registration and reading of segmentation sets."""
+
 import struct
 import zlib
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers.sets import registering
 from PIL import Image
 
-from ivtuning.data.datasets.detection import metadata, register_known, training_dicts
+from ivtuning.data.catalog import metadata, unregister
+from ivtuning.data.datasets.detection import training_dicts
 from ivtuning.data.datasets.segmentation import KNOWN, register_segmentation, segmentation_dicts
 from ivtuning.data.images import BadPair
 from ivtuning.data.labels import read_labels
+from ivtuning.data.synthetic import generate as synthetic
 from ivtuning.errors import UserError
 
 H, W = 6, 8
@@ -90,7 +94,7 @@ def test_an_unknown_value_is_named(tmp_path, value, dtype):
     values = VALUES.astype(dtype)
     values[2:4, 3] = value
     path = save(values, tmp_path / "odd.png")
-    with pytest.raises(UserError, match=rf"odd.png has 2 pixels of value {value}, .*mend the file") as caught:
+    with pytest.raises(UserError, match=rf"odd.png has 2 pixels of value {value}, .*fix the file") as caught:
         read_labels(record(path))
     # Wrong for the whole set as a rule, so on_bad_pair=skip must not hide it.
     assert not isinstance(caught.value, BadPair)
@@ -161,20 +165,8 @@ def content(paired=True, **changes) -> dict:
 
 @pytest.fixture
 def register(tmp_path):
-    names = []
-
-    def make(text, name="some_seg", **kwargs) -> str:
-        path = tmp_path / name / "segmentation" / "train.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text if isinstance(text, str) else json.dumps(text))
-        register_segmentation(name, path, path.parent.parent, **kwargs)
-        names.append(name)
-        return name
-
-    yield make
-    for name in set(names):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    with registering(tmp_path, "segmentation", register_segmentation) as make:
+        yield lambda content, name="some_seg", **options: make(content, name, **options)
 
 
 def test_records_and_metadata(register, tmp_path):
@@ -234,53 +226,48 @@ def test_registering_is_lazy_and_idempotent(register, tmp_path):
     assert MetadataCatalog.get("lazy_seg").protocol == "foreground"
     with pytest.raises(UserError, match=r"train.json is missing: make it with a script"):
         segmentation_dicts("lazy_seg")
-    DatasetCatalog.remove("lazy_seg")
-    MetadataCatalog.remove("lazy_seg")
+    unregister("lazy_seg")
 
 
-def test_known_sets_follow_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    try:
-        register_known()
-        for name, file, protocol in [
-            ("msrs_seg_train", "msrs/segmentation/train.json", "all"),
-            ("msrs_seg_foreground_test", "msrs/segmentation/test.json", "foreground"),
-            ("mfnet_seg_val", "mfnet/segmentation/val.json", "all"),
-            ("fmb_seg_test", "fmb/segmentation/test.json", "all"),
-            ("pst900_seg_foreground_train", "pst900/segmentation/train.json", "foreground"),
-            ("ade20k_seg_val", "ade20k/segmentation/val.json", "all"),
-            ("synthetic_seg_train", "synthetic/segmentation/train.json", "all"),
-        ]:
-            known = metadata(name)
-            assert (known.json_file, known.protocol) == (str(tmp_path / file), protocol)
-        assert "ade20k_seg_foreground_val" not in DatasetCatalog.list()
-        with pytest.raises(UserError, match=rf"train.json is missing: make it with {KNOWN['msrs'][0]}"):
-            segmentation_dicts("msrs_seg_train")
-    finally:
-        monkeypatch.undo()
-        register_known()
+def test_known_sets_follow_the_environment(sets):
+    for name, file, protocol in [
+        ("msrs_seg_train", "msrs/segmentation/train.json", "all"),
+        ("msrs_seg_foreground_test", "msrs/segmentation/test.json", "foreground"),
+        ("mfnet_seg_val", "mfnet/segmentation/val.json", "all"),
+        ("fmb_seg_test", "fmb/segmentation/test.json", "all"),
+        ("pst900_seg_foreground_train", "pst900/segmentation/train.json", "foreground"),
+        ("ade20k_seg_val", "ade20k/segmentation/val.json", "all"),
+        ("synthetic_seg_train", "synthetic/segmentation/train.json", "all"),
+    ]:
+        known = metadata(name)
+        assert (known.json_file, known.protocol) == (str(sets / file), protocol)
+    assert "ade20k_seg_foreground_val" not in DatasetCatalog.list()
+    with pytest.raises(UserError, match=rf"train.json is missing: make it with {KNOWN['msrs'].maker}"):
+        segmentation_dicts("msrs_seg_train")
 
 
-def test_synthetic_set_is_made_on_first_use(tmp_path, monkeypatch):
-    from ivtuning.data import catalog
+def test_synthetic_set_is_made_on_first_use(sets, monkeypatch):
+    generate = synthetic.generate
+    monkeypatch.setattr(synthetic, "generate", lambda root: generate(root, train=2, val=1, size=(96, 72)))
+    records = segmentation_dicts("synthetic_seg_train")
+    assert len(records) == 2 and {r["time"] for r in records} == {"day", "night"}
+    assert MetadataCatalog.get("synthetic_seg_train").stuff_classes[0] == "background"
+    for name, background in (("synthetic_seg_train", 0), ("synthetic_seg_foreground_train", 255)):
+        for r in segmentation_dicts(name):
+            labels = read_labels(r)
+            assert labels.shape == (72, 96) and labels[0, 0] == background
+            assert 0 < np.isin(labels, range(5 - (background > 0))).mean() <= 1
+    assert len(DatasetCatalog.get("synthetic_train")) == 2  # the boxes of the same scenes
 
-    made = catalog.generate
-    monkeypatch.setattr(catalog, "generate", lambda root: made(root, train=2, val=1, size=(96, 72)))
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    try:
-        register_known()
-        records = segmentation_dicts("synthetic_seg_train")
-        assert len(records) == 2 and {r["time"] for r in records} == {"day", "night"}
-        assert MetadataCatalog.get("synthetic_seg_train").stuff_classes[0] == "background"
-        for name, background in (("synthetic_seg_train", 0), ("synthetic_seg_foreground_train", 255)):
-            for r in segmentation_dicts(name):
-                labels = read_labels(r)
-                assert labels.shape == (72, 96) and labels[0, 0] == background
-                assert 0 < np.isin(labels, range(5 - (background > 0))).mean() <= 1
-        assert len(DatasetCatalog.get("synthetic_train")) == 2  # the boxes of the very same scenes
-    finally:
-        monkeypatch.undo()
-        register_known()
+
+def test_entry_of_the_synthetic_set_is_true_to_its_files(sets):
+    known = KNOWN["synthetic"]
+    synthetic.generate(sets / known.folder, train=1, val=1, size=(96, 72))
+    for part, (folder, _) in known.parts.items():
+        for pattern in (known.visible, known.infrared, known.labels):
+            assert len(list((sets / known.folder).glob(pattern.replace("{part}", folder)))) == 1
+        segmentation_dicts(f"synthetic_seg_{part}")
+        assert MetadataCatalog.get(f"synthetic_seg_{part}").stuff_classes == list(known.classes)
 
 
 def changed(where, **changes) -> dict:
@@ -304,9 +291,9 @@ BAD_JSON = {
     "no color": (changed(("categories", 0), color=None), r"categories\[0\] has no 'color'"),
     "bad color": (changed(("categories", 0), color=[1, 2]), "class 'sky' has no color"),
     "text as value": (changed(("categories", 0), id="4"), "'4' of categories"),
-    "class twice": (changed(("categories", 0), id=1), "1 of categories and ignored is no value that stands"),
+    "class twice": (changed(("categories", 0), id=1), "1 of categories and ignored must occur there"),
     "class ignored": (content(ignored=[4]), "4 of categories and ignored"),
-    "class 255": (changed(("categories", 0), id=255), "class 'sky' has 255"),
+    "class 255": (changed(("categories", 0), id=255), "class 'sky' has the id 255"),
     "too many": (
         content(categories=[{"id": i + 256, "name": str(i), "color": [0, 0, 0]} for i in range(255)]),
         "lists 255 classes",
@@ -323,7 +310,7 @@ def test_bad_json_is_named(register, text, message):
 def test_foreground_needs_a_background(register):
     text = content()
     text["categories"] = [c for c in text["categories"] if c["id"]]
-    with pytest.raises(UserError, match="no class has the value 0 .* use protocol=all"):
+    with pytest.raises(UserError, match="no class has the value 0, .* use protocol=all"):
         segmentation_dicts(register(text, protocol="foreground"))
     with pytest.raises(UserError, match="protocol='foregrund': give all or foreground; did you mean"):
         register_segmentation("never_seg", "x.json", ".", "foregrund")

@@ -12,7 +12,6 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-import ivtuning  # noqa: F401  (prepares detectron2's import)
 from ivtuning.data.images import BadPair
 from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.copy_paste import CopyPaste
@@ -242,12 +241,12 @@ def test_nothing_usable_ends(num_workers):
 @pytest.mark.parametrize("on_bad_pair", ["stop", "skip"])
 def test_other_user_errors_pass_unchanged(on_bad_pair):
     def wrong(dataset_dict):
-        raise UserError("augmentations are wrong: mend them")
+        raise UserError("augmentations are wrong: fix them")
 
     loader = build_train_loader(TOY, wrong, 1, num_workers=1, on_bad_pair=on_bad_pair)
     with pytest.raises(UserError) as caught:
         next(iter(loader))
-    assert str(caught.value) == "augmentations are wrong: mend them" and type(caught.value) is UserError
+    assert str(caught.value) == "augmentations are wrong: fix them" and type(caught.value) is UserError
 
 
 def test_bugs_are_not_hidden():

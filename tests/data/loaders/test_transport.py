@@ -9,7 +9,6 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
-import ivtuning  # noqa: F401  (prepares detectron2's import)
 from ivtuning.data.loaders.transport import pack, unpack
 
 
@@ -31,12 +30,12 @@ def test_everything_arrives_as_it_was():
         "name": "a.png",
         "instances": instances,
     }
-    found = unpack(pack([sent, None]))
-    assert found[1] is None and list(found[0]) == list(sent) and found[0]["name"] == "a.png"
+    received = unpack(pack([sent, None]))
+    assert received[1] is None and list(received[0]) == list(sent) and received[0]["name"] == "a.png"
     for key in ("image", "turned", "none", "one"):
-        assert torch.equal(found[0][key], sent[key]) and found[0][key].dtype == sent[key].dtype
-        assert found[0][key].is_contiguous()
-    arrived = found[0]["instances"]
+        assert torch.equal(received[0][key], sent[key]) and received[0][key].dtype == sent[key].dtype
+        assert received[0][key].is_contiguous()
+    arrived = received[0]["instances"]
     assert arrived.image_size == (4, 5)
     assert torch.equal(arrived.gt_boxes.tensor, instances.gt_boxes.tensor)
     assert torch.equal(arrived.gt_classes, instances.gt_classes)
@@ -59,8 +58,8 @@ def test_nothing_but_words(value):
 
 
 def test_a_parameter_stays_one():
-    found = unpack(pack(nn.Parameter(torch.ones(2))))
-    assert isinstance(found, nn.Parameter) and found.requires_grad and found.tolist() == [1, 1]
+    received = unpack(pack(nn.Parameter(torch.ones(2))))
+    assert isinstance(received, nn.Parameter) and received.requires_grad and received.tolist() == [1, 1]
 
 
 def test_what_cannot_be_pickled_says_so():

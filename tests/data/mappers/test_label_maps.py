@@ -220,8 +220,8 @@ def test_no_class_fills_the_crop(record, tmp_path):
         mapper, shares = PairedDatasetMapper(True, [crop]), []
         for value in range(30):
             seed(value)
-            found = mapper(record)["sem_seg"]
-            counts = torch.bincount(found[found != 255])
+            labels = mapper(record)["sem_seg"]
+            counts = torch.bincount(labels[labels != 255])
             shares.append(float(counts.max() / counts.sum()))
         return sum(share >= 0.75 for share in shares)
 

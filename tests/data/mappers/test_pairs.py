@@ -6,10 +6,9 @@ import torch
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
-from helpers.tools import ROOT
+from helpers.tools import REAL
 from PIL import Image
 
-import ivtuning  # noqa: F401  (prepares detectron2's import)
 from ivtuning.data.images import BadPair, read_pair
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
 from ivtuning.data.transforms.photometric import Contrast, Gain, GaussianNoise
@@ -362,7 +361,7 @@ BAD_INFRARED = {
 
 
 def expect_bad_pair(pair, path, message):
-    """read_pair fails with one line that names the file, and says which file to mend."""
+    """read_pair fails with one line that names the file, and says which file is at fault."""
     with pytest.raises(BadPair, match=message) as caught:
         read_pair(pair)
     text = str(caught.value)
@@ -430,9 +429,6 @@ def test_unequal_sizes(pair, tmp_path):
 def test_size_differs_from_the_json(pair):
     pair["width"] = 1024
     expect_bad_pair(pair, pair["file_name"], "64x48 but its JSON says 1024x48")
-
-
-REAL = ROOT.parent / "shared" / "data"
 
 
 @pytest.mark.parametrize("folders", ["M3FD_sample/Vis M3FD_sample/Ir", "MSRS/test/vi MSRS/test/ir"])

@@ -1,28 +1,19 @@
-import importlib
+"""The scripts that prepare detection sets: splits, boxes, bad releases, and what they write."""
+
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.tools import ROOT
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers.tools import MSRS, ROOT, help_without_packages
 from PIL import Image
 
 from ivtuning.data.images import image_size
-from ivtuning.data.prepare import coco as preparation
+from ivtuning.data.prepare.coco import count_warnings
+from ivtuning.data.prepare.pairing import Pair, split_pairs
 from ivtuning.errors import UserError
-
-MSRS = ROOT.parent / "shared" / "data" / "MSRS"
-
-
-@pytest.fixture
-def script(monkeypatch, tmp_path):
-    """Load a script of datasets/ with $DETECTRON2_DATASETS at tmp_path/sets."""
-    monkeypatch.syspath_prepend(ROOT / "datasets")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
-    return lambda name: importlib.import_module(name).main
 
 
 def image(path: Path, size=(40, 30), mode="RGB"):
@@ -67,6 +58,31 @@ def msrs(tmp_path):
 
 
 @pytest.fixture
+def msrs_official(tmp_path):
+    """A release with the labels of both parts: three pairs in each, of which 00002N has no objects."""
+    root = tmp_path / "MSRS"
+    labels = root / "MSRS-detection-label"
+    for part, stems in {
+        "train": ("00001D", "00002N", "00005D"),
+        "test": ("00003D", "00004N", "00006N"),
+    }.items():
+        for stem in stems:
+            image(root / f"{part}/vi/{stem}.png")
+            image(root / f"{part}/ir/{stem}.png", mode="L")
+        for kind in ("fusion", "infrared", "visible"):
+            (labels / kind / part).mkdir(parents=True)
+            for stem in stems:
+                lines = (
+                    ""
+                    if stem == "00002N"
+                    else "0 0.5 0.5 0.25 0.2\n" + "2 0.3 0.3 0.1 0.1\n" * (kind == "fusion")
+                )
+                (labels / kind / part / f"{stem}.txt").write_text(lines)
+    (labels / "classes.txt").write_text("0 person\n1 bicycle\n2 car\n")
+    return root
+
+
+@pytest.fixture
 def llvip(tmp_path):
     root = tmp_path / "LLVIP"
     for part, stem in (("train", "010001"), ("train", "010002"), ("test", "190001")):
@@ -103,12 +119,10 @@ def test_m3fd_scene_split(script, m3fd, tmp_path, capsys):
     assert second["category_id"] == 1
     out = capsys.readouterr().out
     assert "size 24x18" in out and "boxes: Car" in out
-    assert "note: scene_val: 2 images, 4 boxes; the published split has 831 and 7074" in out
+    assert "warning: scene_val has 2 images (831 published), 4 boxes (7074 published)" in out
 
 
 def test_shipped_scene_list_has_the_published_numbers():
-    from ivtuning.data.prepare.pairing import Pair, split_pairs
-
     pairs = [Pair(f"{n:05}", Path(f"{n:05}"), Path(f"{n:05}"), None) for n in range(4200)]
     name, parts = split_pairs(pairs, f"scene={ROOT / 'datasets/splits/m3fd_scene_val.txt'}")
     assert name == "scene" and {k: len(v) for k, v in parts.items()} == {"train": 3368, "val": 831}
@@ -131,8 +145,8 @@ def test_split_by_lists(script, m3fd, tmp_path):
     lists = f"mine={tmp_path}/a.txt,{tmp_path}/b.txt"
     script("prepare_m3fd")(["--source", str(m3fd), "--split", lists])
     parts = [read(tmp_path, f"m3fd/annotations/mine_{part}.json")["images"] for part in ("train", "val")]
-    found = [[i["file_name"][4:9] for i in images] for images in parts]
-    assert found == [["00110", "01301"], ["00111"]]
+    stems = [[i["file_name"][4:9] for i in images] for images in parts]
+    assert stems == [["00110", "01301"], ["00111"]]
 
 
 def test_msrs(script, msrs, tmp_path):
@@ -152,6 +166,61 @@ def test_msrs_other_labels_make_another_split(script, msrs, tmp_path):
     (labels / "fusion").rename(labels / "infrared")
     script("prepare_msrs_detection")(["--source", str(msrs), "--labels", "infrared"])
     assert read(tmp_path, "msrs/annotations/det_infrared_val.json")["info"]["split"] == "det_infrared"
+
+
+def test_msrs_official_split(script, msrs_official, tmp_path, capsys):
+    script("prepare_msrs_detection")(["--source", str(msrs_official)])
+    folder = tmp_path / "sets/msrs/annotations"
+    assert sorted(p.name for p in folder.iterdir()) == ["official_test.json", "official_train.json"]
+    train, test = (DatasetCatalog.get(f"msrs_official_{part}") for part in ("train", "test"))
+    assert [Path(r["file_name"]).relative_to(msrs_official).as_posix() for r in train] == [
+        "train/vi/00001D.png",
+        "train/vi/00002N.png",
+        "train/vi/00005D.png",
+    ]
+    assert [r["ir_file_name"] for r in test] == [
+        str(msrs_official / f"test/ir/{stem}.png") for stem in ("00003D", "00004N", "00006N")
+    ]
+    assert [r["time"] for r in (*train, *test)] == ["day", "night", "day", "day", "night", "night"]
+    assert [len(r["annotations"]) for r in (*train, *test)] == [2, 0, 2, 2, 2, 2]
+    assert MetadataCatalog.get("msrs_official_train").thing_classes == ["person", "bicycle", "car"]
+    assert read(tmp_path, "msrs/annotations/official_test.json")["info"]["split"] == "official"
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert lines[0].startswith(
+        "warning: official_train has 3 images (1083 published), 2 person boxes (2925 published), "
+        "0 bicycle boxes (641 published), 2 car boxes (1355 published)"
+    )
+    assert lines[1].startswith("warning: official_test has 3 images (361 published), 3 person boxes (893")
+    assert len(lines) == 2
+
+
+def test_msrs_official_split_of_one_modality(script, msrs_official, tmp_path, capsys):
+    script("prepare_msrs_detection")(["--source", str(msrs_official), "--labels", "visible"])
+    assert len(DatasetCatalog.get("msrs_official_visible_train")) == 3
+    assert "0 car boxes (1286 published)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("absent", ["train", "MSRS-detection-label/fusion/train"])
+def test_msrs_without_a_training_part_divides_the_test_part(absent, script, msrs_official, tmp_path, capsys):
+    shutil.rmtree(msrs_official / absent)
+    script("prepare_msrs_detection")(["--source", str(msrs_official)])
+    assert [len(DatasetCatalog.get(f"msrs_det_{part}")) for part in ("train", "val")] == [2, 1]
+    out = capsys.readouterr().out
+    assert f"because there is no {msrs_official / absent}" in out and "warning" not in out
+
+
+def test_msrs_official_split_needs_every_partner(script, msrs_official, tmp_path):
+    (msrs_official / "train/ir/00005D.png").unlink()
+    with pytest.raises(UserError, match="train/vi/00005D.png has no partner .*train/ir/00005D.png"):
+        script("prepare_msrs_detection")(["--source", str(msrs_official)])
+    assert not (tmp_path / "sets").exists()
+
+
+def test_equal_counts_give_no_warning():
+    counts = {"train": {"images": 3, "boxes": 5, "car boxes": 5}}
+    assert list(count_warnings(counts, {"train": {"images": 3, "car boxes": 5}})) == []
+    (line,) = count_warnings(counts, {"train": {"images": 4, "car boxes": 5}})
+    assert line.startswith("warning: train has 3 images (4 published): ")
 
 
 def test_llvip_is_the_default_of_voc_pairs(script, llvip, tmp_path):
@@ -180,7 +249,7 @@ def test_other_voc_pairs_by_patterns(script, tmp_path, capsys):
     assert coco["images"][0]["ir_file_name"] == "all/F2_IR.jpeg"
     assert [a["category_id"] for a in coco["annotations"]] == [2]
     assert "ignored class" in capsys.readouterr().out
-    with pytest.raises(UserError, match="say how to divide with --split"):
+    with pytest.raises(UserError, match="choose with --split how to divide"):
         main(options)
 
 
@@ -279,7 +348,7 @@ def test_bad_m3fd_is_named_and_writes_nothing(spoil, script, m3fd, tmp_path):
     [
         ({"b": "00111\n99999\n"}, "no pair is called '99999'"),
         ({"a": "00111\n00110\n", "b": "00111\n"}, "'00111' is in both lists"),
-        ({"b": "5-9\n"}, "no pair is in its val part"),
+        ({"b": "5-9\n"}, "its val part has no pair"),
     ],
 )
 def test_bad_split_lists(lists, message, script, m3fd, tmp_path):
@@ -331,19 +400,24 @@ def test_conflicting_voc_options(script, llvip):
         main(["--source", str(llvip)])
 
 
-def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
-    (tmp_path / "b.json").write_text("old")
-    with pytest.raises(TypeError):
-        preparation.write_json({tmp_path / "a.json": {}, tmp_path / "b.json": {"x": object()}})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.json"]
-    assert (tmp_path / "b.json").read_text() == "old"
+def test_writing_is_all_or_nothing(script, m3fd, tmp_path, monkeypatch):
+    output = tmp_path / "sets/m3fd/annotations"
+    output.mkdir(parents=True)
+    (output / "scene_val.json").write_text("old")
+    main, written = script("prepare_m3fd"), []
 
-    def refuse(self, text):
-        raise PermissionError(13, "denied", str(self))
+    def refuse_the_second(self, data):
+        written.append(self)
+        if len(written) == 2:
+            raise PermissionError(13, "denied", str(self))
+        return len(data)
 
-    monkeypatch.setattr(Path, "write_text", refuse)
-    with pytest.raises(UserError, match="cannot write .*b.json.*--output"):
-        preparation.write_json({tmp_path / "b.json": {}})
+    monkeypatch.setattr(Path, "write_bytes", refuse_the_second)
+    with pytest.raises(UserError, match="cannot write .*scene_val.json .*--output"):
+        main(["--source", str(m3fd)])
+    assert len(written) == 2
+    assert [p.name for p in output.iterdir()] == ["scene_val.json"]
+    assert (output / "scene_val.json").read_text() == "old"
 
 
 def test_size_of_a_turned_image(tmp_path):
@@ -354,13 +428,11 @@ def test_size_of_a_turned_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["prepare_m3fd", "prepare_msrs_detection", "prepare_voc_pairs", "check_pairs"]
+    "name",
+    ["prepare_m3fd", "prepare_msrs_detection", "prepare_segmentation", "prepare_voc_pairs", "check_pairs"],
 )
 def test_help_needs_nothing_heavy(name, tmp_path):
-    # Where ivtuning cannot even be found, --help answers, with an example.
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [sys.executable, "-S", str(ROOT / "datasets" / f"{name}.py"), "--help"]
-    shown = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    shown = help_without_packages(name, "datasets", tmp_path)
     assert f"example:\n  python datasets/{name}.py" in shown
 
 

@@ -74,8 +74,8 @@ def test_modality_is_true_to_the_pixels(made):
             for i, annotation in enumerate(by_image[image["id"]]):
                 others = np.any([m for j, m in enumerate(masks) if j != i] or [masks[i] & False], axis=0)
                 for name, picture in pair.items():
-                    found = contrast(picture, masks[i], others)
-                    (shown if annotation["modality"] in ("both", name) else vanished).append(found)
+                    difference = contrast(picture, masks[i], others)
+                    (shown if annotation["modality"] in ("both", name) else vanished).append(difference)
     assert len(shown) > 100 and len(vanished) > 50
     assert min(shown) > SHOWS
     assert max(vanished) < VANISHED

@@ -4,7 +4,6 @@ import torch
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from PIL import Image
 
-import ivtuning  # noqa: F401  (prepares detectron2's import)
 from ivtuning.data.mappers.copy_paste import CopyPaste
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
 from ivtuning.data.transforms.photometric import (

@@ -1,12 +1,15 @@
-import importlib
+"""Every fault that verification finds, its report, and the tool."""
+
 import json
 
 import cv2
 import numpy as np
 import pytest
-from helpers.tools import ROOT
 from PIL import Image
 
+from ivtuning.data.catalog import unregister
+from ivtuning.data.datasets.detection import register_pairs
+from ivtuning.data.datasets.segmentation import register_segmentation
 from ivtuning.data.verify.findings import CONFIDENT, KINDS
 from ivtuning.data.verify.verification import estimate_shift, verify
 from ivtuning.errors import UserError
@@ -67,9 +70,9 @@ def test_a_good_set_has_no_findings(pairs):
 @pytest.mark.parametrize("dx, dy", [(0, 0), (6, -4), (-9, 11)])
 def test_known_shift_is_measured(dx, dy):
     canvas = scene(7)
-    found = estimate_shift(crop(canvas), 255 - crop(canvas, dx, dy))
-    assert found[2] > CONFIDENT
-    np.testing.assert_allclose(found[:2], (dx, dy), atol=0.75)
+    shift = estimate_shift(crop(canvas), 255 - crop(canvas, dx, dy))
+    assert shift[2] > CONFIDENT
+    np.testing.assert_allclose(shift[:2], (dx, dy), atol=0.75)
 
 
 def test_unrelated_images_are_not_believed():
@@ -175,8 +178,8 @@ def test_each_fault_is_found(spoil, pairs, tmp_path):
     spoil(tmp_path, content)
     kind, where = FAULTS[spoil]
     report = check()
-    found = [f for f in report.findings if f.kind == kind]
-    assert found and found[0].where.endswith(where)
+    matches = [f for f in report.findings if f.kind == kind]
+    assert matches and matches[0].where.endswith(where)
     assert KINDS[kind][1] in report.text()
     assert report.count(KINDS[kind][0]) >= 1
     # Nothing else is blamed, but for sizes: unequal ones cannot both be what the JSON says.
@@ -217,8 +220,8 @@ def test_label_maps_are_counted(labeled):
     assert text.startswith("3 images, 3 label maps\n")
     rows = [line.split() for line in text.splitlines()[3:6]]
     assert rows == [["ground", "50.000", "3"], ["car", "25.000", "3"], ["ignored", "25.000", "3"]]
-    found = report.as_dict()["classes"]["some_seg_train"]
-    assert found["car"] == {"share": 0.25, "images": 3} and list(found) == ["ground", "car", "ignored"]
+    classes = report.as_dict()["classes"]["some_seg_train"]
+    assert classes["car"] == {"share": 0.25, "images": 3} and list(classes) == ["ground", "car", "ignored"]
 
 
 def repaint(root, change):
@@ -323,9 +326,8 @@ def test_images_shared_between_sets_are_found(pairs, tmp_path):
 
 
 @pytest.fixture
-def main(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "datasets")
-    return importlib.import_module("check_pairs").main
+def main(script):
+    return script("check_pairs")
 
 
 def test_tool_exit_code_and_json(main, pairs, tmp_path, capsys):
@@ -347,10 +349,6 @@ def test_tool_exit_code_and_json(main, pairs, tmp_path, capsys):
 
 
 def test_tool_on_label_maps(main, labeled, tmp_path, capsys):
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from ivtuning.data.datasets.segmentation import register_segmentation
-
     labeled[1]()
     path = tmp_path / "segmentation" / "train.json"
     register_segmentation("checked_seg_foreground", path, tmp_path, "foreground")
@@ -361,15 +359,10 @@ def test_tool_on_label_maps(main, labeled, tmp_path, capsys):
     assert main([str(path)]) == 1
     with pytest.raises(UserError, match="make it with datasets/prepare_segmentation.py"):
         main([str(tmp_path / "msrs" / "segmentation" / "train.json")])
-    DatasetCatalog.remove("checked_seg_foreground")
-    MetadataCatalog.remove("checked_seg_foreground")
+    unregister("checked_seg_foreground")
 
 
 def test_tool_takes_names_and_an_image_root(main, pairs, tmp_path, capsys):
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from ivtuning.data.datasets.detection import register_pairs
-
     pairs[1]()
     path = tmp_path / "annotations" / "train.json"
     register_pairs("checked_set", path, tmp_path)
@@ -380,5 +373,4 @@ def test_tool_takes_names_and_an_image_root(main, pairs, tmp_path, capsys):
         main(["checked_sett"])
     with pytest.raises(UserError, match="none.json is missing"):
         main([str(tmp_path / "none.json")])
-    DatasetCatalog.remove("checked_set")
-    MetadataCatalog.remove("checked_set")
+    unregister("checked_set")

@@ -99,8 +99,8 @@ class PairedDatasetMapper:
             dict: the same keys without `annotations`, and `image`, `image_ir` (3,H,W) uint8, or one of them
             if the other is absent. In training also `instances`, if the dict has `annotations`, with
             `gt_boxes` (XYXY pixels of the augmented image), `gt_classes` and perhaps `gt_masks` (N,H,W); and
-            `sem_seg` (H,W) int64, see :func:`..labels.read_labels`, if it has a `sem_seg_file_name`. `height` and
-            `width` stay those of the file.
+            `sem_seg` (H,W) int64, see :func:`..labels.read_labels`, if it has a `sem_seg_file_name`. `height`
+            and `width` stay those of the file.
 
         Raises:
             BadPair: see :func:`..images.read_pair` and :func:`..labels.read_labels`.
