@@ -1,8 +1,8 @@
 """Convert the MSRS detection labels (YOLO boxes) to COCO JSON: annotations/official_{train,test}.json.
 
-The label release has boxes for all 1,444 pairs, in the official parts train and test. A copy without the
-training part gives annotations/det_{train,val}.json instead: the labeled test pairs, every third of which,
-sorted by name, validates.
+The label release has boxes for all 1,444 pairs, in the official parts train and test. From a copy without the
+training part, or with --split det, annotations/det_{train,val}.json is made instead: the labeled test pairs,
+every third of which, sorted by name, validates.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ PARSER.add_argument(
     choices=list(PUBLISHED),
     help="what the annotators saw: fused images (default), or one modality (splits official_infrared, ...)",
 )
+PARSER.add_argument(
+    "--split",
+    choices=["official", "det"],
+    help="official (default if the training part is there), or det (divides the labeled test pairs)",
+)
 
 
 def main(argv=None) -> None:
@@ -34,24 +39,31 @@ def main(argv=None) -> None:
     from ivtuning.data.modalities import time_of
     from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
     from ivtuning.data.prepare.pairing import find_pairs
+    from ivtuning.errors import UserError
 
     output = args.output or data_root() / "msrs"
     source = args.source or output
     classes = read_classes(source / LABELS / "classes.txt")
     training = [source / "train/vi", source / LABELS / args.labels / "train"]
     absent = [str(folder) for folder in training if not folder.is_dir()]
+    if absent and args.split == "official":
+        raise UserError(
+            f"{absent[0]} is missing, but the official split needs it: fetch it, or use --split det"
+        )
+    official = not absent and args.split != "det"
     parts = {}
-    for part in ("test",) if absent else ("train", "test"):
+    for part in ("train", "test") if official else ("test",):
         labels = f"{LABELS}/{args.labels}/{part}/*.txt"
         pairs = find_pairs(source, f"{part}/vi/*.png", f"{part}/ir/*.png", labels)
         parts[part] = [pair for pair in pairs if pair.label]
         unlabeled = len(pairs) - len(parts[part])
         print(f"{part}: {len(parts[part])} labeled pairs; {unlabeled} without a label file are left out")
-    if absent:
-        print(f"split det: the test pairs are divided, because there is no {' and no '.join(absent)}")
+    if not official:
+        reason = f", because {absent[0]} is missing" if absent else ""
+        print(f"split det: the labeled test pairs are divided{reason}")
         val = parts["test"][2::3]
         parts = {"train": [pair for pair in parts["test"] if pair not in val], "val": val}
-    name = "det" if absent else "official"
+    name = "official" if official else "det"
     split = name if args.labels == "fusion" else f"{name}_{args.labels}"
     contents = write_set(
         parts,
@@ -60,11 +72,11 @@ def main(argv=None) -> None:
         source=source,
         output=output,
         split=split,
-        description=f"MSRS {'test ' if absent else ''}pairs with boxes annotated on {args.labels} images",
+        description=f"MSRS {'' if official else 'test '}pairs with boxes annotated on {args.labels} images",
         time=time_of,
         dry_run=args.dry_run,
     )
-    if not absent:
+    if official:
         counts = {f"{split}_{part}": count_boxes(coco) for part, coco in contents.items()}
         published = {
             f"{split}_{part}": dict(zip(COUNTED, numbers, strict=True))

@@ -1,7 +1,7 @@
 """Loaders of paired semantic segmentation data. An experiment sets the names of the sets.
 
-The augmentation is mmsegmentation's: scale by 0.5 to 2, crop to 512 px, flip. The scale is relative to 640x480;
-experiments on images of another size replace this first item of the list.
+The augmentation is mmsegmentation's: scale by 0.5 to 2, crop to 512 px, flip. The scale is relative to
+640x480; experiments on images of another size replace this first item of the list.
 """
 
 import detectron2.data.transforms as T

@@ -206,7 +206,16 @@ def test_msrs_without_a_training_part_divides_the_test_part(absent, script, msrs
     script("prepare_msrs_detection")(["--source", str(msrs_official)])
     assert [len(DatasetCatalog.get(f"msrs_det_{part}")) for part in ("train", "val")] == [2, 1]
     out = capsys.readouterr().out
-    assert f"because there is no {msrs_official / absent}" in out and "warning" not in out
+    assert f"because {msrs_official / absent}" in out and "warning" not in out
+    with pytest.raises(UserError, match=f"{absent}.* is missing, but the official split needs it"):
+        script("prepare_msrs_detection")(["--source", str(msrs_official), "--split", "official"])
+
+
+def test_msrs_split_can_be_chosen(script, msrs_official, tmp_path, capsys):
+    script("prepare_msrs_detection")(["--source", str(msrs_official), "--split", "det"])
+    files = (tmp_path / "sets/msrs/annotations").iterdir()
+    assert sorted(p.name for p in files) == ["det_train.json", "det_val.json"]
+    assert "split det: the labeled test pairs are divided\n" in capsys.readouterr().out
 
 
 def test_msrs_official_split_needs_every_partner(script, msrs_official, tmp_path):
