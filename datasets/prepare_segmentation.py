@@ -18,13 +18,14 @@ PARSER.add_argument("--set", required=True, help="name of the set, such as msrs;
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.datasets.segmentation_layouts import RELEASES
+    from ivtuning.data.datasets.segmentation_layouts import releases
     from ivtuning.data.prepare.segmentation import prepare
     from ivtuning.errors import UserError, nearest
 
-    if args.set not in RELEASES:
-        raise UserError(f"--set {args.set}: give {', '.join(RELEASES)}{nearest(args.set, RELEASES)}")
-    known = RELEASES[args.set]
+    sets = releases()
+    if args.set not in sets:
+        raise UserError(f"--set {args.set}: give {', '.join(sets)}{nearest(args.set, sets)}")
+    known = sets[args.set]
     output = args.output or data_root() / known.folder
     prepare(known, args.source or output, output, args.dry_run)
 

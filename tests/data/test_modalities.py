@@ -19,7 +19,7 @@ from ivtuning.data.images import BadPair, read_pair
 from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.copy_paste import CopyPaste
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
-from ivtuning.data.modalities import IMAGE_KEYS, MODALITIES
+from ivtuning.data.modalities import IMAGE_KEYS, MODALITIES, TIMES, absent_modality, time_of
 from ivtuning.data.verify.verification import verify
 from ivtuning.errors import UserError
 from ivtuning.heads.segmentation.inference import MultiScaleFlip, SlidingWindow
@@ -36,6 +36,18 @@ def without(modality: str, *args, **kwargs) -> dict:
 @pytest.fixture
 def record(pairs) -> dict:
     return DatasetCatalog.get("synthetic_val")[0]
+
+
+def test_which_image_a_record_lacks():
+    pair = {"file_name": "a.png", "ir_file_name": "b.png"}
+    assert absent_modality(pair) is None
+    assert absent_modality({"file_name": "a.png"}) == "infrared"
+    assert [absent_modality({**pair, "missing": modality}) for modality in MODALITIES] == list(MODALITIES)
+
+
+def test_time_of_a_stem():
+    assert (time_of("00537D"), time_of("00881N")) == TIMES
+    assert time_of("00001") is time_of("") is None
 
 
 def entering(model, batch):

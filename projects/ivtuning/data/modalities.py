@@ -17,7 +17,7 @@ TIMES = ("day", "night")
 
 
 def check_modality(name: str | None, where: str) -> None:
-    """Raise UserError where `name` is neither None nor a modality; `where` begins the message."""
+    """Raise UserError if `name` is neither None nor a modality; `where` begins the message."""
     if name is not None and name not in MODALITIES:
         known = " or ".join(MODALITIES)
         raise UserError(f"{where}={name!r}: give {known}{nearest(str(name), MODALITIES)}")

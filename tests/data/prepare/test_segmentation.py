@@ -13,13 +13,14 @@ from helpers.tools import MSRS
 from PIL import Image
 
 from ivtuning.data.catalog import unregister
-from ivtuning.data.datasets.segmentation import register_segmentation
-from ivtuning.data.datasets.segmentation_layouts import RELEASES, voc_color
+from ivtuning.data.datasets.segmentation import register_known, register_segmentation
+from ivtuning.data.datasets.segmentation_layouts import KNOWN, Part, SegmentationSet, releases, voc_color
 from ivtuning.data.labels import read_labels
 from ivtuning.data.verify.verification import verify
 from ivtuning.errors import UserError, run_tool
 
 W, H = 24, 16
+RELEASES = releases()
 
 
 @pytest.fixture
@@ -112,6 +113,27 @@ def test_tool_offers_every_layout(main):
         main(["--set", "msr"])
     with pytest.raises(UserError, match="--set synthetic: give"):  # which has no release
         main(["--set", "synthetic"])
+
+
+def test_a_new_set_is_one_entry(main, tmp_path, monkeypatch):
+    entry = SegmentationSet(
+        folder="mine",
+        parts={"train": Part("a", 2), "test": Part("b", 2)},
+        description="pairs of a test",
+        visible="{part}/rgb/*.png",
+        infrared="{part}/thermal/*.png",
+        labels="{part}/masks/*.png",
+        classes={"ground": (0, 0, 0), "tree": (0, 200, 0)},
+    )
+    monkeypatch.setitem(KNOWN, "mine", entry)
+    register_known()
+    source = folders(tmp_path / "release", ("a", "b"), ("rgb", "thermal", "masks"), ("1", "2"), 0, 1)
+    main(["--set", "mine", "--source", str(source)])
+    assert [len(records(f"mine_seg_{part}")) for part in ("train", "test")] == [2, 2]
+    assert read_labels(records("mine_seg_foreground_test")[0])[0, :: W // 2].tolist() == [255, 0]
+    assert MetadataCatalog.get("mine_seg_train").stuff_classes == ["ground", "tree"]
+    for name in [n for n in DatasetCatalog.list() if n.startswith("mine_")]:
+        unregister(name)
 
 
 @pytest.mark.parametrize("name", WRITERS)

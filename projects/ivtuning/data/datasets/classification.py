@@ -55,7 +55,7 @@ KNOWN = {
 
 
 def register_known() -> None:
-    """Register the sets of KNOWN as ``<set>_<part>`` in today's data root."""
+    """Register the sets of KNOWN as ``<set>_<part>`` in the current data root."""
     for name, known in KNOWN.items():
         for part in known.parts:
             _register(f"{name}_{part}", data_root() / known.folder, part, known.reader)

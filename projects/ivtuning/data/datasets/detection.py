@@ -98,7 +98,7 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
 
 
 def register_known() -> None:
-    """Register the sets of KNOWN as ``<set>_<part>``, and segmentation's known sets, in today's data root."""
+    """Register KNOWN's sets as ``<set>_<part>``, and segmentation's known sets, in the current data root."""
     segmentation.register_known()
     for name, known in KNOWN.items():
         root = data_root() / known.folder

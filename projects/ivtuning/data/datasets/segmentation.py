@@ -132,7 +132,7 @@ def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], 
 
 
 def register_known() -> None:
-    """Register the sets of KNOWN, in all their protocols, in today's data root."""
+    """Register the sets of KNOWN, in all their protocols, in the current data root."""
     for name, known in KNOWN.items():
         root = data_root() / known.folder
         for protocol in known.protocols:

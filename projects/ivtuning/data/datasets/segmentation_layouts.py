@@ -201,5 +201,8 @@ KNOWN = {
         timed=True,
     ),
 }
-# The sets that datasets/prepare_segmentation.py makes from a release.
-RELEASES = {name: known for name, known in KNOWN.items() if known.maker == SegmentationSet.maker}
+
+
+def releases() -> dict[str, SegmentationSet]:
+    """The known sets that datasets/prepare_segmentation.py makes from a release."""
+    return {name: known for name, known in KNOWN.items() if known.maker == SegmentationSet.maker}

@@ -19,6 +19,7 @@ from ...utils.files import StagedFiles
 from ...utils.progress import track
 from ..annotations import Box
 from ..images import image_size
+from ..modalities import FILE_KEYS
 from .pairing import Pair
 
 # Ends the message about a place that cannot be written.
@@ -52,7 +53,7 @@ def assemble(
         if (other := image_size(pair.infrared)) != size:
             sizes = f"{width}x{height} and {other[0]}x{other[1]}"
             raise UserError(f"{pair.visible} and {pair.infrared} differ in size ({sizes}): align them first")
-        files = {"file_name": pair.visible, "ir_file_name": pair.infrared}
+        files = dict(zip(FILE_KEYS, (pair.visible, pair.infrared), strict=True))
         image = {"id": len(images) + 1} | {k: p.relative_to(source).as_posix() for k, p in files.items()}
         image |= {"height": height, "width": width}
         if time_of_day := time(pair.stem):

@@ -17,7 +17,7 @@ _LISTED_SUFFIXES = IMAGE_SUFFIXES | {".xml", ".txt"}
 
 @dataclass(frozen=True)
 class Pair:
-    """One visible image, its infrared partner and, where there is one, their label file."""
+    """A visible image, its infrared partner and, if there is one, their label file."""
 
     stem: str
     visible: Path

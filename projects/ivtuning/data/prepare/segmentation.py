@@ -29,7 +29,7 @@ from ...utils.progress import track
 from ..datasets.segmentation_layouts import SegmentationSet
 from ..images import decode, image_size, kind_of, read_pair
 from ..labels import class_table
-from ..modalities import TIMES, time_of
+from ..modalities import FILE_KEYS, TIMES, time_of
 from .coco import ADVICE, count_warnings, describe, stage_json
 from .label_maps import read_values
 from .pairing import Pair, find_pairs
@@ -217,7 +217,7 @@ def _rgb(path: Path, paired: bool) -> np.ndarray | None:
 
 def _filled(pair: Pair) -> np.ndarray | None:
     """(H, W) infrared with holes (0) filled by the nearest measured pixel; None if there is none to fill."""
-    record = {"file_name": str(pair.visible), "ir_file_name": str(pair.infrared)}
+    record = dict(zip(FILE_KEYS, (str(pair.visible), str(pair.infrared)), strict=True))
     infrared = cv2.cvtColor(read_pair(record, absent="visible")[1], cv2.COLOR_RGB2GRAY)
     holes = (infrared == 0).astype(np.uint8)
     if not holes.any() or holes.all():

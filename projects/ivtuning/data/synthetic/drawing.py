@@ -25,12 +25,12 @@ Part = tuple[np.ndarray, tuple[int, int, int], float]  # polygon in the unit squ
 
 @dataclass(eq=False)
 class Sprite:
-    """A thing in a scene: an object if `label` is true, else a decoy."""
+    """A thing in a scene: an object, or a decoy that only looks like one."""
 
     kind: str
     modality: str  # "both", "visible" or "infrared"
     paint: np.ndarray  # (h, w, 5) float32: RGB and warmth premultiplied by alpha, then alpha in [0, 1]
-    label: bool = True
+    is_object: bool = True
     x: int = 0
     y: int = 0
     visible_part: np.ndarray = field(default=None)  # (H, W) float32: alpha that nothing in front hides
@@ -124,7 +124,9 @@ def _sign(rng: np.random.Generator) -> tuple[float, list[Part]]:
 _DRAW = {"person": _person, "engine": _engine, "lamp": _lamp, "sign": _sign}
 
 
-def make_sprite(kind: str, modality: str, long_side: float, rng: np.random.Generator, label: bool = True):
+def make_sprite(
+    kind: str, modality: str, long_side: float, rng: np.random.Generator, is_object: bool = True
+) -> Sprite:
     """A random sprite of class `kind` with a longer side of `long_side` pixels."""
     aspect, parts = _DRAW[kind](rng)
     points = np.concatenate([part[0] for part in parts])
@@ -139,7 +141,7 @@ def make_sprite(kind: str, modality: str, long_side: float, rng: np.random.Gener
         cv2.fillPoly(paint, [corners], (*color, warmth * warm))
         cv2.fillPoly(alpha, [corners], 1.0)
     paint = cv2.resize(np.dstack([paint, alpha]), (width, height), interpolation=cv2.INTER_AREA)
-    return Sprite(kind, modality, paint, label)
+    return Sprite(kind, modality, paint, is_object)
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int, sigma: float) -> np.ndarray:

@@ -135,7 +135,7 @@ def _check(train: int, val: int, size: tuple[int, int], seed: int) -> dict:
 
 
 def _read(root: Path) -> dict | None:
-    """Both splits of the synthetic set at `root`; None where there is no such set."""
+    """Both splits of the synthetic set at `root`; None if there is no such set."""
     try:
         sets = {s: json.loads((root / "annotations" / f"{s}.json").read_text()) for s in ("train", "val")}
         return sets if all(c["info"]["description"] == DESCRIPTION for c in sets.values()) else None

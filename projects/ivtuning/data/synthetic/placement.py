@@ -70,34 +70,34 @@ def draw_pair(
     """
     horizon = int(shape[0] * rng.uniform(0.36, 0.48))
     shrink = 1.0
-    while (placed := _place(shape, horizon, objects, shrink, rng)) is None:
+    while (placed := _place_all(shape, horizon, objects, shrink, rng)) is None:
         shrink *= 0.9
     for kind, modality in decoys:
-        decoy = make_sprite(kind, modality, _length(kind, shape, rng), rng, label=False)
-        _put(decoy, placed, shape, horizon, rng)
+        decoy = make_sprite(kind, modality, _random_length(kind, shape, rng), rng, is_object=False)
+        _try_to_place(decoy, placed, shape, horizon, rng)
     placed.sort(key=lambda sprite: sprite.box[3])
     visible, infrared = render(placed, background(shape, horizon, rng), time == "night", rng)
-    _uncover(placed, shape)
-    return visible, infrared, [sprite for sprite in placed if sprite.label]
+    _set_visible_parts(placed, shape)
+    return visible, infrared, [sprite for sprite in placed if sprite.is_object]
 
 
-def _length(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> float:
+def _random_length(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> float:
     """A random longer side in pixels, log-uniform."""
     scale = min(shape[0] / 144, shape[1] / 192)
     return float(np.exp(rng.uniform(np.log(SMALLEST), np.log(max(SIZES[kind] * scale, 20.0)))))
 
 
-def _place(shape, horizon: int, objects: list, shrink: float, rng) -> list[Sprite] | None:
+def _place_all(shape, horizon: int, objects: list, shrink: float, rng) -> list[Sprite] | None:
     """Place all `objects`, the largest first; None if there is no room for one of them."""
-    lengths = [max(_length(kind, shape, rng) * shrink, SMALLEST) for kind, _ in objects]
+    lengths = [max(_random_length(kind, shape, rng) * shrink, SMALLEST) for kind, _ in objects]
     placed: list[Sprite] = []
     for i in np.argsort(lengths)[::-1]:
-        if not _put(make_sprite(*objects[i], lengths[i], rng), placed, shape, horizon, rng):
+        if not _try_to_place(make_sprite(*objects[i], lengths[i], rng), placed, shape, horizon, rng):
             return None
     return placed
 
 
-def _put(sprite: Sprite, placed: list[Sprite], shape, horizon: int, rng) -> bool:
+def _try_to_place(sprite: Sprite, placed: list[Sprite], shape, horizon: int, rng) -> bool:
     """Try to add `sprite` to `placed`. Only objects of the same modality may overlap a little."""
     (height, width), (h, w) = shape, sprite.paint.shape[:2]
     depth = (max(h, w) - SMALLEST) / (0.4 * height)  # near things stand low in the image
@@ -108,9 +108,9 @@ def _put(sprite: Sprite, placed: list[Sprite], shape, horizon: int, rng) -> bool
         sprite.x = int(rng.integers(3, width - w - 2))
         sprite.y = int(np.clip(foot - h, 3, height - h - 3))
         near = [other for other in placed if _distance(sprite.box, other.box) < GAP]
-        if any(not (sprite.label and o.label and o.modality == sprite.modality) for o in near):
+        if any(not (sprite.is_object and o.is_object and o.modality == sprite.modality) for o in near):
             continue
-        if not near or _uncover(sorted([*placed, sprite], key=lambda s: s.box[3]), shape):
+        if not near or _set_visible_parts(sorted([*placed, sprite], key=lambda s: s.box[3]), shape):
             placed.append(sprite)
             return True
     return False
@@ -121,7 +121,7 @@ def _distance(a: tuple, b: tuple) -> int:
     return max(b[0] - a[2], a[0] - b[2], b[1] - a[3], a[1] - b[3])
 
 
-def _uncover(sprites: list[Sprite], shape: tuple[int, int]) -> bool:
+def _set_visible_parts(sprites: list[Sprite], shape: tuple[int, int]) -> bool:
     """Set `visible_part` of sprites given back to front; True if none is occluded beyond MAX_OCCLUDED."""
     hidden, mild = np.zeros(shape, np.float32), True
     for sprite in reversed(sprites):

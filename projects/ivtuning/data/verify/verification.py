@@ -19,7 +19,7 @@ from .. import catalog
 from ..datasets import detection, segmentation
 from ..images import BadPair, image_size, read_pair
 from ..labels import IGNORE, MAX_CLASSES, read_labels
-from ..modalities import MODALITIES
+from ..modalities import FILE_KEYS, MODALITIES
 from .findings import CONFIDENT, Finding, Report, Shift
 
 # A trusted shift is reported from this fraction of the image's diagonal on.
@@ -111,8 +111,9 @@ def _check_pair(root: Path, image: dict, measure: bool) -> _Checked:
         ]
         if len(set(sizes.values())) > 1:
             return _Checked([*findings, Finding("unequal sizes", name, " and ".join(sizes.values()))])
-        paths = {"file_name": str(root / name), "ir_file_name": str(root / (partner or ""))}
-        images = dict(zip(MODALITIES, read_pair(paths, absent=absent), strict=True))
+        paths = (str(root / name), str(root / (partner or "")))
+        record = dict(zip(FILE_KEYS, paths, strict=True))
+        images = dict(zip(MODALITIES, read_pair(record, absent=absent), strict=True))
     except UserError as error:
         # The reader chains a decoder's error; without one, the image is of the wrong kind.
         kind = "unreadable" if error.__cause__ else "channels"
