@@ -32,5 +32,5 @@ def absent_modality(record: Mapping) -> str | None:
 
 
 def time_of(stem: str) -> str | None:
-    """ "day" or "night", from the last letter of a file's stem (MSRS and MFNet: D or N); None for others."""
+    """The time of day from the last letter of a file's stem, D or N in MSRS and MFNet; None for others."""
     return {time[0].upper(): time for time in TIMES}.get(stem[-1:])
