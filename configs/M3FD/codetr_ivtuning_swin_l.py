@@ -21,7 +21,7 @@ dataloader.train.total_batch_size = 16
 
 model.backbone.net.drop_path_rate = 0.5
 # Padding to the square of the training counts as image.
-model.update(square_pad=640, padding=114.0)
+model.update(square_pad=640, pad_value=114.0)
 
 optimizer.lr = 2e-4
 optimizer.weight_decay = 1e-4

@@ -1,4 +1,4 @@
-"""RetinaNet and Cascade Mask R-CNN on pairs and on visible images, and VOC's average precision."""
+"""RetinaNet and Cascade Mask R-CNN on pairs and on visible images."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ import copy
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_pascal_voc
+from detectron2.data import DatasetCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from helpers.tiny import sample
-from PIL import Image
 
 from ivtuning.backbones.trunk import find_trunk
 from ivtuning.config import load_config
-from ivtuning.data.datasets.visible import visible_dicts
 from ivtuning.engine.optim import param_groups
 from ivtuning.engine.parameters import count_parameters
-from ivtuning.errors import UserError
-from ivtuning.evaluation.voc import VOCEvaluator
 from ivtuning.heads.cascade import RefiningOutputLayers
 from ivtuning.tuning import TUNERS
 
@@ -95,8 +90,8 @@ def test_a_step_moves_what_trains_and_nothing_else(name, paired):
     assert {n for n, p in model.named_parameters() if not torch.equal(p, before[n])} == trained
 
     with torch.no_grad():
-        found = [output["instances"] for output in model.eval()(batch)]
-    for instances in found:
+        outputs = model.eval()(batch)
+    for instances in (output["instances"] for output in outputs):
         assert instances.image_size == (64, 96) and 0 < len(instances) <= 100
         assert instances.pred_boxes.tensor.isfinite().all() and instances.pred_classes.max() < 4
         assert instances.has("pred_masks") == (name != "retinanet_swin")
@@ -213,104 +208,3 @@ def test_coco_augmentation_on_visible_images(pairs):
         assert "image_ir" not in x and (short in range(480, 801, 32) or long == 1333) and long <= 1333
         instances = x["instances"]
         assert instances.gt_masks.tensor.shape == (len(instances), *x["image"].shape[1:])
-
-
-XML = """<annotation><size><width>60</width><height>40</height><depth>3</depth></size>{}</annotation>"""
-OBJECT = (
-    "<object><name>{}</name><pose>Left</pose><truncated>0</truncated><difficult>{}</difficult><bndbox>"
-    "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
-)
-# Four cats, one of them difficult, and a dog; corners are inclusive pixels, counted from 1.
-TRUTH = {
-    "000001": [("cat", 0, 11, 11, 20, 20), ("cat", 0, 31, 11, 40, 20), ("cat", 1, 11, 25, 20, 34)],
-    "000002": [("cat", 0, 11, 11, 20, 20), ("dog", 0, 31, 11, 40, 20)],
-}
-CAT, DOG, PERSON = 7, 11, 14
-
-
-@pytest.fixture
-def voc(tmp_path):
-    """A registered set of two images, "tiny_voc"."""
-    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/test.txt").write_text("\n".join(TRUTH) + "\n")
-    for name, objects in TRUTH.items():
-        (tmp_path / f"Annotations/{name}.xml").write_text(
-            XML.format("".join(OBJECT.format(*o) for o in objects))
-        )
-        Image.new("RGB", (60, 40)).save(tmp_path / f"JPEGImages/{name}.jpg")
-    register_pascal_voc("tiny_voc", str(tmp_path), "test", 2007)
-    yield tmp_path
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        catalog.remove("tiny_voc")
-
-
-def evaluate(detections: dict[str, list[tuple]]) -> dict:
-    """Figures of (class, score, x0, y0, x1, y1) of each image, corners counted from 0."""
-    evaluator = VOCEvaluator("tiny_voc")
-    evaluator.reset()
-    for image, rows in detections.items():
-        found = Instances((40, 60))
-        found.pred_classes = torch.tensor([r[0] for r in rows], dtype=torch.int64)
-        found.scores = torch.tensor([r[1] for r in rows])
-        found.pred_boxes = Boxes(torch.tensor([r[2:] for r in rows], dtype=torch.float32).reshape(-1, 4))
-        evaluator.process([{"image_id": image}], [{"instances": found}])
-    return evaluator.evaluate()["bbox"]
-
-
-def test_average_precision_by_hand(voc):
-    figures = evaluate(
-        {
-            "000002": [(CAT, 0.80001, 10, 10, 15, 20)],  # IoU of exactly 0.5: wrong, after the first
-            "000001": [
-                (CAT, 0.80002, 10, 10, 20, 20),  # right: recall 1/3, precision 1
-                (CAT, 0.7, 30, 11, 40, 20),  # right: recall 2/3, precision 2/3
-                (CAT, 0.65, 10, 24, 20, 34),  # the difficult one: does not count
-                (CAT, 0.6, 10, 10, 20, 19),  # the first object again: wrong
-                (PERSON, 0.9, 0, 0, 9, 9),  # a class without objects
-            ],
-        }
-    )
-    # Precision is 1 at the recalls 0 to .3, 2/3 at .4 to .6, then 0.
-    assert figures["AP50_11point-cat"] == pytest.approx(100 * (4 + 3 * 2 / 3) / 11)
-    assert figures["AP50_area-cat"] == pytest.approx(100 * (1 / 3 + 1 / 3 * 2 / 3))
-    assert figures["AP50_11point-dog"] == figures["AP50_area-dog"] == 0.0
-    assert figures["AP50_area-person"] != figures["AP50_area-person"]
-    assert figures["AP50_11point"] == pytest.approx(figures["AP50_11point-cat"] / 2)
-    assert figures["AP50_area"] == pytest.approx(figures["AP50_area-cat"] / 2)
-
-
-def test_what_the_loader_reads_is_what_the_evaluator_wants(voc):
-    records = visible_dicts("tiny_voc")
-    assert [r["image_id"] for r in records] == list(TRUTH) and "ir_file_name" not in records[0]
-    mapper = instantiate(load_config("configs/VOC/retinanet_mona_swin_l.py").dataloader.train.mapper)
-    x = mapper(records[1])
-    assert x["image"].shape == (3, 600, 900) and "image_ir" not in x and len(x["instances"]) == 2
-    detections = {
-        r["image_id"]: [(a["category_id"], 0.5, *a["bbox"]) for a in r["annotations"]] for r in records
-    }
-    figures = evaluate(detections)
-    assert figures["AP50_11point"] == pytest.approx(100) and figures["AP50_area"] == pytest.approx(100)
-
-
-@pytest.mark.parametrize(
-    ("act", "words"),
-    [
-        (lambda: VOCEvaluator("voc_2070_test"), "did you mean"),
-        (lambda: VOCEvaluator("coco_2017_val"), "not in VOC's layout"),
-        (lambda: evaluate({"000009": [(CAT, 0.5, 0, 0, 9, 9)]}), "image id 000009"),
-        (lambda: evaluate({"000001": [(20, 0.5, 0, 0, 9, 9)]}), "predicts class 20"),
-        (lambda: visible_dicts("voc_2070_test"), "did you mean"),
-    ],
-)
-def test_bad_input_is_one_line(voc, act, words):
-    with pytest.raises(UserError, match=words) as error:
-        act()
-    assert "\n" not in str(error.value)
-
-
-def test_a_set_that_is_not_there_is_named(voc):
-    (voc / "ImageSets/Main/test.txt").unlink()
-    for act in (visible_dicts, VOCEvaluator):
-        with pytest.raises(UserError, match=r"tiny_voc: no .*test\.txt.*DETECTRON2_DATASETS"):
-            act("tiny_voc")

@@ -32,12 +32,12 @@ model = L(PairedCoDINO)(
     backbone=_dino.backbone,
     transformer=_dino.transformer,
     num_classes=6,
-    detections=300,
+    max_detections_per_image=300,
     denoising=_dino.denoising,
     criterion=L(QualityCriterion)(matcher=_dino.criterion.matcher),
     proposal_generator=L(RPN)(
         in_features=_maps,
-        head=L(RPNHead)(in_channels="${...transformer.dim}", num_anchors=9),
+        head=L(RPNHead)(in_channels="${...transformer.embed_dim}", num_anchors=9),
         anchor_generator=L(ShapeMajorAnchors)(
             sizes=[[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in _strides],
             aspect_ratios=[0.5, 1.0, 2.0],
@@ -66,7 +66,7 @@ model = L(PairedCoDINO)(
             pooler_type="ROIAlignV2",
         ),
         box_head=L(FastRCNNConvFCHead)(
-            input_shape=L(ShapeSpec)(channels="${....transformer.dim}", height=7, width=7),
+            input_shape=L(ShapeSpec)(channels="${....transformer.embed_dim}", height=7, width=7),
             conv_dims=[],
             fc_dims=[1024, 1024],
         ),
@@ -79,7 +79,7 @@ model = L(PairedCoDINO)(
         ),
     ),
     atss=L(ATSSHead)(
-        dim="${..transformer.dim}",
+        dim="${..transformer.embed_dim}",
         num_classes="${..num_classes}",
         anchor_generator=L(DefaultAnchorGenerator)(
             sizes=[[8 * stride] for stride in _strides], aspect_ratios=[1.0], strides=_strides, offset=0.0
@@ -87,12 +87,12 @@ model = L(PairedCoDINO)(
         convs=1,
         class_weight=12.0,
         box_weight=24.0,
-        centredness_weight=12.0,
+        centerness_weight=12.0,
     ),
     soft_nms=L(SoftNMS)(iou_threshold=0.8, min_score=0.001),
-    padding=None,
+    pad_value=None,
     pixel_mean=_dino.pixel_mean,
     pixel_std=_dino.pixel_std,
 )
 model.transformer._target_ = CoTransformer
-model.transformer.update(groups=2, share_heads=False)
+model.transformer.update(num_co_heads=2, share_heads=False)

@@ -22,23 +22,23 @@ model = L(PairedDINO)(
         # Batches are padded to their largest image, no further.
         size_divisibility=1,
     ),
-    # Four scales: model.backbone.net.out_indices=[1,2,3] model.transformer.levels=4
+    # Four scales: model.backbone.net.out_indices=[1,2,3] model.transformer.num_levels=4
     transformer=L(Transformer)(
         num_classes="${..num_classes}",
-        dim=256,
-        heads=8,
-        hidden=2048,
+        embed_dim=256,
+        num_heads=8,
+        feedforward_dim=2048,
         encoder_layers=6,
         decoder_layers=6,
-        levels=5,
-        points=4,
+        num_levels=5,
+        num_points=4,
         num_queries=900,
         temperature=20.0,
         share_heads=True,
     ),
     num_classes=6,
-    detections=300,
-    denoising=L(ContrastiveDenoising)(pairs=100, label_noise=0.5, box_noise=1.0),
+    max_detections_per_image=300,
+    denoising=L(ContrastiveDenoising)(num_dn_queries=100, label_noise_ratio=0.5, box_noise_scale=1.0),
     criterion=L(Criterion)(
         matcher=L(HungarianMatcher)(class_weight=2.0, box_weight=5.0, giou_weight=2.0),
         class_weight=1.0,

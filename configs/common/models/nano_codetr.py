@@ -4,10 +4,14 @@ from .codetr_swin import model
 from .nano_dino import model as _dino
 
 model.backbone = _dino.backbone
-model.detections = _dino.detections
-model.denoising.pairs = 20
+model.max_detections_per_image = _dino.max_detections_per_image
+model.denoising.num_dn_queries = 20
 model.transformer.update(
-    {k: v for k, v in _dino.transformer.items() if k in ("dim", "heads", "hidden", "levels")}
+    {
+        k: v
+        for k, v in _dino.transformer.items()
+        if k in ("embed_dim", "num_heads", "feedforward_dim", "num_levels")
+    }
 )
 model.transformer.update(encoder_layers=2, decoder_layers=3, num_queries=100)
 

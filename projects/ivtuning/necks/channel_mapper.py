@@ -29,11 +29,13 @@ class ChannelMapper(nn.ModuleList):
     def __init__(self, channels: Sequence[int], dim: int, levels: int, bias: bool = True):
         if levels < len(channels):
             raise UserError(
-                f"model.transformer.levels={levels}, but the backbone gives {len(channels)} maps: "
+                f"model.transformer.num_levels={levels}, but the backbone gives {len(channels)} maps: "
                 "give at least as many levels"
             )
         if dim % 32:
-            raise UserError(f"model.transformer.dim={dim}: the neck's GroupNorm(32) needs a multiple of 32")
+            raise UserError(
+                f"model.transformer.embed_dim={dim}: the neck's GroupNorm(32) needs a multiple of 32"
+            )
         super().__init__(_level(width, dim, 1, bias) for width in channels)
         self.maps = len(channels)
         for width in ([channels[-1]] + [dim] * levels)[: levels - self.maps]:

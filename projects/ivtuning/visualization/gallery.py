@@ -20,7 +20,7 @@ from ..data.modalities import absent_modality
 from ..engine.run import load_model
 from ..errors import UserError
 from ..evaluation.confusion import confusion, label_map, summary
-from ..heads.dino.trace import collect, find_decoder
+from ..heads.dino.trace import find_decoder, trace_queries
 from ..utils.progress import track
 from .boxes import draw_pair
 from .contact_sheet import Picture, write_contact_sheet
@@ -195,7 +195,7 @@ def load_predictor(cfg, weights: str | None, adapter: str | None, queries: bool 
     @torch.inference_mode()
     def predict(record: dict):
         if queries:
-            return collect(model, [mapper(record)])[0]
+            return trace_queries(model, [mapper(record)])[0]
         output = model([mapper(record)])[0]
         if "sem_seg" in output:
             return label_map(output["sem_seg"], record["file_name"])

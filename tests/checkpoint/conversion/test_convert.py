@@ -38,8 +38,16 @@ def set_(place: str, **options) -> list[str]:
 
 TRUNK = set_("backbone.net.", embed_dim=8, depths="[2,1,1,1]", num_heads="[1,1,2,2]", window_size=3)
 TRUNK += ["model.backbone.net.tuner.hidden_dim=4"]
-QUERIES = set_("transformer.", dim=32, heads=2, hidden=16, encoder_layers=1, decoder_layers=2, num_queries=9)
-TWO_MAPS = ["model.backbone.net.out_indices=[2,3]", "model.transformer.levels=3"]
+QUERIES = set_(
+    "transformer.",
+    embed_dim=32,
+    num_heads=2,
+    feedforward_dim=16,
+    encoder_layers=1,
+    decoder_layers=2,
+    num_queries=9,
+)
+TWO_MAPS = ["model.backbone.net.out_indices=[2,3]", "model.transformer.num_levels=3"]
 SMALL = {
     DINO: [*TRUNK, *QUERIES, *TWO_MAPS],
     CODINO: [*TRUNK, *QUERIES, "model.roi_heads.box_head.fc_dims=[16,16]"],
@@ -178,7 +186,7 @@ def test_heads_that_differ_are_told(tmp_path):
 
 def test_file_of_fewer_scales_is_told():
     state = foreign.idea(plain(build(DINO)), 2)
-    _, report = converted("dino", state, DINO, "model.transformer.levels=4")
+    _, report = converted("dino", state, DINO, "model.transformer.num_levels=4")
     assert any(line.startswith("transformer.level_embed: 3x32 in the file, 4x32") for line in report.misfits)
     assert "neck.3.0.weight" in report.missing and "of another kind, as initialized" in str(report)
 

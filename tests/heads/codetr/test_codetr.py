@@ -19,7 +19,8 @@ from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.heads.codetr import CoDINO, CoTransformer, PairedCoDINO
-from ivtuning.heads.dino.encoder import locate
+from ivtuning.heads.dino.encoder import feature_layout
+from ivtuning.heads.dino.transformer import DenoisingQueries
 
 K = 4
 NARROW = [
@@ -28,7 +29,10 @@ NARROW = [
 SMALL = [
     *NARROW,
     "model.backbone.out_channels=16",
-    *(f"model.transformer.{k}" for k in ("dim=32", "hidden=48", "encoder_layers=1", "num_queries=12")),
+    *(
+        f"model.transformer.{k}"
+        for k in ("embed_dim=32", "feedforward_dim=48", "encoder_layers=1", "num_queries=12")
+    ),
     "model.roi_heads.box_head.fc_dims=[32,32]",
 ]
 
@@ -66,8 +70,8 @@ def golden_model() -> CoDINO:
     model = load_config("configs/common/models/codetr_swin.py").model
     model.update(num_classes=5, pixel_mean=[100.0] * 3, pixel_std=[50.0] * 3)
     model.backbone = L(TwoMaps)()
-    model.transformer.update(levels=3, encoder_layers=2, decoder_layers=3, num_queries=40)
-    model.denoising.update(label_noise=0.0, box_noise=0.0)
+    model.transformer.update(num_levels=3, encoder_layers=2, decoder_layers=3, num_queries=40)
+    model.denoising.update(label_noise_ratio=0.0, box_noise_scale=0.0)
     model.proposal_generator.in_features = maps
     model.proposal_generator.anchor_generator.update(
         strides=strides, sizes=[[4 * s * 2 ** (i / 3) for i in range(3)] for s in strides]
@@ -147,10 +151,10 @@ def test_golden_detections():
     """After soft non-maximum suppression: sums of the scores and of the boxes, in pixels."""
     model = golden_model().eval()
     with torch.no_grad():
-        found = model.inference(golden_batch(), do_postprocess=False)
-    assert [len(x) for x in found] == [40, 40]
-    scores = [float(x.scores.sum()) for x in found]
-    boxes = [float(x.pred_boxes.tensor.sum()) for x in found]
+        detections = model.inference(golden_batch(), do_postprocess=False)
+    assert [len(x) for x in detections] == [40, 40]
+    scores = [float(x.scores.sum()) for x in detections]
+    boxes = [float(x.pred_boxes.tensor.sum()) for x in detections]
     assert scores == pytest.approx([17.652653, 17.628217], rel=1e-5)
     assert boxes == pytest.approx([17254.5645, 13943.1133], rel=1e-5)
 
@@ -168,48 +172,49 @@ def test_size_is_that_of_the_released_model():
     assert heads == [601_645, 14_306_705, 1_376_603]
 
 
-def test_groups_of_queries_see_only_themselves():
+def test_groups_of_queries_attend_only_to_themselves():
     torch.manual_seed(0)
-    size = dict(dim=32, heads=4, hidden=48, encoder_layers=1, decoder_layers=2, levels=2, points=2)
+    size = dict(embed_dim=32, num_heads=4, feedforward_dim=48, encoder_layers=1, decoder_layers=2)
+    size |= dict(num_levels=2, num_points=2)
     model = CoTransformer(K, **size, num_queries=6)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     shapes = [(4, 5), (2, 3)]
-    places = locate(shapes, [(32, 40)] * 2, (32, 40), 32, 20.0, torch.device("cpu"))
+    layout = feature_layout(shapes, [(32, 40)] * 2, (32, 40), 32, 20.0, torch.device("cpu"))
     memory = torch.randn(2, 26, 32)
 
-    def blocked(matching: int) -> Tensor:
-        place = torch.arange(4 + matching)
-        return (place[:, None] >= 4) & (place < 4)
+    def attn_mask(num_queries: int) -> Tensor:
+        query = torch.arange(4 + num_queries)
+        return (query[:, None] >= 4) & (query < 4)
 
-    known = torch.randn(2, 4, 32), torch.randn(2, 4, 4), blocked
-    queries, _ = model.start(memory, places, known)
+    denoising = DenoisingQueries(torch.randn(2, 4, 32), torch.randn(2, 4, 4), attn_mask)
+    queries, _ = model.init_queries(memory, layout, denoising)
     groups = [torch.rand(2, n, 4) * 0.4 + 0.3 for n in (5, 3)]
     groups[0][0, 0, 2:] = 1.4  # anchors may be larger than the image
-    joined = model.join(queries, groups)
+    joined = model.add_groups(queries, groups)
     assert joined.content.shape == (2, 10 + 5 + 3, 32) and joined.boxes[:, 10:15].equal(groups[0])
     content = joined.content.detach().requires_grad_()
     boxes = joined.boxes.detach().requires_grad_()
-    found = model.decoder(*joined._replace(content=content, boxes=boxes))
+    predictions = model.decoder(*joined._replace(content=content, boxes=boxes))
     parts = [slice(0, 4), slice(4, 10), slice(10, 15), slice(15, 18)]
 
-    def seen_by(part: slice) -> list[bool]:
-        out = found.logits[-1][:, part].sum() + found.boxes[-1][:, part].sum()
+    def attended_by(part: slice) -> list[bool]:
+        out = predictions.logits[-1][:, part].sum() + predictions.boxes[-1][:, part].sum()
         gradients = torch.autograd.grad(out, (content, boxes), retain_graph=True)
         return [any(bool(g[:, p].ne(0).any()) for g in gradients) for p in parts]
 
-    # Denoising queries see the matching ones, all others only their own kind.
-    assert [seen_by(part) for part in parts] == [
+    # Denoising queries attend to the matching ones too, all others only to their own group.
+    assert [attended_by(part) for part in parts] == [
         [True, True, False, False],
         [False, True, False, False],
         [False, False, True, False],
         [False, False, False, True],
     ]
     alone = model.decoder(*queries)
-    torch.testing.assert_close(found.logits[:, :, :10], alone.logits, atol=1e-5, rtol=1e-5)
-    separate = model.decoder(joined.content[:, 10:15], groups[0], memory, places)
-    torch.testing.assert_close(found.boxes[:, :, 10:15], separate.boxes, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(predictions.logits[:, :, :10], alone.logits, atol=1e-5, rtol=1e-5)
+    separate = model.decoder(joined.content[:, 10:15], groups[0], memory, layout)
+    torch.testing.assert_close(predictions.boxes[:, :, 10:15], separate.boxes, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("objects", [(0, 0), (2, 0), (1, 300)])
@@ -238,7 +243,7 @@ def test_autocast(dtype):
     sum(losses[dtype].values()).backward()
     head = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
     assert all(p.grad.isfinite().all() for p in head)
-    total = [float(sum(found.values())) for found in losses.values()]
+    total = [float(sum(parts.values())) for parts in losses.values()]
     assert total[0] == pytest.approx(total[1], rel=0.05)
 
 
@@ -266,23 +271,23 @@ def test_auxiliary_heads_take_no_part_in_inference():
 
 
 def test_soft_nms_lowers_scores_of_twins():
-    model = detector("model.detections=5").eval()
+    model = detector("model.max_detections_per_image=5").eval()
     logits = torch.full((1, 12, K), -9.0)
     logits[0, :3, 1] = torch.tensor([3.0, 2.0, 2.5])
     logits[0, 3, 2] = 1.0
     boxes = torch.full((1, 12, 4), 0.5)
     boxes[0, 2, 0] = 0.2
-    (found,) = model.detect(logits, boxes, [(40, 60)])
+    (detections,) = model.detect(logits, boxes, [(40, 60)])
     # The second is where the first is, and gone; the third elsewhere, the fourth of another class.
-    assert found.pred_classes.tolist() == [1, 1, 2]
-    assert found.scores.tolist() == pytest.approx(torch.tensor([3.0, 2.5, 1.0]).sigmoid().tolist())
+    assert detections.pred_classes.tolist() == [1, 1, 2]
+    assert detections.scores.tolist() == pytest.approx(torch.tensor([3.0, 2.5, 1.0]).sigmoid().tolist())
     model.soft_nms = None
-    (found,) = model.detect(logits, boxes, [(40, 60)])
-    assert len(found) == 5 and found.pred_classes[:4].tolist() == [1, 1, 1, 2]
+    (detections,) = model.detect(logits, boxes, [(40, 60)])
+    assert len(detections) == 5 and detections.pred_classes[:4].tolist() == [1, 1, 1, 2]
 
 
 def test_padding_may_count_as_image():
-    model = detector("model.padding=114", "model.square_pad=96").eval()
+    model = detector("model.pad_value=114", "model.square_pad=96").eval()
     own = sample(48, 80)
     framed = {**own, "height": 96, "width": 96}
     for key in ("image", "image_ir"):
@@ -307,12 +312,12 @@ def test_padding_may_count_as_image():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.transformer.levels=4", "in_features has 4 entries: give 5"),
+        ("model.transformer.num_levels=4", "in_features has 4 entries: give 5"),
         ("model.atss.anchor_generator.aspect_ratios=[1.0,2.0]", "one size and one aspect ratio"),
         ("model.soft_nms.iou_threshold=0", "more than 0, at most 1"),
     ],
 )
-def test_what_does_not_fit_is_told(override, message):
+def test_what_does_not_fit_is_reported(override, message):
     with pytest.raises(UserError, match=message):
         detector(override)
 
@@ -333,7 +338,11 @@ def test_published_recipe():
         640,
     )
     assert (tuple(square.crop_size), square.pad, square.pad_value) == ((640, 640), True, 114.0)
-    assert (cfg.model.square_pad, cfg.model.padding, cfg.model.detections) == (640, 114.0, 300)
+    assert (cfg.model.square_pad, cfg.model.pad_value, cfg.model.max_detections_per_image) == (
+        640,
+        114.0,
+        300,
+    )
     full = load_config("configs/M3FD/codetr_full_swin_l.py")
     for c in (cfg, full):
         del c.model.backbone.net.stem, c.model.backbone.net.tuner, c.train.output_dir
@@ -345,8 +354,8 @@ def test_overfits_eight_pairs(tmp_path, monkeypatch):
         "model.backbone.net.tuner=Full",
         "model.backbone.net.embed_dim=48",
         "model.backbone.out_channels=32",
-        "model.denoising.pairs=10",
-        *(f"model.transformer.{k}" for k in ("dim=64", "hidden=128", "num_queries=40")),
+        "model.denoising.num_dn_queries=10",
+        *(f"model.transformer.{k}" for k in ("embed_dim=64", "feedforward_dim=128", "num_queries=40")),
         "model.roi_heads.box_head.fc_dims=[128,128]",
     )
     assert overfit(model, tmp_path, monkeypatch) > 95

@@ -1,4 +1,4 @@
-"""Co-DINO's parts against plain loops: who answers for an object, and which regions become queries."""
+"""Co-DINO's parts against plain loops: assignment, quality focal loss, and which regions become queries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from ivtuning.heads.codetr.assignment import assign
 from ivtuning.heads.codetr.criterion import QualityCriterion
-from ivtuning.heads.codetr.positives import LEAST, MOST, customise
+from ivtuning.heads.codetr.positives import MAX_QUERIES, MIN_QUERIES, customized_queries
 from ivtuning.heads.codetr.regions import Regions
 from ivtuning.heads.dino.boxes import to_corners
 from ivtuning.heads.dino.decoder import Predictions
@@ -66,12 +66,12 @@ def by_hand(anchors: list[torch.Tensor], objects: torch.Tensor, candidates: int)
 def test_assignment_is_the_papers(seed):
     generator = torch.Generator().manual_seed(seed)
     anchors = anchors_of(8, 16, 32)
-    # At odd places: no two anchors are equally near.
+    # At irregular positions: no two anchors are equally near.
     corner = torch.rand(6, 2, generator=generator) * 60
     objects = torch.cat([corner, corner + 8 + torch.rand(6, 2, generator=generator) * 50], 1)
-    found = assign([a.double() for a in anchors], objects.double())
-    assert found.tolist() == by_hand([a.double() for a in anchors], objects.double(), 9)
-    assert (found >= 0).sum() > 5
+    assigned = assign([a.double() for a in anchors], objects.double())
+    assert assigned.tolist() == by_hand([a.double() for a in anchors], objects.double(), 9)
+    assert (assigned >= 0).sum() > 5
 
 
 def test_nothing_to_assign():
@@ -87,16 +87,23 @@ def regions(positives: int, others: int) -> Regions:
     return Regions(**fields)
 
 
-@pytest.mark.parametrize(("most", "expected"), [(0, LEAST), (4, LEAST), (20, 20), (400, MOST)])
+@pytest.mark.parametrize(
+    ("most", "expected"), [(0, MIN_QUERIES), (4, MIN_QUERIES), (20, 20), (400, MAX_QUERIES)]
+)
 def test_all_positives_become_queries_and_the_rest_is_filled_up(most, expected):
     torch.manual_seed(0)
     sizes = [(64, 128), (32, 64)]
-    made = customise([regions(most, 500 - most), regions(2 if most else 0, 498)], sizes, num_classes=3)
-    assert made.boxes.shape == made.objects.shape == (2, expected, 4) and made.labels.shape == (2, expected)
-    positive = (made.labels < 3).sum(1).tolist()
+    queries = customized_queries(
+        [regions(most, 500 - most), regions(2 if most else 0, 498)], sizes, num_classes=3
+    )
+    assert queries.boxes.shape == queries.objects.shape == (2, expected, 4) and queries.labels.shape == (
+        2,
+        expected,
+    )
+    positive = (queries.labels < 3).sum(1).tolist()
     assert positive == [min(most, expected), 2 if most else 0]
     scale = torch.tensor([[128.0, 64, 128, 64], [64.0, 32, 64, 32]])[:, None]
-    torch.testing.assert_close(to_corners(made.boxes) * scale + 2, to_corners(made.objects) * scale)
+    torch.testing.assert_close(to_corners(queries.boxes) * scale + 2, to_corners(queries.objects) * scale)
 
 
 def test_quality_loss_is_its_definition_and_its_gradient_that_of_differences():

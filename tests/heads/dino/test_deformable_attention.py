@@ -9,7 +9,7 @@ from helpers.attention import SHAPES, defining_sum
 from torch import Tensor
 
 from ivtuning.errors import UserError
-from ivtuning.heads.dino import DeformableAttention, deformable_sum
+from ivtuning.heads.dino import MultiScaleDeformableAttention, multi_scale_deformable_attn
 
 B, Q, M, L, P, D = 2, 3, 2, len(SHAPES), 2, 3
 S = sum(h * w for h, w in SHAPES)
@@ -29,30 +29,30 @@ def inputs(dtype=torch.float64, spread: float = 1.4) -> tuple[Tensor, Tensor, Te
 
 def test_equals_the_defining_sum():
     arguments = inputs()
-    found = deformable_sum(*arguments, SHAPES)
-    assert found.shape == (B, Q, M * D) and found.dtype == torch.float64
-    torch.testing.assert_close(found, defining_sum(*arguments), rtol=1e-12, atol=1e-14)
+    output = multi_scale_deformable_attn(*arguments, SHAPES)
+    assert output.shape == (B, Q, M * D) and output.dtype == torch.float64
+    torch.testing.assert_close(output, defining_sum(*arguments), rtol=1e-12, atol=1e-14)
 
 
 def test_points_far_outside_count_as_zero():
     value, locations, weights = inputs()
-    assert deformable_sum(value, locations + 3, weights, SHAPES).eq(0).all()
+    assert multi_scale_deformable_attn(value, locations + 3, weights, SHAPES).eq(0).all()
 
 
 def test_gradients():
     arguments = [x.requires_grad_() for x in inputs()]
-    assert torch.autograd.gradcheck(lambda *x: deformable_sum(*x, SHAPES), arguments)
+    assert torch.autograd.gradcheck(lambda *x: multi_scale_deformable_attn(*x, SHAPES), arguments)
 
 
 def test_one_image_gives_the_same_gradients_as_a_batch():
     """With a batch of one, views are laid out differently inside."""
     arguments = [x.requires_grad_() for x in inputs()]
-    whole = torch.autograd.grad(deformable_sum(*arguments, SHAPES).square().sum(), arguments)
+    whole = torch.autograd.grad(multi_scale_deformable_attn(*arguments, SHAPES).square().sum(), arguments)
     for b in range(B):
         one = [x[b : b + 1].detach().requires_grad_() for x in arguments]
-        part = torch.autograd.grad(deformable_sum(*one, SHAPES).square().sum(), one)
-        for found, expected in zip(part, whole, strict=True):
-            torch.testing.assert_close(found[0], expected[b])
+        part = torch.autograd.grad(multi_scale_deformable_attn(*one, SHAPES).square().sum(), one)
+        for gradient, expected in zip(part, whole, strict=True):
+            torch.testing.assert_close(gradient[0], expected[b])
 
 
 def test_keeps_no_sampled_values():
@@ -67,14 +67,14 @@ def test_keeps_no_sampled_values():
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        deformable_sum(value, locations, weights, shapes)
+        multi_scale_deformable_attn(value, locations, weights, shapes)
     samples = weights.numel() * value.shape[-1] * 4
     assert 0 < sum(kept.values()) < 0.4 * samples
 
 
-def layer(**kwargs) -> DeformableAttention:
+def layer(**kwargs) -> MultiScaleDeformableAttention:
     torch.manual_seed(0)
-    module = DeformableAttention(M * D, heads=M, levels=L, points=P, **kwargs).double()
+    module = MultiScaleDeformableAttention(M * D, num_heads=M, num_levels=L, num_points=P, **kwargs).double()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -122,7 +122,7 @@ def test_layer_gradients():
 
 
 def test_heads_start_as_a_star():
-    module = DeformableAttention(16, heads=4, levels=2, points=3)
+    module = MultiScaleDeformableAttention(16, num_heads=4, num_levels=2, num_points=3)
     offsets = module.sampling_offsets.bias.view(4, 2, 3, 2)
     right, down, left, up = [[1, 0]], [[0, 1]], [[-1, 0]], [[0, -1]]
     for head, direction in enumerate((right, down, left, up)):
@@ -138,24 +138,24 @@ def test_half_precision_neither_overflows_nor_loses_pixels():
     value[0, -1] = 60000.0
     exact = torch.full((1, 1, 1, 1, 2, 2), 159.5 / 160)
     weights = torch.ones(1, 1, 1, 1, 2, dtype=torch.float16)
-    found = deformable_sum(value, exact, weights, shapes)
+    output = multi_scale_deformable_attn(value, exact, weights, shapes)
     # More than float16 holds, at a place that bfloat16 does not have: 159.5/160 is 1 there.
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.item(), 120000.0, rtol=1e-3, atol=0)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output.item(), 120000.0, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_stays_near(dtype):
     torch.manual_seed(0)
-    module = DeformableAttention(64, heads=4, levels=L, points=4)
+    module = MultiScaleDeformableAttention(64, num_heads=4, num_levels=L, num_points=4)
     query, memory = torch.randn(1, 20, 64), torch.randn(1, S, 64)
     reference = torch.rand(1, 20, L, 2)
     expected = module(query, reference, memory, SHAPES)
     with torch.autocast("cpu", dtype):
-        found = module(query, reference, memory, SHAPES)
-    assert F.cosine_similarity(found.float().flatten(), expected.flatten(), 0) > 0.999
+        output = module(query, reference, memory, SHAPES)
+    assert F.cosine_similarity(output.float().flatten(), expected.flatten(), 0) > 0.999
 
 
 def test_heads_must_divide():
-    with pytest.raises(UserError, match="dim=30 is no multiple of heads=4"):
-        DeformableAttention(30, heads=4)
+    with pytest.raises(UserError, match="embed_dim=30 is not a multiple of num_heads=4"):
+        MultiScaleDeformableAttention(30, num_heads=4)

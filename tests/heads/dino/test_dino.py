@@ -1,4 +1,4 @@
-"""DINO's network: values of the released code, sizes, geometry, who sees whom, and that it learns."""
+"""DINO's network: values of the released code, sizes, geometry, attention masks, and that it learns."""
 
 from __future__ import annotations
 
@@ -22,16 +22,25 @@ from ivtuning.data.transforms.one_of import OneOf
 from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
 from ivtuning.heads.dino import DINO, ContrastiveDenoising, PairedDINO, Transformer
-from ivtuning.heads.dino.encoder import locate
+from ivtuning.heads.dino.encoder import feature_layout
 from ivtuning.heads.dino.positional import box_positions, map_positions
 from ivtuning.heads.dino.targets import Targets
+from ivtuning.heads.dino.transformer import DenoisingQueries
 from ivtuning.necks.channel_mapper import ChannelMapper
 from ivtuning.necks.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.necks.multi_scale import MultiScale
 from ivtuning.tuning import Full
 
 K = 4
-SMALL = dict(dim=32, heads=4, hidden=48, encoder_layers=1, decoder_layers=3, levels=3, points=2)
+SMALL = dict(
+    embed_dim=32,
+    num_heads=4,
+    feedforward_dim=48,
+    encoder_layers=1,
+    decoder_layers=3,
+    num_levels=3,
+    num_points=2,
+)
 
 
 def transformer(**options) -> Transformer:
@@ -63,7 +72,9 @@ def maps(*sizes: tuple[int, int], images: int = 2, seed: int = 0) -> list[Tensor
 
 def test_golden_transformer():
     """Against IDEA-Research/DINO (faa8520), two images with padding, all parameters filled."""
-    model = Transformer(5, hidden=64, encoder_layers=2, decoder_layers=3, levels=3, num_queries=30).eval()
+    model = Transformer(
+        5, feedforward_dim=64, encoder_layers=2, decoder_layers=3, num_levels=3, num_queries=30
+    ).eval()
     neck = ChannelMapper([16, 32], 256, 3)
     ones = tuple(f"norm{i}.weight" for i in ("", 1, 2, 3))
     fill(model, [name for name, _ in model.named_parameters()], ones=ones)
@@ -92,7 +103,7 @@ def test_size_with_swin_l_is_the_published_one(levels, stages, total):
     """The paper gives 218M for DINO with Swin-L (table 3); 91 classes, as the released models have."""
     with torch.device("meta"):
         net = Swin(VisibleOnly(), Full(), out_indices=stages, **SWIN_SIZES["swin_l_w12"])
-        model = DINO(MultiScale(net), Transformer(91, levels=levels), 91, [0.0] * 3, [1.0] * 3)
+        model = DINO(MultiScale(net), Transformer(91, num_levels=levels), 91, [0.0] * 3, [1.0] * 3)
     count = sum(p.numel() for p in model.parameters())
     assert count == total and abs(count / 218e6 - 1) < 0.004
 
@@ -101,7 +112,7 @@ def test_heads_are_shared_or_not():
     size = {
         share: sum(p.numel() for p in transformer(share_heads=share).parameters()) for share in (True, False)
     }
-    dim, layers = SMALL["dim"], SMALL["decoder_layers"]
+    dim, layers = SMALL["embed_dim"], SMALL["decoder_layers"]
     one = (dim + 1) * K + 2 * (dim + 1) * dim + (dim + 1) * 4
     assert size[False] - size[True] == (layers - 1) * one
 
@@ -117,30 +128,30 @@ def test_start_of_the_heads():
 def test_map_positions():
     padding = torch.zeros(1, 3, 5, dtype=torch.bool)
     padding[:, 2:], padding[:, :, 4:] = True, True
-    found = map_positions(padding, 8).view(3, 5, 8)
+    embedding = map_positions(padding, 8).view(3, 5, 8)
     for row, column in ((0, 0), (1, 3)):
         expected = []
-        for place, extent in ((row, 2), (column, 4)):
-            angle = 2 * math.pi * (place + 1) / (extent + 1e-6)
+        for position, extent in ((row, 2), (column, 4)):
+            angle = 2 * math.pi * (position + 1) / (extent + 1e-6)
             expected += [f(angle / 20 ** (i / 2)) for i in range(2) for f in (math.sin, math.cos)]
-        assert found[row, column].tolist() == pytest.approx(expected, abs=1e-5)
+        assert embedding[row, column].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_box_positions():
     box = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    found = box_positions(box, 8).view(4, 4)
-    for coordinate, row in zip((0.2, 0.1, 0.3, 0.4), found, strict=True):
+    embedding = box_positions(box, 8).view(4, 4)
+    for coordinate, row in zip((0.2, 0.1, 0.3, 0.4), embedding, strict=True):
         angle = 2 * math.pi * coordinate
         expected = [f(angle / 10000 ** (i / 2)) for i in range(2) for f in (math.sin, math.cos)]
         assert row.tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_places_of_padded_images():
-    places = locate([(4, 6)], [(32, 48), (16, 40)], (32, 48), 8, 20.0, torch.device("cpu"))
-    inside = (~places.padding).view(2, 4, 6)
+def test_layout_of_padded_images():
+    layout = feature_layout([(4, 6)], [(32, 48), (16, 40)], (32, 48), 8, 20.0, torch.device("cpu"))
+    inside = (~layout.padding_mask).view(2, 4, 6)
     assert inside[0].all() and inside[1].int().tolist() == [[1] * 5 + [0]] * 2 + [[0] * 6] * 2
-    assert places.valid[:, 0].tolist() == [[1, 1], [pytest.approx(5 / 6), 0.5]]
-    centers = places.centers.view(2, 4, 6, 2)
+    assert layout.valid_ratios[:, 0].tolist() == [[1, 1], [pytest.approx(5 / 6), 0.5]]
+    centers = layout.reference_points.view(2, 4, 6, 2)
     assert centers[0, 1, 2].tolist() == pytest.approx([2.5 / 6, 1.5 / 4])
     assert centers[1, 1, 2].tolist() == pytest.approx([2.5 / 5, 1.5 / 2])
 
@@ -168,18 +179,21 @@ def test_what_lies_in_the_padding_does_not_matter():
 def test_padding_is_selected_last():
     model = transformer(num_queries=70)
     sizes = [(8, 8), (4, 4), (2, 2)]
-    places = locate(sizes, [(32, 64), (64, 64)], (64, 64), 32, 20.0, torch.device("cpu"))
-    logits, boxes = model.select(torch.cat([m.flatten(2).mT for m in maps(*sizes)], 1), places)
-    # 42 places of the first image are inside; what comes after them is finite.
+    layout = feature_layout(sizes, [(32, 64), (64, 64)], (64, 64), 32, 20.0, torch.device("cpu"))
+    logits, boxes = model.select_queries(torch.cat([m.flatten(2).mT for m in maps(*sizes)], 1), layout)
+    # 42 positions of the first image are inside; what comes after them is finite.
     assert logits.shape == (2, 70, K) and logits.isfinite().all() and boxes.isfinite().all()
     best = logits.amax(-1)
     assert best[0, :42].diff().le(0).all() and best[1].diff().le(0).all()
     with torch.no_grad():
         model.num_queries = 84
-        assert model.select(torch.cat([m.flatten(2).mT for m in maps(*sizes)], 1), places)[0].shape[1] == 84
+        assert (
+            model.select_queries(torch.cat([m.flatten(2).mT for m in maps(*sizes)], 1), layout)[0].shape[1]
+            == 84
+        )
 
 
-def test_fewer_places_than_queries():
+def test_fewer_positions_than_queries():
     decoder, encoder = transformer()(maps((2, 3), (1, 2), (1, 1)), [(16, 24)] * 2, (16, 24))
     assert decoder.logits.shape == (3, 2, 9, K) and encoder.boxes.shape == (1, 2, 9, 4)
 
@@ -202,21 +216,23 @@ def test_layers_look_forward_twice():
 def test_denoising_groups_leak_nothing():
     model = transformer()
     targets = Targets(torch.tensor([1, 2, 3]), torch.rand(3, 4) * 0.3 + 0.2, torch.tensor([0, 0, 1]), [2, 1])
-    noised = ContrastiveDenoising(pairs=6)(targets, K)  # 3 groups of 4
+    denoising = ContrastiveDenoising(num_dn_queries=6)(targets, K)  # 3 groups of 4
     levels = maps((4, 5), (2, 3), (1, 2))
     content = torch.randn(2, 12, 32, requires_grad=True)
-    boxes = noised.boxes.requires_grad_()
-    decoder, _ = model(levels, [(32, 40)] * 2, (32, 40), (content, boxes, noised.blocked))
+    boxes = denoising.boxes.requires_grad_()
+    decoder, _ = model(
+        levels, [(32, 40)] * 2, (32, 40), DenoisingQueries(content, boxes, denoising.attn_mask)
+    )
     assert decoder.logits.shape[2] == 12 + 12
 
-    def seen_by(queries: slice) -> list[list[bool]]:
+    def attended_by(queries: slice) -> list[list[bool]]:
         out = decoder.logits[-1][:, queries].sum() + decoder.boxes[-1][:, queries].sum()
         gradients = torch.autograd.grad(out, (content, boxes), retain_graph=True)
         return [[bool(g[:, at : at + 4].ne(0).any()) for at in (0, 4, 8)] for g in gradients]
 
-    assert seen_by(slice(12, None)) == [[False] * 3] * 2
+    assert attended_by(slice(12, None)) == [[False] * 3] * 2
     for group in range(3):
-        assert seen_by(slice(4 * group, 4 * group + 4)) == [[g == group for g in range(3)]] * 2
+        assert attended_by(slice(4 * group, 4 * group + 4)) == [[g == group for g in range(3)]] * 2
     alone, _ = model(levels, [(32, 40)] * 2, (32, 40))
     torch.testing.assert_close(decoder.logits[:, :, 12:], alone.logits, atol=1e-5, rtol=1e-5)
 
@@ -246,22 +262,22 @@ def test_autocast(dtype):
     # The trunk's are another matter: float16 trains with a loss scale that the trainer adapts.
     head = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
     assert all(p.grad.isfinite().all() for p in head)
-    total = [float(sum(found.values())) for found in losses.values()]
+    total = [float(sum(parts.values())) for parts in losses.values()]
     assert total[0] == pytest.approx(total[1], rel=0.05)
 
 
 def test_detections_are_the_best_pairs_of_query_and_class():
-    model = detector(detections=5).eval()
+    model = detector(max_detections_per_image=5).eval()
     logits = torch.full((1, 12, K), -9.0)
     logits[0, 3, 1], logits[0, 3, 2], logits[0, 7, 0] = 2.0, 1.0, 3.0
     boxes = torch.full((1, 12, 4), 0.5)
     boxes[0, 3] = torch.tensor([0.5, 0.25, 0.2, 0.1])
-    (found,) = model.detect(logits, boxes, [(40, 60)])
-    assert found.image_size == (40, 60) and len(found) == 5
-    assert found.pred_classes[:3].tolist() == [0, 1, 2]
-    assert found.scores[:3].tolist() == pytest.approx([1 / (1 + math.exp(-x)) for x in (3, 2, 1)])
-    torch.testing.assert_close(found.pred_boxes.tensor[1], torch.tensor([24.0, 8.0, 36.0, 12.0]))
-    assert found.pred_boxes.tensor[1].equal(found.pred_boxes.tensor[2])
+    (detections,) = model.detect(logits, boxes, [(40, 60)])
+    assert detections.image_size == (40, 60) and len(detections) == 5
+    assert detections.pred_classes[:3].tolist() == [0, 1, 2]
+    assert detections.scores[:3].tolist() == pytest.approx([1 / (1 + math.exp(-x)) for x in (3, 2, 1)])
+    torch.testing.assert_close(detections.pred_boxes.tensor[1], torch.tensor([24.0, 8.0, 36.0, 12.0]))
+    assert detections.pred_boxes.tensor[1].equal(detections.pred_boxes.tensor[2])
 
 
 def test_inference_is_in_pixels_of_the_original():
@@ -297,7 +313,7 @@ def test_swin_and_two_sizes_of_images():
     torch.manual_seed(0)
     model = PairedDINO(
         backbone=MultiScale(swin(), size_divisibility=1),
-        transformer=Transformer(K, **{**SMALL, "levels": 4}, num_queries=12),
+        transformer=Transformer(K, **{**SMALL, "num_levels": 4}, num_queries=12),
         num_classes=K,
         pixel_mean=[110.0] * 6,
         pixel_std=[55.0] * 6,
@@ -310,14 +326,14 @@ def test_swin_and_two_sizes_of_images():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Transformer(K, dim=34, heads=4), "multiple of 4 and of heads=4"),
-        (lambda: ChannelMapper([8, 16], 32, 1), "levels=1, but the backbone gives 2 maps"),
+        (lambda: Transformer(K, embed_dim=34, num_heads=4), "multiple of 4 and of num_heads=4"),
+        (lambda: ChannelMapper([8, 16], 32, 1), "num_levels=1, but the backbone gives 2 maps"),
         (lambda: ChannelMapper([8], 48, 1), r"GroupNorm\(32\) needs a multiple of 32"),
         (lambda: DINO(None, None, K, [1.0] * 6, [1.0] * 3), "pixel_mean has 6 values, pixel_std 3"),
         (lambda: OneOf([]), "nothing to choose from"),
     ],
 )
-def test_sizes_that_do_not_fit_are_told(build, message):
+def test_sizes_that_do_not_fit_are_reported(build, message):
     with pytest.raises(UserError, match=message):
         build()
 
@@ -357,13 +373,18 @@ def test_sizes_of_training_images():
 def test_overfits_eight_pairs(tmp_path, monkeypatch):
     cfg = load_config(
         "configs/synthetic/dino_ivtuning.py",
-        ["model.backbone.net.tuner=Full", "model.backbone.out_channels=32", "model.denoising.pairs=10"]
+        [
+            "model.backbone.net.tuner=Full",
+            "model.backbone.out_channels=32",
+            "model.denoising.num_dn_queries=10",
+        ]
         + [
             f"model.backbone.net.{k}"
             for k in ("embed_dim=48", "num_heads=2", "depth=2", "global_blocks=[0,1]")
         ]
         + [
-            f"model.transformer.{k}" for k in ("hidden=128", "num_queries=40", "encoder_layers=1", "levels=2")
+            f"model.transformer.{k}"
+            for k in ("feedforward_dim=128", "num_queries=40", "encoder_layers=1", "num_levels=2")
         ],
     )
     torch.manual_seed(0)

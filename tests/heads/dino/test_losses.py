@@ -48,7 +48,7 @@ def focal(logit: float, positive: bool) -> float:
 
 
 def giou(a: Tensor, b: Tensor) -> float:
-    """Of two boxes x1, y1, x2, y2."""
+    """Generalized IoU of two boxes x1, y1, x2, y2."""
     return float(torchvision.ops.generalized_box_iou(a[None].double(), b[None].double()))
 
 
@@ -61,8 +61,8 @@ def pair_cost(logits: Tensor, box: Tensor, label: int, target: Tensor) -> float:
 
 def test_generalized_iou():
     a, b = to_corners(draw_boxes(6)), to_corners(draw_boxes(8, seed=1))
-    found = generalized_iou(a[:, None], b)
-    torch.testing.assert_close(found, torchvision.ops.generalized_box_iou(a, b))
+    ours = generalized_iou(a[:, None], b)
+    torch.testing.assert_close(ours, torchvision.ops.generalized_box_iou(a, b))
     point, box = torch.tensor([0.5, 0.5, 0.5, 0.5]), torch.tensor([0.0, 0.0, 1.0, 1.0])
     assert generalized_iou(point, point).isfinite() and generalized_iou(box, box) == 1
     assert generalized_iou(point, box) == 0
@@ -124,7 +124,7 @@ def test_matching_survives_values_that_are_no_numbers():
 def test_losses_are_the_formulas():
     targets, made = objects(2, 1, seed=5), predictions(2, 2, 4, seed=6)
     matches = HungarianMatcher()(*made, targets)
-    found = Criterion.losses(made, matches, targets, torch.tensor(3.0))
+    losses = Criterion.losses(made, matches, targets, torch.tensor(3.0))
     triples = list(zip(*(index.tolist() for index in matches), strict=True))
     for layer in range(2):
         wanted = {(b, q, int(targets.labels[t])) for at, b, q, t in triples if at == layer}
@@ -136,7 +136,7 @@ def test_losses_are_the_formulas():
         l1 = sum(float((a.double() - b.double()).abs().sum()) for a, b in pairs)
         by_overlap = sum(1 - giou(to_corners(a), to_corners(b)) for a, b in pairs)
         expected = [by_class / 3, l1 / 3, by_overlap / 3]
-        assert found[:, layer].tolist() == pytest.approx(expected, rel=1e-5)
+        assert losses[:, layer].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_of_losses():
@@ -154,8 +154,8 @@ def test_criterion_sorts_layers_and_queries():
     """Last layer, the layers before, encoder and denoising queries, each with its own normalizer."""
     targets = objects(2, 1)
     torch.manual_seed(0)
-    denoising = ContrastiveDenoising(pairs=6)(targets, K)  # 3 groups of 2 + 2
-    assert denoising.groups == 3
+    denoising = ContrastiveDenoising(num_dn_queries=6)(targets, K)  # 3 groups of 2 + 2
+    assert denoising.num_groups == 3
     decoder, encoder = predictions(3, 2, 12 + 5), predictions(1, 2, 5, seed=9)
     losses = Criterion()(decoder, encoder, targets, denoising)
     weights = torch.tensor([1.0, 5.0, 2.0])
@@ -168,9 +168,9 @@ def test_criterion_sorts_layers_and_queries():
     def matching(layers: slice) -> Predictions:
         return Predictions(decoder.logits[layers, :, 12:], decoder.boxes[layers, :, 12:])
 
-    # The second image has one object: its second place in every group is empty.
-    places = [(b, 4 * g + i, t) for g in range(3) for b, i, t in ((0, 0, 0), (0, 1, 1), (1, 0, 2))]
-    image, query, target = torch.tensor(places).T
+    # The second image has one object: its second query in every group is unused.
+    indices = [(b, 4 * g + i, t) for g in range(3) for b, i, t in ((0, 0, 0), (0, 1, 1), (1, 0, 2))]
+    image, query, target = torch.tensor(indices).T
     layer = torch.arange(3).repeat_interleave(9)
     known = Matches(layer, image.repeat(3), query.repeat(3), target.repeat(3))
     matcher = HungarianMatcher()
@@ -182,8 +182,8 @@ def test_criterion_sorts_layers_and_queries():
     }
     assert len(losses) == 12
     for part, values in expected.items():
-        found = [float(losses[f"loss_{name}{part}"]) for name in ("class", "bbox", "giou")]
-        assert found == pytest.approx(values, rel=1e-5)
+        values_of_part = [float(losses[f"loss_{name}{part}"]) for name in ("class", "bbox", "giou")]
+        assert values_of_part == pytest.approx(values, rel=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [(0, 0), (1, 0), (300, 2)])
@@ -216,27 +216,27 @@ def test_half_precision_does_not_overflow(dtype):
 
 
 def test_normalizer_is_the_mean_over_processes(monkeypatch):
-    assert Criterion.count(objects(0, 0)) == 1 and Criterion.count(objects(2, 3)) == 5
+    assert Criterion.num_boxes(objects(0, 0)) == 1 and Criterion.num_boxes(objects(2, 3)) == 5
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: x.add_(9))  # the other one's objects
-    assert Criterion.count(objects(2, 3)) == 7
+    assert Criterion.num_boxes(objects(2, 3)) == 7
 
 
 def test_denoising_places_positives_and_negatives():
     targets = objects(3, 1, 0)
     torch.manual_seed(0)
-    found = ContrastiveDenoising(pairs=7, label_noise=0.0, box_noise=0.0)(targets, K)
-    assert found.groups == 2 and found.labels.shape == (3, 12)  # 7 // 3 groups of 3 + 3
+    denoising = ContrastiveDenoising(num_dn_queries=7, label_noise_ratio=0.0, box_noise_scale=0.0)(targets, K)
+    assert denoising.num_groups == 2 and denoising.labels.shape == (3, 12)  # 7 // 3 groups of 3 + 3
     truth = targets.boxes
     for half in range(4):  # positives and negatives of both groups: without noise all alike
         at = slice(3 * half, 3 * half + 3)
-        assert found.labels[0, at].equal(targets.labels[:3]) and found.real[0, at].all()
-        torch.testing.assert_close(found.boxes[0, at].sigmoid(), truth[:3])
-        assert found.labels[1, 3 * half] == targets.labels[3]
-        assert found.real[1, at].tolist() == [True, False, False]
-    assert not found.real[2].any() and found.boxes[2].eq(0).all()
-    p = found.positives
-    assert found.labels[p.image, p.query].equal(targets.labels[p.target])
+        assert denoising.labels[0, at].equal(targets.labels[:3]) and denoising.valid[0, at].all()
+        torch.testing.assert_close(denoising.boxes[0, at].sigmoid(), truth[:3])
+        assert denoising.labels[1, 3 * half] == targets.labels[3]
+        assert denoising.valid[1, at].tolist() == [True, False, False]
+    assert not denoising.valid[2].any() and denoising.boxes[2].eq(0).all()
+    p = denoising.positives
+    assert denoising.labels[p.image, p.query].equal(targets.labels[p.target])
     assert set(zip(p.image.tolist(), p.query.tolist(), strict=True)) == {
         (0, 0), (0, 1), (0, 2), (0, 6), (0, 7), (0, 8), (1, 0), (1, 6)
     }  # fmt: skip
@@ -246,18 +246,20 @@ def test_denoising_noise_has_the_published_size():
     targets = objects(40)
     targets = targets._replace(boxes=draw_boxes(40) * torch.tensor([0.2, 0.2, 0.1, 0.1]) + 0.3)
     torch.manual_seed(0)
-    found = ContrastiveDenoising(pairs=4000, label_noise=0.5, box_noise=0.4)(targets, K)
-    groups = found.groups
-    moved = to_corners(found.boxes.sigmoid()).view(groups, 2, 40, 4) - to_corners(targets.boxes)
+    denoising = ContrastiveDenoising(num_dn_queries=4000, label_noise_ratio=0.5, box_noise_scale=0.4)(
+        targets, K
+    )
+    groups = denoising.num_groups
+    moved = to_corners(denoising.boxes.sigmoid()).view(groups, 2, 40, 4) - to_corners(targets.boxes)
     share = moved.abs() / (targets.boxes[:, 2:].repeat(1, 2) / 2)
     positive, negative = share[:, 0], share[:, 1]
     assert positive.max() <= 0.4 + 1e-4 and negative.min() >= 0.4 - 1e-4 and negative.max() <= 0.8 + 1e-4
     assert positive.mean() == pytest.approx(0.2, abs=0.005)
     assert (moved > 0).float().mean() == pytest.approx(0.5, abs=0.01)
     # A quarter is drawn anew, from all classes.
-    swapped = (found.labels.view(groups, 2, 40) != targets.labels).float().mean()
+    swapped = (denoising.labels.view(groups, 2, 40) != targets.labels).float().mean()
     assert swapped == pytest.approx(0.25 * (K - 1) / K, abs=0.01)
-    assert found.labels.min() == 0 and found.labels.max() == K - 1
+    assert denoising.labels.min() == 0 and denoising.labels.max() == K - 1
 
 
 def test_denoising_boxes_stay_in_the_image():
@@ -267,24 +269,26 @@ def test_denoising_boxes_stay_in_the_image():
     assert corners.min() > -2e-3 and corners.max() < 1 + 2e-3  # the inverse sigmoid is cut at 1e-3
 
 
-def test_denoising_blocks():
-    found = ContrastiveDenoising(pairs=4)(objects(2, 1), K)
-    blocked = found.blocked(3)
+def test_denoising_attention_mask():
+    denoising = ContrastiveDenoising(num_dn_queries=4)(objects(2, 1), K)
+    attn_mask = denoising.attn_mask(3)
     size = 2 * 2  # two positives and two negatives in each of two groups
-    assert found.groups == 2 and blocked.shape == (11, 11)
+    assert denoising.num_groups == 2 and attn_mask.shape == (11, 11)
     for i, j in itertools.product(range(11), range(11)):
         row, column = (x // size if x < 8 else None for x in (i, j))
         allowed = column is None or row == column
-        assert bool(blocked[i, j]) is not allowed
+        assert bool(attn_mask[i, j]) is not allowed
 
 
 def test_no_objects_no_denoising():
     assert ContrastiveDenoising()(objects(0, 0), K) is None
 
 
-@pytest.mark.parametrize("options", [{"pairs": 0}, {"label_noise": 1.5}, {"box_noise": -1}])
+@pytest.mark.parametrize(
+    "options", [{"num_dn_queries": 0}, {"label_noise_ratio": 1.5}, {"box_noise_scale": -1}]
+)
 def test_denoising_options_are_checked(options):
-    with pytest.raises(UserError, match="at least 1 pair"):
+    with pytest.raises(UserError, match="at least 1 query"):
         ContrastiveDenoising(**options)
 
 
@@ -297,13 +301,13 @@ def sample(classes: list[int]) -> dict:
 
 def test_targets_are_fractions_of_their_own_image():
     targets = collect_targets([sample([1]), sample([]), sample([2, 0])], K, torch.device("cpu"))
-    assert targets.sizes == [1, 0, 2] and targets.image.tolist() == [0, 2, 2]
+    assert targets.counts == [1, 0, 2] and targets.image.tolist() == [0, 2, 2]
     assert targets.labels.tolist() == [1, 2, 0]
     torch.testing.assert_close(targets.boxes[0], torch.tensor([0.2, 0.6, 0.2, 0.4]))
 
 
 def test_targets_are_checked():
-    with pytest.raises(UserError, match="vis/7.png: class 5 is none of the model's 5 classes"):
+    with pytest.raises(UserError, match="vis/7.png: class 5 is not one of the model's 5 classes"):
         collect_targets([sample([1, 5])], K, torch.device("cpu"))
     with pytest.raises(UserError, match="x.png: no 'instances'"):
         collect_targets([{"file_name": "x.png"}], K, torch.device("cpu"))

@@ -1,14 +1,14 @@
-"""Co-DETR (arXiv 2211.12860) in its form Co-DINO: DINO, trained along with an R-CNN and an ATSS head.
+"""The Co-DINO detector of Co-DETR (arXiv 2211.12860): DINO, trained with an auxiliary R-CNN and ATSS head.
 
-Parameter names follow from the checkpoints of Sense-X/Co-DETR ("state_dict" in the file) thus. N counts
-layers, maps or heads from 0, M is the number of the backbone's maps; buffers of the file that no parameter
-stands for are left out. No tensor changes its shape or the order of its channels; in fc_cls the background
-comes last, here as there:
+These are the parameter names for those in checkpoints of Sense-X/Co-DETR ("state_dict" in the file). N counts
+layers, maps or heads from 0, M is the number of the backbone's maps. Buffers in the file that correspond to
+no parameter are ignored. No tensor changes its shape or the order of its channels; fc_cls has the background
+last in both:
 
 ====================================================  =====================================================
-there                                                 here
+in the file                                           in this package
 ====================================================  =====================================================
-backbone.*                                            backbone.net.*, from Swin's own names (checkpoint/swin)
+backbone.*                                            backbone.net.* (see checkpoint/trunks/swin.py)
 neck.convs.N.{conv,gn}.*                              neck.N.{0,1}.*
 neck.extra_convs.N.{conv,gn}.*                        neck.(M + N).{0,1}.*
 query_head.label_embedding.weight                     label_enc.weight
@@ -24,7 +24,7 @@ query_head.transformer.aux_pos_trans.N.*              transformer.aux_pos_trans.
 query_head.transformer.aux_pos_trans_norm.N.*         transformer.aux_pos_trans_norm.N.*
 ====================================================  =====================================================
 
-With T = query_head.transformer there and T = transformer here:
+With T = query_head.transformer in the file and T = transformer in this package:
 
 ====================================================  =====================================================
 T.encoder.layers.N.attentions.0.*                     T.encoder.layers.N.self_attn.*
@@ -40,7 +40,7 @@ T.decoder.ref_point_head.{0,2}.*                      T.decoder.ref_point_head.l
 T.decoder.norm.*                                      T.decoder.norm.*
 ====================================================  =====================================================
 
-The heads of the training alone:
+The auxiliary heads, which only training uses:
 
 ====================================================  =====================================================
 rpn_head.rpn_conv.*                                   proposal_generator.rpn_head.conv.*

@@ -1,4 +1,4 @@
-"""The ATSS head (arXiv 1912.02424) that trains along: a score, a box and a centredness for every anchor."""
+"""The auxiliary ATSS head (arXiv 1912.02424): a score, a box and a centerness for every anchor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .assignment import assign
 from .regions import Regions
 
 
-def centredness(boxes: Tensor, objects: Tensor) -> Tensor:
+def centerness(boxes: Tensor, objects: Tensor) -> Tensor:
     """(N,) 1 where the center of a box is that of its object, falling to 0 at the object's border.
 
     Args:
@@ -32,19 +32,20 @@ def centredness(boxes: Tensor, objects: Tensor) -> Tensor:
 
 
 class ATSSHead(nn.Module):
-    """Two towers of convolutions over all maps, one anchor at every place.
+    """Two stacks of convolutions that all maps share, with one anchor at every position.
 
     Args:
         dim: channels, a multiple of 32.
         num_classes: K.
-        anchor_generator: of as many maps as there will be.
-        convs: 3x3 convolutions with GroupNorm(32) and ReLU of either tower.
-        class_weight: of the focal loss (alpha 0.25, gamma 2), divided by the number of positive anchors.
-        box_weight: of 1 - generalized IoU, each anchor's weighted with its centredness, divided by their sum.
-        centredness_weight: of the binary cross-entropy, divided by the number of positive anchors.
+        anchor_generator: for as many maps as there will be.
+        convs: number of 3x3 convolutions with GroupNorm(32) and ReLU in each stack.
+        class_weight: weight of the focal loss (alpha 0.25, gamma 2), divided by the number of positive
+            anchors.
+        box_weight: weight of 1 - generalized IoU, averaged over the positive anchors by their centerness.
+        centerness_weight: weight of the binary cross-entropy, divided by the number of positive anchors.
 
     Raises:
-        UserError: several anchors at one place.
+        UserError: several anchors at one position.
     """
 
     def __init__(
@@ -55,32 +56,18 @@ class ATSSHead(nn.Module):
         convs: int = 1,
         class_weight: float = 12.0,
         box_weight: float = 24.0,
-        centredness_weight: float = 12.0,
+        centerness_weight: float = 12.0,
     ):
         super().__init__()
         if set(anchor_generator.num_anchors) != {1}:
             raise UserError("model.atss.anchor_generator: give one size and one aspect ratio for every map")
         self.num_classes, self.anchor_generator = num_classes, anchor_generator
-        self.weights = (class_weight, box_weight, centredness_weight)
+        self.weights = (class_weight, box_weight, centerness_weight)
         self.box2box_transform = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
-
-        def convolution(out: int, **options) -> Conv2d:
-            layer = Conv2d(dim, out, 3, padding=1, **options)
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-            return layer
-
-        def tower() -> nn.ModuleList:
-            options = dict(bias=False, activation=F.relu)
-            return nn.ModuleList(
-                convolution(dim, norm=nn.GroupNorm(32, dim), **options) for _ in range(convs)
-            )
-
-        self.cls_convs, self.reg_convs = tower(), tower()
-        self.cls_score = convolution(num_classes)
+        self.cls_convs, self.reg_convs = _conv_stack(dim, convs), _conv_stack(dim, convs)
+        self.cls_score = _conv(dim, num_classes)
         self.cls_score.bias.data.copy_(class_head(1, num_classes).bias)
-        self.bbox_pred, self.centerness = convolution(4), convolution(1)
+        self.bbox_pred, self.centerness = _conv(dim, 4), _conv(dim, 1)
         self.scales = nn.ParameterList(torch.ones(()) for _ in anchor_generator.num_anchors)
 
     def forward(
@@ -89,11 +76,11 @@ class ATSSHead(nn.Module):
         """
         Args:
             maps: (B, dim, H, W) each, finest first.
-            instances: of each image, with gt_boxes and gt_classes.
+            instances: gt_boxes and gt_classes of each image.
 
         Returns:
-            Weighted losses "loss_atss_cls", "loss_atss_loc" and "loss_atss_ctr", and of each image all its
-            anchors with what they answer for.
+            Weighted losses "loss_atss_cls", "loss_atss_loc" and "loss_atss_ctr", and for each image all its
+            anchors with their objects.
         """
         anchors = [level.tensor for level in self.anchor_generator(maps)]
         regions = [self.label(anchors, x) for x in instances]
@@ -103,17 +90,13 @@ class ATSSHead(nn.Module):
         return {f"loss_atss_{name}": weight * loss for name, weight, loss in losses}, regions
 
     def predict(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, N, K), deltas (B, N, 4) and logits of the centredness (B, N), float32."""
+        """Class logits (B, N, K), deltas (B, N, 4) and centerness logits (B, N), all float32."""
         logits, deltas, centers = [], [], []
         for x, scale in zip(maps, self.scales, strict=True):
-            by_class = by_box = x
-            for layer in self.cls_convs:
-                by_class = layer(by_class)
-            for layer in self.reg_convs:
-                by_box = layer(by_box)
-            logits.append(self.cls_score(by_class))
-            deltas.append(self.bbox_pred(by_box) * scale)
-            centers.append(self.centerness(by_box))
+            cls_features, reg_features = self.cls_convs(x), self.reg_convs(x)
+            logits.append(self.cls_score(cls_features))
+            deltas.append(self.bbox_pred(reg_features) * scale)
+            centers.append(self.centerness(reg_features))
         logits, deltas, centers = (
             at_least_float32(torch.cat([x.flatten(2).transpose(1, 2) for x in level], 1))
             for level in (logits, deltas, centers)
@@ -121,28 +104,46 @@ class ATSSHead(nn.Module):
         return logits, deltas, centers[..., 0]
 
     def label(self, anchors: list[Tensor], instances: Instances) -> Regions:
-        """One image's anchors and what they answer for."""
+        """The anchors of one image with their objects."""
         boxes = instances.gt_boxes.tensor
-        owner = assign(anchors, boxes)
-        # One row more, for the index -1 of those that answer for nothing.
-        labels = F.pad(instances.gt_classes, (0, 1), value=self.num_classes)[owner]
-        return Regions(torch.cat(anchors), labels, F.pad(boxes, (0, 0, 0, 1))[owner])
+        assigned = assign(anchors, boxes)
+        # One row more, for the index -1 of anchors without an object.
+        labels = F.pad(instances.gt_classes, (0, 1), value=self.num_classes)[assigned]
+        return Regions(torch.cat(anchors), labels, F.pad(boxes, (0, 0, 0, 1))[assigned])
 
     def losses(self, logits: Tensor, deltas: Tensor, centers: Tensor, regions: list[Regions]) -> list[Tensor]:
-        """The losses, not weighted, of what :meth:`predict` returns."""
+        """The losses, without weights, of what :meth:`predict` returns."""
         labels = torch.stack([r.labels for r in regions])
-        image, place = positive = (labels < self.num_classes).nonzero(as_tuple=True)
-        wanted = torch.zeros_like(logits)
-        wanted[image, place, labels[positive]] = 1
-        anchors = regions[0].boxes[place]
+        image, anchor = positive = (labels < self.num_classes).nonzero(as_tuple=True)
+        target_scores = torch.zeros_like(logits)
+        target_scores[image, anchor, labels[positive]] = 1
+        anchors = regions[0].boxes[anchor]
         objects = torch.stack([r.objects for r in regions])[positive]
-        worth = centredness(anchors, objects)
-        found = self.box2box_transform.apply_deltas(deltas[positive], anchors)
+        target_centerness = centerness(anchors, objects)
+        boxes = self.box2box_transform.apply_deltas(deltas[positive], anchors)
         # An image without positive anchors counts as if it had one.
-        count = image.bincount(minlength=len(labels)).clamp(min=1).sum().to(worth.dtype)
-        count, total = mean_over_processes(torch.stack([count, worth.sum()])).clamp(min=1)
+        count = image.bincount(minlength=len(labels)).clamp(min=1).sum().to(target_centerness.dtype)
+        count, total = mean_over_processes(torch.stack([count, target_centerness.sum()])).clamp(min=1)
+        centerness_loss = F.binary_cross_entropy_with_logits(
+            centers[positive], target_centerness, reduction="sum"
+        )
         return [
-            sigmoid_focal_loss(logits, wanted, reduction="sum") / count,
-            (worth * (1 - generalized_iou(found, objects))).sum() / total,
-            F.binary_cross_entropy_with_logits(centers[positive], worth, reduction="sum") / count,
+            sigmoid_focal_loss(logits, target_scores, reduction="sum") / count,
+            (target_centerness * (1 - generalized_iou(boxes, objects))).sum() / total,
+            centerness_loss / count,
         ]
+
+
+def _conv(dim: int, out_channels: int, **options) -> Conv2d:
+    """A 3x3 convolution, initialized with normal weights of std 0.01 and bias 0."""
+    layer = Conv2d(dim, out_channels, 3, padding=1, **options)
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _conv_stack(dim: int, count: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(_conv(dim, dim, bias=False, norm=nn.GroupNorm(32, dim), activation=F.relu) for _ in range(count))
+    )

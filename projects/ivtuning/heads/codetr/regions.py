@@ -1,4 +1,4 @@
-"""detectron2's R-CNN parts as mmdetection sets them up, and regions that know what they answer for."""
+"""detectron2's R-CNN parts with mmdetection's conventions, and regions with the object assigned to each."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Regions(NamedTuple):
 
     Fields:
         boxes: (N, 4) x1, y1, x2, y2, pixels.
-        labels: (N,) long, classes from 0; K, the number of classes, where a region answers for nothing.
-        objects: (N, 4) the object it answers for, as `boxes`; anything where it answers for nothing.
+        labels: (N,) long, classes from 0; K, the number of classes, where a region has no object.
+        objects: (N, 4), the box of the object assigned to each region; arbitrary where there is none.
     """
 
     boxes: Tensor
@@ -28,33 +28,33 @@ class Regions(NamedTuple):
     objects: Tensor
 
     @classmethod
-    def of(cls, proposals: Instances) -> Regions:
-        """What detectron2's heads sampled of one image's proposals."""
+    def from_proposals(cls, proposals: Instances) -> Regions:
+        """The proposals that detectron2's heads sampled in one image."""
         boxes = proposals.proposal_boxes.tensor
-        # Without objects in the image there is no such field.
+        # The field is missing where the image has no objects.
         objects = proposals.gt_boxes.tensor if proposals.has("gt_boxes") else boxes
         return cls(boxes, proposals.gt_classes, objects)
 
 
 class ShapeMajorAnchors(DefaultAnchorGenerator):
-    """Anchors of a place in mmdetection's order: all sizes of the first shape, then of the next."""
+    """Anchors in mmdetection's order: all sizes of the first aspect ratio, then those of the next."""
 
     def generate_cell_anchors(self, sizes, aspect_ratios) -> Tensor:
-        """(shapes * sizes, 4) around 0."""
+        """(ratios * sizes, 4) anchors around 0."""
         return torch.cat(
             [super(ShapeMajorAnchors, self).generate_cell_anchors(sizes, [r]) for r in aspect_ratios]
         )
 
 
 class RPNHead(StandardRPNHead):
-    """Logits and deltas in float32, which losses and boxes need, whatever autocast computes in."""
+    """An RPN head whose logits and deltas are float32 under autocast, as losses and boxes need."""
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], ...]:
         return tuple([at_least_float32(x) for x in maps] for maps in super().forward(features))
 
 
 class OutputLayers(FastRCNNOutputLayers):
-    """Scores and deltas in float32, see :class:`RPNHead`."""
+    """R-CNN outputs whose scores and deltas are float32 under autocast, as losses and boxes need."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(at_least_float32(x) for x in super().forward(x))

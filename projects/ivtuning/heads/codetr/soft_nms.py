@@ -1,4 +1,4 @@
-"""Soft non-maximum suppression (arXiv 1704.04503), linear: overlapped boxes lose score instead of going."""
+"""Linear soft non-maximum suppression (arXiv 1704.04503): lowers the scores of overlapping boxes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from ...errors import UserError
 
 
 class SoftNMS:
-    """Lowers scores: each box, best first, multiplies by 1 - IoU what overlaps it in its own class.
+    """Decay of the scores of boxes that overlap a better one of the same class.
+
+    In the order of their scores, each box multiplies the scores of those that it overlaps by 1 - IoU.
 
     Args:
-        iou_threshold: overlap from which on a score is lowered, above 0.
-        min_score: boxes that fall below are dropped.
+        iou_threshold: IoU from which on a score decays, above 0.
+        min_score: boxes whose score falls below are dropped.
 
     Raises:
         UserError: `iou_threshold` is not in 0..1.
@@ -34,20 +36,20 @@ class SoftNMS:
             classes: (N,).
 
         Returns:
-            Indices of the boxes that stay, by falling score, and these scores.
+            Indices of the boxes that are kept, by descending score, and these scores.
         """
         overlap = box_iou(boxes, boxes) * (classes[:, None] == classes)
         overlap = torch.where(overlap >= self.iou_threshold, overlap, 0).fill_diagonal_(0)
-        crowd = overlap.any(1).nonzero()[:, 0]
-        # Only these change, in a chain of tiny steps that are faster on the CPU.
-        keep = (1 - overlap[crowd][:, crowd]).cpu()
-        left = scores[crowd].cpu()
-        waiting = torch.ones(len(left), dtype=torch.bool)
-        for _ in range(len(left)):
-            best = torch.where(waiting, left, -1).argmax()
-            waiting[best] = False
-            left = torch.where(waiting, left * keep[best], left)
-        scores = scores.index_copy(0, crowd, left.to(scores.device))
+        overlapping = overlap.any(1).nonzero()[:, 0]
+        # Only these scores change, in a sequence of tiny steps that are faster on the CPU.
+        decay = (1 - overlap[overlapping][:, overlapping]).cpu()
+        decayed = scores[overlapping].cpu()
+        pending = torch.ones(len(decayed), dtype=torch.bool)
+        for _ in range(len(decayed)):
+            best = torch.where(pending, decayed, -1).argmax()
+            pending[best] = False
+            decayed = torch.where(pending, decayed * decay[best], decayed)
+        scores = scores.index_copy(0, overlapping, decayed.to(scores.device))
         scores, order = scores.sort(descending=True)
-        stays = scores >= self.min_score
-        return order[stays], scores[stays]
+        keep = scores >= self.min_score
+        return order[keep], scores[keep]

@@ -1,4 +1,4 @@
-"""Co-DINO's transformer: DINO's, whose decoder takes groups of queries more."""
+"""Co-DINO's transformer: DINO's, with additional groups of queries for the decoder."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from ..dino.transformer import Queries, Transformer
 
 
 class CoTransformer(Transformer):
-    """DINO's transformer (see :class:`..dino.Transformer` for its arguments), with heads for every layer.
+    """DINO's transformer with heads for every layer; other arguments as in :class:`..dino.Transformer`.
 
     Args:
-        groups: number of auxiliary heads that give queries.
+        num_co_heads: number of auxiliary heads that give queries.
     """
 
-    def __init__(self, *args, groups: int = 2, share_heads: bool = False, **kwargs):
+    def __init__(self, *args, num_co_heads: int = 2, share_heads: bool = False, **kwargs):
         super().__init__(*args, share_heads=share_heads, **kwargs)
-        self.aux_pos_trans = nn.ModuleList(nn.Linear(2 * self.dim, self.dim) for _ in range(groups))
-        self.aux_pos_trans_norm = nn.ModuleList(nn.LayerNorm(self.dim) for _ in range(groups))
+        dim = self.embed_dim
+        self.aux_pos_trans = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(num_co_heads))
+        self.aux_pos_trans_norm = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_co_heads))
         for layer in self.aux_pos_trans:
             nn.init.xavier_uniform_(layer.weight)
 
-    def join(self, queries: Queries, groups: list[Tensor]) -> Queries:
-        """`queries`, and after them a group of their own for each of `groups`.
+    def add_groups(self, queries: Queries, groups: list[Tensor]) -> Queries:
+        """Append a group of queries for each auxiliary head.
 
-        The content of the new ones is an embedding of their boxes (section 3.3). No query of a group sees one
-        outside of it, or is seen by it.
+        The content of the new queries is an embedding of their boxes (section 3.3). Queries attend to no
+        other group, and those that were there to none of the new groups.
 
         Args:
             groups: boxes (B, Q_i, 4) cx, cy, w, h, fractions of the image.
         """
-        content, boxes, sees = [queries.content], [queries.boxes], []
-        for found, layer, norm in zip(groups, self.aux_pos_trans, self.aux_pos_trans_norm, strict=True):
-            # In the order x, y, w, h, other than where the decoder embeds boxes.
-            position = box_positions(found.clamp(0, 1)[..., [1, 0, 2, 3]], self.dim)
+        content, boxes = [queries.content], [queries.boxes]
+        count = queries.content.shape[1]
+        attends = [
+            groups[0].new_ones(count, count)
+            if queries.attn_mask is None
+            else (~queries.attn_mask).to(groups[0].dtype)
+        ]
+        for group, layer, norm in zip(groups, self.aux_pos_trans, self.aux_pos_trans_norm, strict=True):
+            # The order is x, y, w, h here, unlike where the decoder embeds boxes.
+            position = box_positions(group.clamp(0, 1)[..., [1, 0, 2, 3]], self.embed_dim)
             content.append(norm(layer(position)))
-            boxes.append(found)
-            sees.append(found.new_ones(found.shape[1], found.shape[1]))
-        size = queries.content.shape[1]
-        own = (
-            boxes[0].new_ones(size, size)
-            if queries.blocked is None
-            else (~queries.blocked).to(boxes[0].dtype)
-        )
-        blocked = torch.block_diag(own, *sees) == 0
-        return queries._replace(content=torch.cat(content, 1), boxes=torch.cat(boxes, 1), blocked=blocked)
+            boxes.append(group)
+            attends.append(group.new_ones(group.shape[1], group.shape[1]))
+        attn_mask = torch.block_diag(*attends) == 0
+        return queries._replace(content=torch.cat(content, 1), boxes=torch.cat(boxes, 1), attn_mask=attn_mask)

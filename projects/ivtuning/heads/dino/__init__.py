@@ -1,10 +1,10 @@
-"""DINO: a detector of queries, with multi-scale deformable attention in plain torch.
+"""The DINO detector, with multi-scale deformable attention in plain torch.
 
 Parameter names follow the checkpoints of IDEA-Research/DINO ("model" in the file). N counts layers or maps
-from 0; buffers of the file that no parameter stands for are left out:
+from 0. Buffers in the file that correspond to no parameter are ignored:
 
 =====================================================  ==================================================
-there                                                  here
+in the file                                            in this package
 =====================================================  ==================================================
 backbone.0.*                                           backbone.net.*
 input_proj.N.0.*, input_proj.N.1.*                     neck.N.0.*, neck.N.1.*
@@ -18,12 +18,12 @@ transformer.{enc_output,enc_output_norm}.*             the same
 transformer.{enc_out_class_embed,enc_out_bbox_embed}.* the same
 =====================================================  ==================================================
 
-Where layers have heads of their own (detrex, mmdetection), `share_heads=False` gives each its number. There
-the last one, N = decoder layers, is the encoder's: here `transformer.enc_out_*_embed`.
+Where every layer has its own heads (detrex, mmdetection), use `share_heads=False`; N is then kept. In those
+files the last head, N = number of decoder layers, is the encoder's: here `transformer.enc_out_*_embed`.
 """
 
 from .criterion import Criterion
-from .deformable_attention import DeformableAttention, deformable_sum
+from .deformable_attention import MultiScaleDeformableAttention, multi_scale_deformable_attn
 from .denoising import ContrastiveDenoising
 from .dino import DINO, PairedDINO
 from .matcher import HungarianMatcher
@@ -33,9 +33,9 @@ __all__ = [
     "Criterion",
     "ContrastiveDenoising",
     "DINO",
-    "DeformableAttention",
     "HungarianMatcher",
+    "MultiScaleDeformableAttention",
     "PairedDINO",
     "Transformer",
-    "deformable_sum",
+    "multi_scale_deformable_attn",
 ]

@@ -1,4 +1,4 @@
-"""Boxes as DETR has them: center x, center y, width, height, as fractions of the image."""
+"""Boxes in DETR's form: center x, center y, width and height, as fractions of the image."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ TINY = 1e-12  # far below the area of one pixel
 
 
 def to_corners(boxes: Tensor) -> Tensor:
-    """(..., 4) cx, cy, w, h -> x1, y1, x2, y2."""
+    """Boxes (..., 4) cx, cy, w, h as x1, y1, x2, y2."""
     center, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([center - size / 2, center + size / 2], -1)
 
 
 def to_centers(boxes: Tensor) -> Tensor:
-    """(..., 4) x1, y1, x2, y2 -> cx, cy, w, h."""
+    """Boxes (..., 4) x1, y1, x2, y2 as cx, cy, w, h."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """log(x / (1 - x)) of x, cut to 0..1; each of the two counts as at least `eps`."""
+    """log(x / (1 - x)) of `x` clamped to 0..1; numerator and denominator are at least `eps`."""
     x = x.clamp(0, 1)
     return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes x1, y1, x2, y2, element by element, in 0..1.
+    """Elementwise intersection over union of boxes x1, y1, x2, y2, in 0..1.
 
     Args:
-        a, b: (..., 4), shapes that broadcast. Boxes of no area count as such and give no NaN.
+        a, b: (..., 4), shapes that broadcast. Boxes without area are allowed and give no NaN.
 
     Returns:
         (...).
     """
-    inside, union, _ = _areas(a, b)
-    return inside / union.clamp(min=TINY)
+    intersection, union, _ = _areas(a, b)
+    return intersection / union.clamp(min=TINY)
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU (arXiv 1902.09630), in -1..1; else as :func:`iou`."""
-    inside, union, hull = _areas(a, b)
-    return inside / union.clamp(min=TINY) - (hull - union) / hull.clamp(min=TINY)
+    """Elementwise generalized IoU (arXiv 1902.09630), in -1..1; arguments as in :func:`iou`."""
+    intersection, union, hull = _areas(a, b)
+    return intersection / union.clamp(min=TINY) - (hull - union) / hull.clamp(min=TINY)
 
 
 def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of what two boxes share, of what they cover, and of the smallest box around both."""
+    """Areas of the intersection, of the union, and of the smallest box around both."""
 
     def area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
         return (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
@@ -54,5 +54,5 @@ def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     a, b = a.unbind(-1), b.unbind(-1)
     larger = [torch.maximum(x, y) for x, y in zip(a, b, strict=True)]
     smaller = [torch.minimum(x, y) for x, y in zip(a, b, strict=True)]
-    inside = area(*larger[:2], *smaller[2:])
-    return inside, area(*a) + area(*b) - inside, area(*smaller[:2], *larger[2:])
+    intersection = area(*larger[:2], *smaller[2:])
+    return intersection, area(*a) + area(*b) - intersection, area(*smaller[:2], *larger[2:])

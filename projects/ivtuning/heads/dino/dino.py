@@ -18,23 +18,23 @@ from .criterion import Criterion
 from .decoder import Predictions
 from .denoising import ContrastiveDenoising, Denoising
 from .targets import Targets, collect_targets
-from .transformer import Transformer
+from .transformer import DenoisingQueries, Transformer
 
 
 class DINO(nn.Module):
-    """A detector whose queries become objects without non-maximum suppression.
+    """A detector whose queries predict objects directly, without non-maximum suppression.
 
     Args:
         backbone: all its outputs are used, finest first.
-        transformer: its `levels` and `dim` are the neck's too.
-        num_classes: K, which is also the transformer's.
-        detections: most objects for one image at test time.
-        denoising, criterion: the published ones where None.
-        neck_bias: of the neck's convolutions; models of mmdetection have none.
+        transformer: its `num_levels` and `embed_dim` are the neck's too.
+        num_classes: K, the same as the transformer's.
+        max_detections_per_image: at test time.
+        denoising, criterion: None: with the published settings.
+        neck_bias: whether the neck's convolutions have biases; models of mmdetection have none.
         pixel_mean, pixel_std: of every channel, on 0..255.
 
     Raises:
-        UserError: `pixel_mean` and `pixel_std` of unequal length, or sizes that the parts refuse.
+        UserError: `pixel_mean` and `pixel_std` differ in length, or a part refuses its size.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class DINO(nn.Module):
         num_classes: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        detections: int = 300,
+        max_detections_per_image: int = 300,
         denoising: ContrastiveDenoising | None = None,
         criterion: Criterion | None = None,
         neck_bias: bool = True,
@@ -52,16 +52,17 @@ class DINO(nn.Module):
         super().__init__()
         if len(pixel_mean) != len(pixel_std):
             raise UserError(
-                f"model.pixel_mean has {len(pixel_mean)} values, pixel_std {len(pixel_std)}: give as many"
+                f"model.pixel_mean has {len(pixel_mean)} values, pixel_std {len(pixel_std)}: "
+                "give as many of each"
             )
         self.backbone, self.transformer = backbone, transformer
-        dim, outputs = transformer.dim, backbone.output_shape()
+        outputs = backbone.output_shape()
         self.in_features = list(outputs)
         channels = [shape.channels for shape in outputs.values()]
-        self.neck = ChannelMapper(channels, dim, transformer.levels, neck_bias)
+        self.neck = ChannelMapper(channels, transformer.embed_dim, transformer.num_levels, neck_bias)
         # One more row than there are classes, unused, as in the released models.
-        self.label_enc = nn.Embedding(num_classes + 1, dim)
-        self.num_classes, self.detections = num_classes, detections
+        self.label_enc = nn.Embedding(num_classes + 1, transformer.embed_dim)
+        self.num_classes, self.max_detections_per_image = num_classes, max_detections_per_image
         self.denoising = denoising or ContrastiveDenoising()
         self.criterion = criterion or Criterion()
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -91,80 +92,82 @@ class DINO(nn.Module):
         if not self.training:
             return self.inference(batched_inputs)
         targets = collect_targets(batched_inputs, self.num_classes, self.device)
-        noised = self.denoising(targets, self.num_classes)
+        denoising = self.denoising(targets, self.num_classes)
         images = self.preprocess_image(batched_inputs)
-        decoder, encoder = self.predict(images, self.known_queries(noised))
-        return self.losses(decoder, encoder, targets, noised)
+        decoder, encoder = self.predict(images, self.denoising_queries(denoising))
+        return self.losses(decoder, encoder, targets, denoising)
 
-    def known_queries(self, noised: Denoising | None) -> tuple | None:
-        """The denoising queries as :meth:`.transformer.Transformer.forward` takes them."""
-        if noised is None:
+    def denoising_queries(self, denoising: Denoising | None) -> DenoisingQueries | None:
+        """The denoising queries with their labels embedded; 0 for unused ones."""
+        if denoising is None:
             return None
-        content = self.label_enc(noised.labels) * noised.real[..., None]
-        return content, noised.boxes, noised.blocked
+        content = self.label_enc(denoising.labels) * denoising.valid[..., None]
+        return DenoisingQueries(content, denoising.boxes, denoising.attn_mask)
 
     def losses(
-        self, decoder: Predictions, encoder: Predictions, targets: Targets, noised: Denoising | None
+        self, decoder: Predictions, encoder: Predictions, targets: Targets, denoising: Denoising | None
     ) -> dict[str, Tensor]:
-        """The criterion's."""
-        losses = self.criterion(decoder, encoder, targets, noised)
-        if noised is None:
-            # Every process must have every gradient, those of a batch without objects too.
+        """The criterion's losses, which reach every trained parameter."""
+        losses = self.criterion(decoder, encoder, targets, denoising)
+        if denoising is None:
+            # Every process must have every gradient, even for a batch without objects.
             losses["loss_class_dn"] = losses["loss_class_dn"] + 0.0 * self.label_enc.weight.sum()
         return losses
 
-    def predict(self, images: ImageList, extra: tuple | None = None) -> tuple[Predictions, Predictions]:
+    def predict(
+        self, images: ImageList, denoising: DenoisingQueries | None = None
+    ) -> tuple[Predictions, Predictions]:
         """Predictions of decoder and encoder, see :meth:`.transformer.Transformer.forward`."""
-        return self.transformer(*self.features(images), extra)
+        return self.transformer(*self.features(images), denoising)
 
     def features(self, images: ImageList) -> tuple[list[Tensor], list[tuple[int, int]], tuple[int, int]]:
-        """The neck's maps, and the sizes of the images and of the batch, in pixels."""
+        """The neck's maps, the sizes of the images and the size of the batch, in pixels."""
         features = self.backbone(images.tensor)
         maps = self.neck([features[name] for name in self.in_features])
         return maps, images.image_sizes, tuple(images.tensor.shape[-2:])
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list:
-        """The best pairs of a query and a class of every image, by score.
+        """The highest-scoring pairs of a query and a class in every image.
 
         Returns:
             For every image {"instances": Instances} with `pred_boxes` (x1, y1, x2, y2, in pixels of the
-            image's "height" and "width"), `scores` in 0..1, falling, and `pred_classes`. Without
+            image's "height" and "width"), `scores` in 0..1, descending, and `pred_classes`. Without
             `do_postprocess` the Instances alone, in pixels of the input image.
         """
         images = self.preprocess_image(batched_inputs)
         decoder, _ = self.predict(images)
-        found = self.detect(decoder.logits[-1], decoder.boxes[-1], images.image_sizes)
+        detections = self.detect(decoder.logits[-1], decoder.boxes[-1], images.image_sizes)
         if not do_postprocess:
-            return found
+            return detections
         return [
             {"instances": detector_postprocess(r, x.get("height", size[0]), x.get("width", size[1]))}
-            for r, x, size in zip(found, batched_inputs, images.image_sizes, strict=True)
+            for r, x, size in zip(detections, batched_inputs, images.image_sizes, strict=True)
         ]
 
     def detect(
         self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
         """One layer's logits (B, Q, K) and boxes (B, Q, 4) as Instances, in pixels of the input images."""
-        return self.best(logits, boxes, image_sizes, self.detections)
+        return self.top_detections(logits, boxes, image_sizes, self.max_detections_per_image)
 
     @staticmethod
-    def best(
-        logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], most: int
+    def top_detections(
+        logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], limit: int
     ) -> list[Instances]:
-        """The `most` pairs of a query and a class that score highest, see :meth:`detect`."""
-        classes = logits.shape[-1]
+        """The `limit` highest-scoring pairs of a query and a class, see :meth:`detect`."""
+        num_classes = logits.shape[-1]
         scores = at_least_float32(logits).sigmoid().flatten(1)
-        scores, index = scores.topk(min(most, scores.shape[1]), 1)
-        query = index.div(classes, rounding_mode="floor")[..., None].expand(-1, -1, 4)
+        scores, index = scores.topk(min(limit, scores.shape[1]), 1)
+        query = index.div(num_classes, rounding_mode="floor")[..., None].expand(-1, -1, 4)
         corners = to_corners(boxes.gather(1, query))
-        found = []
+        detections = []
         for i, (height, width) in enumerate(image_sizes):
             instances = Instances((height, width))
             instances.pred_boxes = Boxes(corners[i] * corners.new_tensor([width, height, width, height]))
             instances.scores = scores[i]
-            instances.pred_classes = index[i] % classes
-            found.append(instances)
-        return found
+            instances.pred_classes = index[i] % num_classes
+            detections.append(instances)
+        return detections
 
 
 class PairedDINO(PairedInput, DINO):

@@ -1,4 +1,4 @@
-"""DINO's encoder: the places of all maps attend to each other, deformably."""
+"""DINO's encoder: deformable self-attention over the positions of all maps."""
 
 from __future__ import annotations
 
@@ -8,98 +8,128 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deformable_attention import DeformableAttention
+from .deformable_attention import MultiScaleDeformableAttention
 from .positional import map_positions
 
 
-class Places(NamedTuple):
-    """Geometry of L maps of a batch, their S places one after another.
+class FeatureLayout(NamedTuple):
+    """Geometry of L maps of a batch, whose S positions are flattened one map after another.
 
     Fields:
-        shapes: height and width of every map.
-        padding: (B, S) bool, True where a place lies right of or below its image.
-        valid: (B, L, 2) float32, share of the map's width and height that the image fills.
-        centers: (B, S, 2) float32, x and y of the places as fractions of the image; beyond 1 in the padding.
-        positions: L sine embeddings, (B, H * W, dim) each.
+        spatial_shapes: height and width of every map.
+        padding_mask: (B, S) bool, True where a position lies right of or below its image.
+        valid_ratios: (B, L, 2) float32, share of a map's width and height that the image fills.
+        reference_points: (B, S, 2) float32, x and y of the positions as fractions of the image; beyond 1 in
+            the padding.
+        pos_embeds: L sine embeddings, (B, H * W, dim) each.
     """
 
-    shapes: list[tuple[int, int]]
-    padding: Tensor
-    valid: Tensor
-    centers: Tensor
-    positions: list[Tensor]
+    spatial_shapes: list[tuple[int, int]]
+    padding_mask: Tensor
+    valid_ratios: Tensor
+    reference_points: Tensor
+    pos_embeds: list[Tensor]
 
 
-def locate(
-    shapes: list[tuple[int, int]],
+def feature_layout(
+    spatial_shapes: list[tuple[int, int]],
     image_sizes: list[tuple[int, int]],
-    padded: tuple[int, int],
+    padded_size: tuple[int, int],
     dim: int,
     temperature: float,
     device: torch.device,
-) -> Places:
-    """Where the places of maps lie in images that were padded at the right and the bottom.
+) -> FeatureLayout:
+    """The layout of maps of images that were padded at the right and the bottom.
 
     Args:
-        shapes: height and width of every map.
+        spatial_shapes: height and width of every map.
         image_sizes: height and width of every image, in pixels.
-        padded: height and width of the batch, in pixels.
-        dim, temperature: of the sine embeddings.
+        padded_size: height and width of the batch, in pixels.
+        dim, temperature: channels and temperature of the sine embeddings.
     """
     sizes = torch.tensor(image_sizes, device=device)
-    padding, valid, centers, positions = [], [], [], []
-    for h, w in shapes:
-        # A place is padding where its nearest pixel is, rounded down.
-        rows = torch.arange(h, device=device) * padded[0] // h >= sizes[:, :1]
-        columns = torch.arange(w, device=device) * padded[1] // w >= sizes[:, 1:]
-        outside = rows[:, :, None] | columns[:, None]
-        filled = torch.stack([(~columns).sum(1), (~rows).sum(1)], -1).float()
+    padding_masks, valid_ratios, reference_points, pos_embeds = [], [], [], []
+    for h, w in spatial_shapes:
+        # A position is padding where its nearest pixel is, rounded down.
+        rows = torch.arange(h, device=device) * padded_size[0] // h >= sizes[:, :1]
+        columns = torch.arange(w, device=device) * padded_size[1] // w >= sizes[:, 1:]
+        padding_mask = rows[:, :, None] | columns[:, None]
+        valid_size = torch.stack([(~columns).sum(1), (~rows).sum(1)], -1).float()
         y, x = torch.meshgrid(
             torch.arange(h, device=device) + 0.5, torch.arange(w, device=device) + 0.5, indexing="ij"
         )
-        padding.append(outside.flatten(1))
-        valid.append(filled / filled.new_tensor([w, h]))
-        centers.append(torch.stack([x, y], -1).view(1, -1, 2) / filled[:, None])
-        positions.append(map_positions(outside, dim, temperature))
-    return Places(shapes, torch.cat(padding, 1), torch.stack(valid, 1), torch.cat(centers, 1), positions)
+        padding_masks.append(padding_mask.flatten(1))
+        valid_ratios.append(valid_size / valid_size.new_tensor([w, h]))
+        reference_points.append(torch.stack([x, y], -1).view(1, -1, 2) / valid_size[:, None])
+        pos_embeds.append(map_positions(padding_mask, dim, temperature))
+    return FeatureLayout(
+        spatial_shapes,
+        torch.cat(padding_masks, 1),
+        torch.stack(valid_ratios, 1),
+        torch.cat(reference_points, 1),
+        pos_embeds,
+    )
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and an MLP, each added and normalized. (B, S, dim) -> (B, S, dim)."""
+    """Deformable self-attention and an MLP, each with a residual and a norm. (B, S, dim) -> (B, S, dim)."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, levels: int, points: int):
+    def __init__(
+        self, embed_dim: int, num_heads: int, feedforward_dim: int, num_levels: int, num_points: int
+    ):
         super().__init__()
-        self.self_attn = DeformableAttention(dim, heads, levels, points)
-        self.norm1 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, hidden)
-        self.linear2 = nn.Linear(hidden, dim)
-        self.norm2 = nn.LayerNorm(dim)
+        self.self_attn = MultiScaleDeformableAttention(embed_dim, num_heads, num_levels, num_points)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
 
-    def forward(self, x: Tensor, positions: Tensor, reference: Tensor, places: Places) -> Tensor:
-        x = self.norm1(x + self.self_attn(x + positions, reference, x, places.shapes, places.padding))
-        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+    def forward(
+        self, query: Tensor, query_pos: Tensor, reference_points: Tensor, layout: FeatureLayout
+    ) -> Tensor:
+        """
+        Args:
+            query, query_pos: (B, S, dim), the positions' content and their embeddings.
+            reference_points: (B, S, L, 2), each position on every map; 0..1 spans a map with its padding.
+        """
+        attended = self.self_attn(
+            query + query_pos, reference_points, query, layout.spatial_shapes, layout.padding_mask
+        )
+        query = self.norm1(query + attended)
+        return self.norm2(query + self.linear2(F.relu(self.linear1(query))))
 
 
 class Encoder(nn.Module):
-    """Args:
-    layers: number of layers.
-    dim, heads, hidden, levels, points: of every layer.
+    """A stack of :class:`EncoderLayer`.
+
+    Args:
+        num_layers: number of layers.
+        embed_dim, num_heads, feedforward_dim, num_levels, num_points: of every layer.
     """
 
-    def __init__(self, layers: int, dim: int, heads: int, hidden: int, levels: int, points: int):
+    def __init__(
+        self,
+        num_layers: int,
+        embed_dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        num_levels: int,
+        num_points: int,
+    ):
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(dim, heads, hidden, levels, points) for _ in range(layers))
+        size = (embed_dim, num_heads, feedforward_dim, num_levels, num_points)
+        self.layers = nn.ModuleList(EncoderLayer(*size) for _ in range(num_layers))
 
-    def forward(self, x: Tensor, positions: Tensor, places: Places) -> Tensor:
+    def forward(self, query: Tensor, query_pos: Tensor, layout: FeatureLayout) -> Tensor:
         """
         Args:
-            x: (B, S, dim), the maps one after another.
-            positions: (B, S, dim) embeddings of place and map.
+            query: (B, S, dim), the maps one after another.
+            query_pos: (B, S, dim) embeddings of position and level.
 
         Returns:
             (B, S, dim).
         """
-        reference = places.centers[:, :, None] * places.valid[:, None]
+        reference_points = layout.reference_points[:, :, None] * layout.valid_ratios[:, None]
         for layer in self.layers:
-            x = layer(x, positions, reference, places)
-        return x
+            query = layer(query, query_pos, reference_points, layout)
+        return query

@@ -1,4 +1,4 @@
-"""The objects of a batch, all images' in one row."""
+"""The ground truth of a batch: the objects of all images in one flat list."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ class Targets(NamedTuple):
         labels: (N,) long, classes from 0.
         boxes: (N, 4) float32 cx, cy, w, h, as fractions of their own image without padding.
         image: (N,) long, index of the image in the batch.
-        sizes: objects of every image.
+        counts: number of objects in every image.
     """
 
     labels: Tensor
     boxes: Tensor
     image: Tensor
-    sizes: list[int]
+    counts: list[int]
 
 
 def collect_targets(
     batched_inputs: list[dict],
     num_classes: int,
     device: torch.device,
-    frames: Sequence[tuple[int, int]] | None = None,
+    image_sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Targets:
-    """The objects in the "instances" (gt_boxes in pixels, gt_classes) of every sample.
+    """Gather the "instances" (gt_boxes in pixels, gt_classes) of every sample.
 
     Args:
-        frames: for every sample height and width, in pixels, that boxes are fractions of; its own where None.
+        image_sizes: height and width, in pixels, that the boxes of each sample are fractions of; None: those
+            of the sample's own image.
 
     Raises:
-        UserError: a sample without instances, or a class that the model does not know.
+        UserError: a sample without instances, or with a class that the model does not have.
     """
     labels, boxes = [], []
     for i, x in enumerate(batched_inputs):
@@ -48,17 +49,17 @@ def collect_targets(
         if "instances" not in x:
             raise UserError(f"{name}: no 'instances' to train on: use PairedDatasetMapper(is_train=True)")
         instances = x["instances"]
-        found = instances.gt_classes.long()
-        if len(found) and not 0 <= int(found.min()) <= int(found.max()) < num_classes:
+        classes = instances.gt_classes.long()
+        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
             raise UserError(
-                f"{name}: class {int(found.max())} is none of the model's {num_classes} classes (from 0): "
-                "set model.num_classes to the set's"
+                f"{name}: class {int(classes.max())} is not one of the model's {num_classes} classes "
+                "(counted from 0): set model.num_classes to the data set's"
             )
-        height, width = frames[i] if frames else instances.image_size
-        labels.append(found)
+        height, width = image_sizes[i] if image_sizes else instances.image_size
+        labels.append(classes)
         boxes.append(instances.gt_boxes.tensor.float() / torch.tensor([width, height, width, height]))
-    sizes = [len(found) for found in labels]
-    image = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    counts = [len(classes) for classes in labels]
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return Targets(
-        torch.cat(labels).to(device), to_centers(torch.cat(boxes)).to(device), image.to(device), sizes
+        torch.cat(labels).to(device), to_centers(torch.cat(boxes)).to(device), image.to(device), counts
     )
