@@ -1,4 +1,4 @@
-"""Pairs at the model's door."""
+"""How pairs become the model's input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ivtuning.meta_arch import stack_pair
 def test_pair_is_stacked_normalized_and_padded_and_the_caller_keeps_its_dict():
     model = detector()
     x = sample(40, 60)
-    images = model.preprocess_image(model._stack([x]))
+    images = model.preprocess_image(model.stack_pairs([x]))
     assert images.tensor.shape == (1, 6, 48, 64) and images.image_sizes == [(40, 60)]
     expected = (x["image_ir"].float() - 108.375) / 51.0
     assert torch.allclose(images.tensor[0, 3:, :40, :60], expected)
@@ -43,14 +43,14 @@ def test_a_pair_is_stacked_on_the_device():
 
 def test_square_pad_never_crops():
     model = detector("model.square_pad=64")
-    assert model.preprocess_image(model._stack([sample(40, 60)])).tensor.shape[-2:] == (64, 64)
-    assert model.preprocess_image(model._stack([sample(40, 90)])).tensor.shape[-2:] == (96, 96)
+    assert model.preprocess_image(model.stack_pairs([sample(40, 60)])).tensor.shape[-2:] == (64, 64)
+    assert model.preprocess_image(model.stack_pairs([sample(40, 90)])).tensor.shape[-2:] == (96, 96)
 
 
-def test_a_batch_enters_as_detectron2_would_let_it_in():
+def test_a_batch_is_what_detectron2_would_make_of_it():
     model, batch = detector(), [sample(40, 60), sample(64, 33, seed=1)]
     ours = model.preprocess_image(batch)
-    theirs = GeneralizedRCNN.preprocess_image(model, model._stack(batch))
+    theirs = GeneralizedRCNN.preprocess_image(model, model.stack_pairs(batch))
     assert torch.equal(ours.tensor, theirs.tensor) and ours.image_sizes == theirs.image_sizes
     assert all(x["image"].shape[0] == 3 for x in batch)
 
@@ -61,10 +61,10 @@ def test_labels_are_padded_as_images_are():
     padded = model.pad(labels, 255)
     assert padded.tensor.shape == (2, 80, 80) and padded.tensor.dtype == torch.int64
     assert padded.image_sizes == [(40, 60), (50, 20)]
-    for found, label in zip(padded.tensor, labels, strict=True):
+    for target, label in zip(padded.tensor, labels, strict=True):
         height, width = label.shape
-        assert (found == 1).sum() == height * width == (found[:height, :width] == 1).sum()
-        assert (found == 255).sum() == 80 * 80 - height * width
+        assert (target == 1).sum() == height * width == (target[:height, :width] == 1).sum()
+        assert (target == 255).sum() == 80 * 80 - height * width
 
 
 def test_losses_and_predictions():
@@ -73,8 +73,8 @@ def test_losses_and_predictions():
         losses = model.train()([sample(seed=0), sample(48, 80, seed=1)])
     assert all(loss.isfinite() for loss in losses.values()) and len(losses) == 4
     with torch.no_grad():
-        (found,) = model.eval()([sample()])
-    assert found["instances"].image_size == (64, 96)
+        (output,) = model.eval()([sample()])
+    assert output["instances"].image_size == (64, 96)
 
 
 def test_infrared_changes_the_prediction():
@@ -82,7 +82,9 @@ def test_infrared_changes_the_prediction():
     a = sample()
     b = {**a, "image_ir": 255 - a["image_ir"]}
     with torch.no_grad():
-        features = [model.backbone(model.preprocess_image(model._stack([x])).tensor)["p3"] for x in (a, b)]
+        features = [
+            model.backbone(model.preprocess_image(model.stack_pairs([x])).tensor)["p3"] for x in (a, b)
+        ]
     assert not torch.allclose(*features)
 
 
@@ -113,7 +115,7 @@ def test_training_pictures_of_a_pair_without_a_visible_image_are_black():
     assert picture.shape[0] == 3 and (picture == 0).mean() > 0.5
 
 
-def test_missing_or_unequal_infrared_is_told():
+def test_missing_or_unequal_infrared_is_reported():
     x = sample()
     with pytest.raises(UserError, match="vis/0.png.*no 'image_ir'"):
         stack_pair({k: v for k, v in x.items() if k != "image_ir"}, 6)

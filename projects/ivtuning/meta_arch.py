@@ -1,4 +1,4 @@
-"""detectron2's meta-architectures, fed with pairs."""
+"""detectron2's meta-architectures on infrared-visible pairs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ FILLS = ("error", "zero", "mean")
 
 
 class PairedInput:
-    """Mixin for a meta-architecture: "image" and "image_ir" become six channels at the model's door.
+    """Mixin for a meta-architecture: "image" and "image_ir" are concatenated to a six-channel input.
 
-    Both are normalized at once with six-long `pixel_mean` and `pixel_std`, then padded. With three-long ones
-    the model sees the visible image alone. The caller's dicts are left as they are.
+    The input is normalized with `pixel_mean` and `pixel_std`, six values each, and then padded. With three
+    values each, the model takes the visible image alone. The caller's dicts do not change.
 
-    Architectures that batch images in `preprocess_image`, as detectron2's detectors do, need no more than
-    this; others call it, or :meth:`normalize` and :meth:`pad`. Padding knows a backbone's `size_divisibility`
+    Architectures that batch images in `preprocess_image`, as detectron2's detectors do, need nothing else;
+    others call it, or :meth:`normalize` and :meth:`pad`. Padding follows the backbone's `size_divisibility`
     and `square_pad`, but not the `padding_constraints` of newer detectron2, so that all releases agree.
 
     Args (keyword, besides those of the architecture):
         square_pad: pad every batch to a square of at least this side, in pixels; 0 pads to the backbone's
             divisibility only.
-        fill_missing: what replaces an image that a sample lacks: "error" refuses such a sample, "zero" is
-            black, "mean" the mean pixel, that is exactly 0 after normalization.
+        fill_missing: what replaces a missing image: "error" refuses such a sample, "zero" is black, "mean" is
+            the mean pixel, exactly 0 after normalization.
 
     Raises:
-        UserError: `fill_missing` is none of these.
+        UserError: another `fill_missing`.
     """
 
     def __init__(self, *, square_pad: int = 0, fill_missing: str = "error", **kwargs):
@@ -43,7 +43,8 @@ class PairedInput:
         self.square_pad = square_pad
         self.fill_missing = fill_missing
 
-    def _stack(self, batched_inputs: list[dict]) -> list[dict]:
+    def stack_pairs(self, batched_inputs: list[dict]) -> list[dict]:
+        """The samples, each with the model's input as its "image"; see :func:`stack_pair`."""
         channels = self.pixel_mean.numel()
         return [
             x
@@ -53,9 +54,9 @@ class PairedInput:
         ]
 
     def normalize(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """Each sample as (3 or 6, H, W) float, on the model's device; see :func:`stack_pair` for errors."""
+        """The samples as (3 or 6, H, W) float, on the model's device; see :func:`stack_pair` for errors."""
         images = []
-        for x in self._stack(batched_inputs):
+        for x in self.stack_pairs(batched_inputs):
             image = (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
             if self.fill_missing == "mean":
                 for i in x.get("filled", ()):  # black so far
@@ -64,7 +65,7 @@ class PairedInput:
         return images
 
     def pad(self, tensors: list[Tensor], value: float = 0) -> ImageList:
-        """Maps (..., H, W) of any sizes as one batch, with `value` at the right and the bottom."""
+        """Tensors (..., H, W) of any sizes as one batch, padded with `value` at the right and the bottom."""
         batch = ImageList.from_tensors(tensors, self.backbone.size_divisibility, value)
         if self.square_pad:
             height, width = batch.tensor.shape[-2:]
@@ -77,8 +78,8 @@ class PairedInput:
         return self.pad(self.normalize(batched_inputs))
 
     def visualize_training(self, batched_inputs: list[dict], proposals):
-        # detectron2's picture of the training state draws on three channels.
-        stacked = [{**x, "image": x["image"][:3]} for x in self._stack(batched_inputs)]
+        # detectron2 draws its training pictures on three channels.
+        stacked = [{**x, "image": x["image"][:3]} for x in self.stack_pairs(batched_inputs)]
         return super().visualize_training(stacked, proposals)
 
 
@@ -87,11 +88,11 @@ def stack_pair(
 ) -> dict:
     """A copy of the sample `x` whose "image" is the model's (`channels`, H, W) uint8 input, on `device`.
 
-    Three channels are visible, six visible and infrared. An image that is not there becomes black, unless
-    `fill_missing` is "error"; "filled" lists such places, 0 for visible and 1 for infrared.
+    Three channels are the visible image, six are visible and infrared. A missing image becomes black, unless
+    `fill_missing` is "error"; "filled" lists the missing ones, 0 for visible and 1 for infrared.
 
     Raises:
-        UserError: the sample lacks an image and may not, it has none at all, or two of unequal size.
+        UserError: an image is missing and `fill_missing` is "error", both are missing, or their sizes differ.
     """
     name = x.get("file_name", "a sample")
     images = [x.get(key) for key in IMAGE_KEYS]
@@ -112,7 +113,8 @@ def stack_pair(
             f"{name}: visible is {tuple(images[0].shape)}, infrared {tuple(images[-1].shape)}: "
             "both must be (3, H, W) in one frame"
         )
-    # As bytes, and from the loader's pinned memory without waiting: stacked on the host they would leave it.
+    # Images are moved as bytes, straight from the loader's pinned memory, so that the copy is asynchronous;
+    # a stack made on the host would not be pinned.
     images = [image.to(device, non_blocking=True) for image in images]
     return {**x, "image": torch.cat(images), "filled": filled}
 
@@ -122,9 +124,10 @@ class PairedRCNN(PairedInput, GeneralizedRCNN):
 
 
 class PairedRetinaNet(PairedInput, RetinaNet):
-    """RetinaNet on pairs. A batch's losses are divided by its own positive anchors, at least 1.
+    """RetinaNet on pairs. The losses of a batch are divided by its number of positive anchors, at least 1.
 
-    detectron2's moving average of that number is no part of a checkpoint: a resumed run would start it anew.
+    detectron2 divides by a moving average of that number, which is not in checkpoints: a resumed run would
+    start it anew.
     """
 
     def _ema_update(self, name: str, value: float, initial_value: float, momentum: float = 0.9) -> float:

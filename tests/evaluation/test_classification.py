@@ -41,14 +41,16 @@ def test_figures_equal_a_plain_computation():
     labels, scores = random_case()
     evaluator = TopKEvaluator(NAME, topk=(1, 3, 5))
     feed(evaluator, labels, scores)
-    found = evaluator.evaluate()["classification"]
+    figures = evaluator.evaluate()["classification"]
     order = np.argsort(-scores.numpy(), axis=1)
     for k in (1, 3, 5):
-        assert found[f"top{k}"] == pytest.approx(100 * np.mean((order[:, :k] == labels[:, None]).any(1)))
+        assert figures[f"top{k}"] == pytest.approx(100 * np.mean((order[:, :k] == labels[:, None]).any(1)))
     right = {c: [o[0] == c for o in order[labels == c]] for c in set(labels)}
     assert len(right) == 8  # one of the nine classes does not occur
-    assert found["mean_class_accuracy"] == pytest.approx(100 * np.mean([np.mean(r) for r in right.values()]))
-    assert 0 < found["top1"] < found["top3"] < found["top5"] < 100
+    assert figures["mean_class_accuracy"] == pytest.approx(
+        100 * np.mean([np.mean(r) for r in right.values()])
+    )
+    assert 0 < figures["top1"] < figures["top3"] < figures["top5"] < 100
     evaluator.reset()
     feed(evaluator, [0], torch.eye(9)[:1])
     assert evaluator.evaluate()["classification"]["top1"] == 100
@@ -57,9 +59,9 @@ def test_figures_equal_a_plain_computation():
 def test_k_beyond_the_classes_and_ties():
     evaluator = TopKEvaluator(NAME, topk=(1, 2, 5))
     feed(evaluator, [0, 1, 2], torch.full((3, 3), 0.25))
-    found = evaluator.evaluate()["classification"]
+    figures = evaluator.evaluate()["classification"]
     # Of equal scores the lower class goes first: a constant model is right for one class alone.
-    assert [round(found[f"top{k}"]) for k in (1, 2, 5)] == [33, 67, 100]
+    assert [round(figures[f"top{k}"]) for k in (1, 2, 5)] == [33, 67, 100]
 
 
 def test_ranks_are_gathered(monkeypatch):
@@ -70,13 +72,16 @@ def test_ranks_are_gathered(monkeypatch):
     ranks = [TopKEvaluator(NAME) for _ in range(2)]
     feed(ranks[0], labels[:25], scores[:25])
     feed(ranks[1], labels[25:], scores[25:])
-    monkeypatch.setattr(comm, "gather", lambda data, dst=0: [ranks[0]._seen, ranks[1]._seen])
-    assert ranks[0].evaluate() == expected
+    sent = []
+    monkeypatch.setattr(comm, "gather", lambda data, dst=0: sent.append(data) or [])
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert ranks[1].evaluate() == {}
+    monkeypatch.setattr(comm, "gather", lambda data, dst=0: [data, *sent])
+    monkeypatch.setattr(comm, "is_main_process", lambda: True)
+    assert ranks[0].evaluate() == expected
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_reported():
     with pytest.raises(UserError, match="topk_test"):
         TopKEvaluator("topk_tset")
     for topk in ((), (0,)):

@@ -263,8 +263,8 @@ def boxes(*items):
 
 def test_objects_of_another_modality_are_neither_right_nor_wrong(make, library):
     truth = one_object_scene()
-    found = boxes(([200, 200, 240, 240], 0.9), ([10, 10, 50, 50], 0.5))
-    got = evaluate(make(truth), truth, found)["bbox"]
+    detections = boxes(([200, 200, 240, 240], 0.9), ([10, 10, 50, 50], 0.5))
+    got = evaluate(make(truth), truth, detections)["bbox"]
     assert (got["AP-both"], got["AP-infrared"], got["AP"]) == pytest.approx((100, 100, 100))
     assert math.isnan(got["AP-visible"])  # no object is shown by the visible camera alone
     # a false alarm inside the ignored object still counts: 1 right below 1 wrong
@@ -313,7 +313,7 @@ def test_works_in_inference_on_dataset_and_writes_coco_results(make, tmp_path, c
     assert {w["category_id"] for w in written} <= {2, 5, 8, 11, 14}
 
 
-def test_bad_input_is_told_in_one_line(make, tmp_path):
+def test_bad_input_is_reported_in_one_line(make, tmp_path):
     truth = one_object_scene()
     wrong = boxes(([10, 10, 50, 50], 0.5))
     wrong[0].pred_classes[0] = 7
@@ -322,7 +322,7 @@ def test_bad_input_is_told_in_one_line(make, tmp_path):
     evaluator = make(truth)
     evaluator.reset()
     evaluator.process([{"image_id": 99}], [{"instances": boxes(([10, 10, 50, 50], 0.5))[0]}])
-    with pytest.raises(UserError, match="image id 99"):
+    with pytest.raises(UserError, match="image 99 was predicted"):
         evaluator.evaluate()
     DatasetCatalog.register("evaluated_pairs_val", list)
     try:

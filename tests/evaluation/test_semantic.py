@@ -40,17 +40,17 @@ def random_truth(seed: int, shown: int = 4, shapes=SHAPES) -> list[np.ndarray]:
 
 
 def random_scores(truth: list[np.ndarray], seed: int, classes: int = len(NAMES)) -> list[torch.Tensor]:
-    """(K, H, W) that are right at about half of the pixels; "never" never wins."""
+    """Scores (K, H, W) that are right at about half of the pixels; "never" never wins."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    maps = []
     for labels in truth:
         scores = torch.randn(classes, *labels.shape, generator=generator)
         known = torch.from_numpy(np.where(labels == 255, 0, labels)).long()
         scores.scatter_add_(0, known[None], torch.full((1, *labels.shape), 1.5))
         if classes == len(NAMES):
             scores[4] = -9
-        found.append(scores)
-    return found
+        maps.append(scores)
+    return maps
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def make(tmp_path):
 
 
 def process(evaluator, scores, batch: int = 2):
-    files = [r["file_name"] for r in DatasetCatalog.get(evaluator._dataset_name)][: len(scores)]
+    files = [r["file_name"] for r in DatasetCatalog.get(evaluator.dataset_name)][: len(scores)]
     for i in range(0, len(files), batch):
         inputs = [{"file_name": f} for f in files[i : i + batch]]
         evaluator.process(inputs, [{"sem_seg": s} for s in scores[i : i + batch]])
@@ -141,9 +141,9 @@ def test_every_figure_equals_detectron2s_where_all_classes_show(make):
     scores = [s[:4] for s in random_scores(truth, 2)]
     evaluator = make(truth, NAMES[:4])
     got = evaluate(evaluator, scores)
-    theirs = evaluate(
-        SemSegEvaluator(evaluator._dataset_name, distributed=False), scores
-    )  # reads files itself
+    reference_evaluator = SemSegEvaluator(evaluator.dataset_name, distributed=False)  # reads files itself
+    reference_evaluator.dataset_name = evaluator.dataset_name
+    theirs = evaluate(reference_evaluator, scores)
     shared = [k for k in got if k in theirs]
     assert {"mIoU", "fwIoU", "mACC", "pACC", "IoU-bike", "ACC-car"} <= set(shared)
     for key in shared:
@@ -179,7 +179,7 @@ def test_tables_name_set_protocol_parts_and_classes(make, caplog):
     evaluator, scores = make(truth), random_scores(truth, 5)
     with caplog.at_level(logging.INFO):
         got = evaluate(evaluator, scores)
-    title = f"semantic segmentation on {evaluator._dataset_name}, protocol all (6 classes), 5 images:"
+    title = f"semantic segmentation on {evaluator.dataset_name}, protocol all (6 classes), 5 images:"
     lines = caplog.text.splitlines()
     assert any(line.endswith(title) for line in lines)
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("|")]
@@ -208,10 +208,10 @@ def brute_boundary(truth, scores, k) -> float:
     """Boundary IoU by growing the outside one pixel at a time."""
     both = either = 0
     for labels, s in zip(truth, scores, strict=True):
-        found = np.where(labels == 255, 255, s.numpy().argmax(0))
+        prediction = np.where(labels == 255, 255, s.numpy().argmax(0))
         reach = max(1, round(0.02 * math.hypot(*labels.shape)))
         bands = []
-        for mask in (labels == k, found == k):
+        for mask in (labels == k, prediction == k):
             bands.append(mask & ~binary_erosion(mask, np.ones((3, 3)), reach))
         both, either = both + (bands[0] & bands[1]).sum(), either + (bands[0] | bands[1]).sum()
     return 100 * both / either
@@ -256,11 +256,11 @@ def test_nothing_is_encoded_or_written_unless_asked_for(make, tmp_path, monkeypa
     last = truth[4]  # at no known time
     assert (matrices["all"] - matrices["day"] - matrices["night"]).sum() == (last != 255).sum()
 
-    found = [scores[0].argmax(0).numpy()]
-    first = DatasetCatalog.get(evaluator._dataset_name)[0]["file_name"]
+    predicted = scores[0].argmax(0).numpy()
+    first = DatasetCatalog.get(evaluator.dataset_name)[0]["file_name"]
     predictions = json.loads((tmp_path / "out/eval/sem_seg_predictions.json").read_text())
     for p in (p for p in predictions if p["file_name"] == first):
-        assert (mask_util.decode(p["segmentation"]) == (found[0] == p["category_id"])).all()
+        assert (mask_util.decode(p["segmentation"]) == (predicted == p["category_id"])).all()
 
     monkeypatch.setattr(PairSemSegEvaluator, "encode_json_sem_seg", None)
     assert evaluate(make(truth), scores) == pytest.approx(got, nan_ok=True)
@@ -269,7 +269,7 @@ def test_nothing_is_encoded_or_written_unless_asked_for(make, tmp_path, monkeypa
 def test_works_in_inference_on_dataset(make):
     truth = random_truth(7)
     evaluator, scores = make(truth), random_scores(truth, 7)
-    records = DatasetCatalog.get(evaluator._dataset_name)
+    records = DatasetCatalog.get(evaluator.dataset_name)
 
     class Model(torch.nn.Module):
         def forward(self, inputs):
@@ -297,7 +297,7 @@ def test_two_processes_count_as_one(make, tmp_path):
     evaluator = make(truth, boundary=True, output_dir=str(tmp_path / "out"))
     want = evaluate(evaluator, scores)
     alone = json.loads((tmp_path / "out/sem_seg_predictions.json").read_text())
-    files = [r["file_name"] for r in DatasetCatalog.get(evaluator._dataset_name)]
+    files = [r["file_name"] for r in DatasetCatalog.get(evaluator.dataset_name)]
     fork = multiprocessing.get_context("fork")
     args = (tmp_path / "store", evaluator, files, scores, tmp_path / "rank")
     ranks = [fork.Process(target=_rank, args=(rank, *args)) for rank in range(2)]
@@ -316,7 +316,7 @@ def test_labels_without_a_class_name_their_file(make, tmp_path):
     truth = random_truth(9)
     truth[1][3, 4] = 6
     evaluator, scores = make(truth), random_scores([np.zeros_like(a) for a in truth], 9)
-    path = DatasetCatalog.get(evaluator._dataset_name)[1]["sem_seg_file_name"]
+    path = DatasetCatalog.get(evaluator.dataset_name)[1]["sem_seg_file_name"]
     with pytest.raises(UserError, match=f"{path} has 1 pixels of value 6"):
         evaluate(evaluator, scores)
     (tmp_path / path).unlink()
@@ -324,7 +324,7 @@ def test_labels_without_a_class_name_their_file(make, tmp_path):
         evaluate(evaluator, scores)
 
 
-def test_bad_input_is_told_in_one_line(make, tmp_path):
+def test_bad_input_is_reported_in_one_line(make, tmp_path):
     truth = random_truth(10)
     evaluator, scores = make(truth), random_scores(truth, 10)
     with pytest.raises(
@@ -341,8 +341,8 @@ def test_bad_input_is_told_in_one_line(make, tmp_path):
     evaluator.reset()
     with pytest.raises(UserError, match="no image of .* was evaluated"):
         evaluator.evaluate()
-    with pytest.raises(UserError, match=f"did you mean '{evaluator._dataset_name}'"):
-        PairSemSegEvaluator(evaluator._dataset_name[:-1])
+    with pytest.raises(UserError, match=f"did you mean '{evaluator.dataset_name}'"):
+        PairSemSegEvaluator(evaluator.dataset_name[:-1])
     register_pairs("only_boxes_val", tmp_path / "boxes.json", tmp_path)
     try:
         with pytest.raises(UserError, match="only_boxes_val has no label maps"):

@@ -98,7 +98,7 @@ def test_evaluator_takes_what_the_loader_reads(voc):
     [
         (lambda: VOCEvaluator("voc_2070_test"), "did you mean"),
         (lambda: VOCEvaluator("coco_2017_val"), "not in VOC's layout"),
-        (lambda: evaluate({"000009": [(CAT, 0.5, 0, 0, 9, 9)]}), "image id 000009"),
+        (lambda: evaluate({"000009": [(CAT, 0.5, 0, 0, 9, 9)]}), "image 000009 was predicted"),
         (lambda: evaluate({"000001": [(20, 0.5, 0, 0, 9, 9)]}), "predicts class 20"),
         (lambda: visible_dicts("voc_2070_test"), "did you mean"),
     ],

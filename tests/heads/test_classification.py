@@ -73,7 +73,7 @@ def test_head_starts_as_the_papers_and_counts_as_head():
     assert counts["trunk"]["trained"] == 0 < counts["tuner"]["trained"]
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_reported():
     model = classifier()
     for label in (3, -1, None):
         inputs = batch()
@@ -165,14 +165,14 @@ def test_the_engine_trains_evaluates_and_resumes(colored, tmp_path):
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 
-def test_a_wrong_number_of_classes_is_told(colored, tmp_path):
+def test_a_wrong_number_of_classes_is_reported(colored, tmp_path):
     with pytest.raises(UserError, match="set model.num_classes"):
         run.train(config(tmp_path / "few", "train.max_iter=1", "model.num_classes=2"))
     with pytest.raises(UserError, match="set model.num_classes=3"):
         run.train(config(tmp_path / "many", "train.max_iter=1", "model.num_classes=4"))
 
 
-# Table of the spec: what trains in Swin-L with the last output alone, without the head.
+# docs/method.md, section 4: parameters that train in Swin-L with the last output alone, without the head.
 TRAINED = {
     "Full": 194_995_476,
     "Frozen": 0,

@@ -1,4 +1,4 @@
-"""What detectron2's evaluators lack: fast COCO figures per class, per time of day and per modality."""
+"""Evaluators for detection, segmentation and classification, per class, time of day and modality."""
 
 from .coco import PairCOCOEvaluator
 

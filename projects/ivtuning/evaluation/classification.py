@@ -8,25 +8,25 @@ from itertools import chain
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 
-from ..data.datasets.detection import metadata
+from ..data.catalog import metadata
 from ..errors import UserError
+from .predictions import gather_on_main
 
 
 class TopKEvaluator(DatasetEvaluator):
-    """Accuracy on 0..100: an image is right at k if at most k - 1 classes score higher than its own.
+    """Accuracy on 0..100: an image is correct at k if at most k - 1 classes score higher than its own.
 
     `evaluate()` returns ``{"classification": {"top1": ..., "top5": ..., "mean_class_accuracy": ...}}``, the
-    last one being the mean of top-1 over the classes that occur. Of equal scores, the lower class goes first.
-    A k beyond the number of classes gives 100.
+    last of which is the mean over the classes that occur of their top-1. Of equal scores, that of the lower
+    class counts as higher. A k above the number of classes gives 100.
 
     Args:
         dataset_name: a registered classification set.
-        topk: the k to report, each at least 1.
+        topk: values of k to report, each at least 1.
 
     Raises:
-        UserError: an unknown set, or another k.
+        UserError: an unknown set, or a k below 1.
     """
 
     def __init__(self, dataset_name: str, topk: Sequence[int] = (1, 5)):
@@ -36,32 +36,33 @@ class TopKEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._seen: list[tuple[int, int]] = []  # label, classes ahead of it
+        """Forget all images."""
+        self._ranks: list[tuple[int, int]] = []  # label, number of classes that score higher
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Keep the ranks of one batch; `inputs` have "label", `outputs` have "scores" (K,).
+        """Rank the labels of one batch; `inputs` have "label", `outputs` have "scores" (K,).
 
         Raises:
-            UserError: scores that are not finite, or not as many as the set has classes.
+            UserError: scores that are not finite, or another number of scores than the set has classes.
         """
-        scores = torch.stack([y["scores"] for y in outputs]).float().cpu()
+        scores = torch.stack([output["scores"] for output in outputs]).float().cpu()
         labels = torch.tensor([x["label"] for x in inputs])
-        known = len(self.metadata.get("classes") or scores[0])
-        if scores.shape[1] != known:
+        num_classes = len(self.metadata.get("classes") or scores[0])
+        if scores.shape[1] != num_classes:
             raise UserError(
-                f"the model has {scores.shape[1]} classes, {self.metadata.name} {known}: "
-                f"set model.num_classes={known}"
+                f"the model has {scores.shape[1]} classes, {self.metadata.name} {num_classes}: "
+                f"set model.num_classes={num_classes}"
             )
         if not scores.isfinite().all():
-            # NaN compares false to everything: it would pass for the best score.
-            bad = inputs[int((~scores.isfinite()).any(1).nonzero()[0])]
+            # NaN compares as false with everything, so it would count as the best score.
+            first = inputs[int((~scores.isfinite()).any(1).nonzero()[0])]
             raise UserError(
-                f"scores of {bad.get('file_name', 'an image')} are not finite: look at the weights"
+                f"scores of {first.get('file_name', 'an image')} are not finite: check the weights"
             )
         own = scores.gather(1, labels[:, None])
-        before = torch.arange(known) < labels[:, None]
+        before = torch.arange(num_classes) < labels[:, None]
         ahead = ((scores > own) | ((scores == own) & before)).sum(1)
-        self._seen += zip(labels.tolist(), ahead.tolist(), strict=True)
+        self._ranks += zip(labels.tolist(), ahead.tolist(), strict=True)
 
     def evaluate(self) -> dict:
         """Figures of everything processed on all ranks since `reset()`, on rank 0; ``{}`` on the others.
@@ -69,14 +70,13 @@ class TopKEvaluator(DatasetEvaluator):
         Raises:
             UserError: nothing was processed.
         """
-        comm.synchronize()
-        gathered = comm.gather(self._seen, dst=0)
-        if not comm.is_main_process():
+        gathered = gather_on_main(self._ranks)
+        if gathered is None:
             return {}
-        seen = list(chain(*gathered))
-        if not seen:
-            raise UserError(f"no image of {self.metadata.name} was evaluated: look at dataloader.test")
-        labels, ahead = np.array(seen).T
+        ranks = list(chain(*gathered))
+        if not ranks:
+            raise UserError(f"no image of {self.metadata.name} was evaluated: check dataloader.test")
+        labels, ahead = np.array(ranks).T
         figures = {f"top{k}": 100 * float((ahead < k).mean()) for k in self.topk}
         per_class = [(ahead[labels == c] == 0).mean() for c in np.unique(labels)]
         return {"classification": {**figures, "mean_class_accuracy": 100 * float(np.mean(per_class))}}

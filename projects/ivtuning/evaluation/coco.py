@@ -1,7 +1,7 @@
-"""COCO average precision of paired detectors: overall, per class, by day and night, by modality.
+"""COCO average precision of detectors: overall, per class, by time of day and by modality.
 
-The arithmetic is pycocotools', run by faster-coco-eval's C++ where it is installed. detectron2's own
-fast path is not used: the PyPI build has no operators for it and the two releases call it differently.
+The computation is that of pycocotools, done by faster-coco-eval's C++ where it is installed. detectron2's own
+fast path is not used: the PyPI build lacks its operators, and the two releases call it differently.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
 from ..data.modalities import SHOWN_IN, TIMES
 from ..errors import UserError, nearest
 from ..utils.files import atomic_write
+from .predictions import check_class, check_image, gather_on_main
 
 try:
     from faster_coco_eval import COCO
@@ -35,7 +35,7 @@ except ImportError:
     from pycocotools.cocoeval import COCOeval
 
 ALL = (0, 1e10)
-AREAS = {"": ALL, "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # square pixels, as COCO has them
+AREAS = {"": ALL, "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # square pixels, as in COCO
 
 
 class PairCOCOEvaluator(COCOEvaluator):
@@ -45,11 +45,11 @@ class PairCOCOEvaluator(COCOEvaluator):
 
     - ``AP, AP50, AP75, APs, APm, APl`` and, per class, ``AP-<class>, AP50-<class>``;
     - ``AP-day, AP50-day, AP-night, AP50-night`` where the JSON's images carry ``time``;
-    - ``AP-both, AP50-both, AP-visible, ...`` where its annotations carry ``modality``: only objects that
-      both (or only that one) of the cameras show count; a detection that fits another object is neither
-      right nor wrong. An annotation without the key counts as shown by both.
+    - ``AP-both, AP50-both, AP-visible, ...`` where its annotations carry ``modality``: AP on the objects that
+      both cameras show, or the visible or the infrared camera alone. A detection of any other object is
+      ignored. An annotation without the key counts as shown by both.
 
-    A model that finds nothing scores 0.0; a figure without any ground truth is NaN.
+    Without any detection, AP is 0.0; without any ground truth, it is NaN.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class PairCOCOEvaluator(COCOEvaluator):
             dataset_name: a registered dataset. Its metadata names the COCO JSON; a dataset without one is
                 converted, which needs `output_dir`.
             output_dir: where ``coco_instances_results.json`` goes; None writes nothing.
-            max_dets_per_image: highest-scoring detections of an image and class that count; None: COCO's 100.
+            max_dets_per_image: how many of the highest-scoring detections of each class count in an image;
+                None: COCO's 100.
 
         Raises:
             UserError: the dataset is not registered, or its JSON is missing.
@@ -83,23 +84,22 @@ class PairCOCOEvaluator(COCOEvaluator):
         """Keep the detections of one batch: `inputs` as the mapper made them, `outputs` of the model."""
         first = len(self._predictions)
         super().process(inputs, outputs)
-        found = (output["instances"] for output in outputs if "instances" in output)
-        # A mask model that finds nothing must still report a mask AP of zero.
-        for prediction, instances in zip(self._predictions[first:], found, strict=True):
+        detections = (output["instances"] for output in outputs if "instances" in output)
+        # A mask model without detections must still report a mask AP of 0.
+        for prediction, instances in zip(self._predictions[first:], detections, strict=True):
             prediction["masks"] = instances.has("pred_masks")
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict:
         """Figures of everything processed since `reset()`, computed on rank 0; ``{}`` on the others.
 
         Args:
-            img_ids: evaluate these images alone; all images of the JSON if None.
+            img_ids: evaluate only these images; None: all images of the JSON.
 
         Raises:
             UserError: predictions name a class or an image that the dataset lacks.
         """
-        comm.synchronize()
-        gathered = comm.gather(self._predictions, dst=0)
-        if not comm.is_main_process():
+        gathered = gather_on_main(self._predictions)
+        if gathered is None:
             return {}
         self._results = OrderedDict()
         self._eval_predictions(list(chain(*gathered)), img_ids)
@@ -111,21 +111,14 @@ class PairCOCOEvaluator(COCOEvaluator):
         categories = self._category_ids()
         results = [dict(r) for p in predictions for r in p.get("instances", ())]
         for result in results:
-            if not 0 <= result["category_id"] < len(categories):
-                raise UserError(
-                    f"the model predicts class {result['category_id']}, but {self._metadata.name} has only "
-                    f"{len(categories)} classes (0..{len(categories) - 1}): set the model's num_classes"
-                )
-            if result["image_id"] not in images:
-                raise UserError(
-                    f"image id {result['image_id']} was predicted, but {self._metadata.json_file} lacks it: "
-                    "evaluate on the dataset that the loader reads"
-                )
+            check_class(result["category_id"], len(categories), self._metadata.name)
+            check_image(result["image_id"], images, self._metadata.json_file)
             result["category_id"] = categories[result["category_id"]]
         if self._output_dir:
-            _write_json(results, Path(self._output_dir) / "coco_instances_results.json")
+            with atomic_write(Path(self._output_dir) / "coco_instances_results.json") as temp:
+                temp.write_text(json.dumps(results))
         if not self._do_evaluation:
-            self._logger.info("The annotation file holds no annotations: nothing to compare with")
+            self._logger.info("The annotation file has no annotations: nothing to evaluate")
             return
 
         ids = sorted(images if img_ids is None else set(img_ids) & set(images))
@@ -137,14 +130,14 @@ class PairCOCOEvaluator(COCOEvaluator):
                 self._logger.warning("The model predicts masks, but the annotations have none: no mask AP")
 
     def _category_ids(self) -> list[int]:
-        """The JSON's category id of each contiguous class."""
+        """The category ids in the JSON, in the order of the model's classes."""
         mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if mapping is None:
             return sorted(self._coco_api.cats)
         return sorted(mapping, key=mapping.get)
 
     def _figures(self, task: str, results: list[dict], ids: list[int], categories: list[int]) -> dict:
-        """All figures of one task ("bbox" or "segm"); see the class."""
+        """Compute and log all figures of one task, "bbox" or "segm"."""
         truth, images = self._coco_api.dataset["annotations"], self._coco_api.imgs
         detections = self._index(_detections(results, task))
         limit = self._max_dets_per_image[-1]
@@ -152,16 +145,16 @@ class PairCOCOEvaluator(COCOEvaluator):
         def run(annotations, image_ids, areas=(ALL,)):
             return precision(self._index(annotations), detections, task, image_ids, categories, areas, limit)
 
-        every = run(_truth(truth), ids, AREAS.values())
+        overall = run(_truth(truth), ids, AREAS.values())
         figures = {
-            "AP": _mean(every[..., 0]),
-            "AP50": _mean(every[0, ..., 0]),
-            "AP75": _mean(every[5, ..., 0]),
+            "AP": _mean(overall[..., 0]),
+            "AP50": _mean(overall[0, ..., 0]),
+            "AP75": _mean(overall[5, ..., 0]),
         }
-        figures |= {f"AP{a}": _mean(every[..., i]) for i, a in enumerate(AREAS) if a}
+        figures |= {f"AP{a}": _mean(overall[..., i]) for i, a in enumerate(AREAS) if a}
         rows = []
         for k, category in enumerate(categories):
-            rows.append((self._coco_api.cats[category]["name"], every[:, :, k, 0]))
+            rows.append((self._coco_api.cats[category]["name"], overall[:, :, k, 0]))
         if any("time" in images[i] for i in ids):
             for time in TIMES:
                 some = [i for i in ids if images[i].get("time") == time]
@@ -178,10 +171,10 @@ class PairCOCOEvaluator(COCOEvaluator):
         return figures
 
     def _index(self, annotations: list[dict]) -> COCO:
-        """`annotations` on this dataset's images and categories."""
+        """A COCO index of `annotations` with this data set's images and categories."""
         api = COCO()
         api.dataset = {k: self._coco_api.dataset[k] for k in ("images", "categories")}
-        # Ids from 1: the matcher takes id 0 for "unmatched".
+        # Ids start at 1: to the matcher, id 0 means "unmatched".
         api.dataset["annotations"] = [a | {"id": i} for i, a in enumerate(annotations, 1)]
         with contextlib.redirect_stdout(io.StringIO()):
             api.createIndex()
@@ -193,13 +186,13 @@ def precision(truth: COCO, detections: COCO, task: str, image_ids, category_ids,
 
     Args:
         task: "bbox" or "segm".
-        areas: (low, high) object areas in square pixels.
-        limit: detections of an image and class that count.
+        areas: ranges (low, high) of the objects' areas, in square pixels.
+        limit: how many detections count for each image and class.
 
     Returns:
-        (T=10 IoUs .50:.05:.95, R=101 recalls, classes, areas) float64 on 0..1; -1 without ground truth.
+        (10 IoUs .50:.05:.95, 101 recalls, classes, areas) float64 on 0..1; -1 without ground truth.
     """
-    if not image_ids:  # the libraries read an empty list as "all images"
+    if not image_ids:  # to the libraries, an empty list means "all images"
         return np.full((10, 101, len(category_ids), len(areas)), -1.0)
     with contextlib.redirect_stdout(io.StringIO()):
         run = COCOeval(truth, detections, task)
@@ -208,26 +201,26 @@ def precision(truth: COCO, detections: COCO, task: str, image_ids, category_ids,
         run.params.maxDets = [limit]
         run.evaluate()
         run.accumulate()
-    found = np.asarray(run.eval["precision"])[..., -1]
+    by_category = np.asarray(run.eval["precision"])[..., -1]
     # The libraries sort the category ids.
-    return found[:, :, np.argsort(np.argsort(category_ids)), :]
+    return by_category[:, :, np.argsort(np.argsort(category_ids)), :]
 
 
 def _truth(annotations: list[dict], modality: str | None = None) -> list[dict]:
-    """Ground truth with all keys that the matcher reads; objects of other modalities set to ignore."""
+    """Ground truth with all keys that the matcher reads; objects of other modalities are ignored."""
     objects = []
     for a in annotations:
         a = {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3]} | a
         if modality is not None and a.get("modality", "both") != modality:
-            # An area outside every range is ignored and still matched by ordinary IoU; the crowd flag,
-            # which ignores too, would also swallow any false alarm inside the object.
+            # An object with an area outside every range is ignored but still matched by its IoU. The crowd
+            # flag, which ignores too, would also match any false positive inside the object.
             a["area"] = -1
         objects.append(a)
     return objects
 
 
 def _detections(results: list[dict], task: str) -> list[dict]:
-    """Results in the form that the matcher reads: area of the box or of the mask, in square pixels."""
+    """Results in the form that the matcher reads, with the area of the box or mask in square pixels."""
     if task == "bbox":
         return [
             {k: r[k] for k in ("image_id", "category_id", "score", "bbox")}
@@ -238,11 +231,6 @@ def _detections(results: list[dict], task: str) -> list[dict]:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the valid precisions on 0..100; NaN where there is none."""
+    """Mean of the valid precisions, on 0..100; NaN without any."""
     values = values[values > -1]
     return 100 * float(values.mean()) if values.size else float("nan")
-
-
-def _write_json(data, path: Path) -> None:
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(data))

@@ -1,4 +1,4 @@
-"""The arithmetic of label maps: confusion matrices and what follows from them."""
+"""Confusion matrices of label maps, and the figures computed from them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from ..data.labels import IGNORE
 from ..errors import UserError
 
 
-def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels by class, (K, K) int64; rows: ground truth, columns: prediction.
+def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """Confusion matrix (K, K) int64 of pixels; rows: ground truth, columns: prediction.
 
     Args:
-        truth: (H, W) uint8, below `classes`, or 255: ignored.
-        found: (H, W) uint8, below `classes`.
+        truth: (H, W) uint8, below `classes`, or 255 for ignored pixels.
+        prediction: (H, W) uint8, below `classes`.
     """
-    index = np.minimum(truth, classes).astype(np.intp) * classes + found
+    index = np.minimum(truth, classes).astype(np.intp) * classes + prediction
     counts = np.bincount(index.ravel(), minlength=(classes + 1) * classes)
     return counts.reshape(classes + 1, classes)[:-1]
 
 
 def per_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and accuracy, each (K,) float64 on 0..100, of a confusion matrix; NaN where a class has no row."""
-    hits, truth, found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    shown = truth > 0
-    union = np.where(shown, truth + found - hits, 0)
+    """IoU and accuracy of each class, (K,) float64 on 0..100, NaN without ground truth."""
+    hits, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    union = np.where(truth > 0, truth + predicted - hits, 0)
     return 100 * ratio(hits, union), 100 * ratio(hits, truth)
 
 
@@ -45,20 +44,22 @@ def summary(matrix: np.ndarray) -> dict[str, float]:
     }
 
 
-def boundary_counts(truth: np.ndarray, found: np.ndarray, classes: int, width: float = 0.02) -> np.ndarray:
-    """Intersection and union, (2, K) int64 pixels, of the bands inside the outlines of each class.
+def boundary_counts(
+    truth: np.ndarray, prediction: np.ndarray, classes: int, width: float = 0.02
+) -> np.ndarray:
+    """Intersection and union, (2, K) int64 pixels, of the boundary bands of each class.
 
-    Boundary IoU (arXiv 2103.16562) with each class' pixels in an image as one mask. A band is the part of the
-    mask that is closer to its outline, or to the image's border, than `width` times the image's diagonal.
-    Pixels that the truth ignores are cut out of both maps, so their outlines agree.
+    This is Boundary IoU (arXiv 2103.16562) with all pixels of a class in an image as one mask. A band is the
+    part of the mask that is closer to its outline, or to the image's border, than `width` times the image's
+    diagonal. Ignored pixels are cut out of both maps, so their outlines agree.
     """
     reach = max(1, round(width * math.hypot(*truth.shape)))
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    found = np.where(truth == IGNORE, IGNORE, found)
+    prediction = np.where(truth == IGNORE, IGNORE, prediction)
     counts = np.zeros((2, classes), np.int64)
-    for k in np.union1d(truth, found):
+    for k in np.union1d(truth, prediction):
         if k != IGNORE:
-            masks = [(labels == k).astype(np.uint8) for labels in (truth, found)]
+            masks = [(labels == k).astype(np.uint8) for labels in (truth, prediction)]
             cores = [cv2.erode(m, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) for m in masks]
             a, b = (mask > core for mask, core in zip(masks, cores, strict=True))
             counts[:, k] = (a & b).sum(), (a | b).sum()
@@ -66,13 +67,13 @@ def boundary_counts(truth: np.ndarray, found: np.ndarray, classes: int, width: f
 
 
 def ratio(part, whole) -> np.ndarray:
-    """part / whole in float64; NaN where `whole` is 0."""
+    """`part` / `whole` in float64; NaN where `whole` is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     return np.divide(part, whole, out=np.full(part.shape, math.nan), where=whole > 0)
 
 
 def mean(values: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN where nothing is left."""
+    """Mean of the values that are not NaN; NaN without any."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else math.nan
 
@@ -80,13 +81,13 @@ def mean(values: np.ndarray) -> float:
 def label_map(scores: Tensor, name: str) -> np.ndarray:
     """The class of each pixel, (H, W) uint8, from scores (K, H, W) on any device.
 
-    One class always wins; a network with one output for two classes is not known here.
+    The highest score wins; a single output that stands for two classes is not supported.
 
     Raises:
-        UserError: scores of the image `name` that are not finite.
+        UserError: a score of the image `name` is not finite.
     """
     best, labels = scores.detach().max(0)
-    # NaN passes for the highest score.
+    # NaN counts as the highest score.
     if not best.isfinite().all():
-        raise UserError(f"scores of {name} are not finite: look at the weights")
+        raise UserError(f"scores of {name} are not finite: check the weights")
     return labels.byte().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Mean IoU and its kin of label maps: overall, per class, by day and night."""
+"""Mean IoU and related figures of label maps: overall, per class and by time of day."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import SemSegEvaluator
-from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 from torch import Tensor
@@ -22,36 +21,37 @@ from ..data.modalities import TIMES
 from ..errors import UserError
 from ..utils.files import atomic_write
 from .confusion import boundary_counts, confusion, label_map, mean, per_class, ratio, summary
+from .predictions import check_image, gather_on_main
 
 
 class PairSemSegEvaluator(SemSegEvaluator):
-    """Figures of label maps on 0..100, from one confusion matrix of all pixels that are not ignored.
+    """Figures on 0..100 from one confusion matrix of all pixels that are not ignored.
 
     `evaluate()` returns ``{"sem_seg": {...}}`` with
 
-    - ``mIoU, fwIoU, mACC, pACC``: mean IoU; IoU weighted by the classes' share of the pixels; mean accuracy
-      (recall) of the classes; accuracy of the pixels;
+    - ``mIoU, fwIoU, mACC, pACC``: mean IoU; mean IoU weighted by the number of pixels of the classes; mean
+      accuracy (recall) of the classes; pixel accuracy;
     - ``mIoU-day, mIoU-night`` where the set's records carry "time";
     - per class ``IoU-<class>`` and ``ACC-<class>``;
     - with `boundary`, ``mBoundaryIoU`` and ``BoundaryIoU-<class>``, see :func:`boundary_counts`.
 
-    A class that the ground truth never shows has no IoU (NaN) and is left out of all means, as in
-    detectron2's main branch; detectron2 0.6 and mmsegmentation count it as 0 once a single pixel is taken for
-    it. mIoU-day and mIoU-night leave out what their own images never show.
+    The IoU of a class without ground truth is NaN and not part of any mean, as in detectron2's main branch;
+    in detectron2 0.6 and mmsegmentation it is 0 as soon as one pixel is predicted as that class. mIoU-day and
+    mIoU-night leave out the classes that their own images lack.
 
-    The ground truth is what the dataset's records say, so it follows the protocol that the set is registered
-    with. The two releases of detectron2 give different mIoUs and the newer one always computes a boundary
-    IoU, by eroding label numbers rather than masks: nothing of their arithmetic is used here.
+    The ground truth is read through the data set's records, so it follows the protocol that the set is
+    registered with. The computation is our own: the two releases of detectron2 give different mIoUs, and the
+    newer one always computes a boundary IoU, by eroding label numbers rather than masks.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, boundary: bool = False):
         """
         Args:
             dataset_name: a registered segmentation set.
-            output_dir: where ``sem_seg_predictions.json`` (COCO RLE of each class and image; slow) and
-                ``sem_seg_evaluation.json`` (the figures and the confusion matrices, rows: ground truth) go;
+            output_dir: folder for ``sem_seg_predictions.json`` (COCO RLE of each class and image; slow) and
+                ``sem_seg_evaluation.json`` (the figures and the confusion matrices, rows: ground truth);
                 None writes nothing.
-            boundary: also compute the boundary IoU; slow.
+            boundary: also compute the boundary IoU, which is slow.
 
         Raises:
             UserError: the dataset is not registered, or not by
@@ -63,13 +63,15 @@ class PairSemSegEvaluator(SemSegEvaluator):
                 f"{dataset_name} has no label maps: evaluate on a set that register_segmentation registered"
             )
         super().__init__(dataset_name, output_dir=output_dir)
+        self.dataset_name = dataset_name
         self._boundary = boundary
         self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
         self.reset()
 
     def reset(self) -> None:
+        """Forget all images."""
         classes = self._num_classes
-        # By day, by night, at an unknown time.
+        # One entry for each time of day, and one for images of unknown time.
         self._confusion = np.zeros((len(TIMES) + 1, classes, classes), np.int64)
         self._images = np.zeros(len(TIMES) + 1, np.int64)
         self._bands = np.zeros((2, classes), np.int64)
@@ -79,36 +81,32 @@ class PairSemSegEvaluator(SemSegEvaluator):
         """Count one batch.
 
         Args:
-            inputs: have "file_name".
-            outputs: have "sem_seg", (K, H, W) scores at the label map's size; the highest wins.
+            inputs: dicts with "file_name".
+            outputs: dicts with "sem_seg", (K, H, W) scores at the label map's size; the highest wins.
 
         Raises:
-            UserError: an image of another dataset, unreadable labels or some without a class (see
-                :func:`ivtuning.data.labels.read_labels`), or scores that do not fit them or are not finite.
+            UserError: an image of another data set, labels that cannot be read or have no class (see
+                :func:`..data.labels.read_labels`), or scores of another size or that are not finite.
         """
         for x, output in zip(inputs, outputs, strict=True):
             name = x["file_name"]
-            if name not in self._records:
-                raise UserError(
-                    f"{name} was predicted, but {self._dataset_name} lacks it: evaluate on the dataset that "
-                    "the loader reads"
-                )
+            check_image(name, self._records, self.dataset_name)
             record = self._records[name]
             truth = read_labels(record)
-            found = self._label_map(output["sem_seg"], truth.shape, name)
+            prediction = self._label_map(output["sem_seg"], truth.shape, name)
             time = record.get("time")
             part = TIMES.index(time) if time in TIMES else len(TIMES)
-            self._confusion[part] += confusion(truth, found, self._num_classes)
+            self._confusion[part] += confusion(truth, prediction, self._num_classes)
             self._images[part] += 1
             if self._boundary:
-                self._bands += boundary_counts(truth, found, self._num_classes)
+                self._bands += boundary_counts(truth, prediction, self._num_classes)
             if self._output_dir:
-                self._predictions += self.encode_json_sem_seg(found, name)
+                self._predictions += self.encode_json_sem_seg(prediction, name)
 
     def _label_map(self, scores: Tensor, shape: tuple[int, int], name: str) -> np.ndarray:
         if len(scores) != self._num_classes:
             raise UserError(
-                f"the model has {len(scores)} classes, {self._dataset_name} {self._num_classes}: "
+                f"the model has {len(scores)} classes, {self.dataset_name} {self._num_classes}: "
                 f"set model.sem_seg_head.num_classes={self._num_classes}"
             )
         if tuple(scores.shape[1:]) != shape:
@@ -124,15 +122,14 @@ class PairSemSegEvaluator(SemSegEvaluator):
         Raises:
             UserError: nothing was processed.
         """
-        comm.synchronize()
-        gathered = comm.gather((self._confusion, self._images, self._bands, self._predictions), dst=0)
-        if not comm.is_main_process():
+        gathered = gather_on_main((self._confusion, self._images, self._bands, self._predictions))
+        if gathered is None:
             return {}
         confusions, images, bands, predictions = (
             sum(part[1:], part[0]) for part in zip(*gathered, strict=True)
         )
         if not images.sum():
-            raise UserError(f"no image of {self._dataset_name} was evaluated: look at dataloader.test")
+            raise UserError(f"no image of {self.dataset_name} was evaluated: check dataloader.test")
 
         parts = {"all": (images.sum(), confusions.sum(0))}
         if any("time" in record for record in self._records.values()):
@@ -155,12 +152,12 @@ class PairSemSegEvaluator(SemSegEvaluator):
         return {f"{kind}-{name}": v for name, v in zip(self._class_names, values.tolist(), strict=True)}
 
     def _report(self, figures: dict, parts: dict, means: dict, columns: Sequence[np.ndarray]) -> None:
-        """Log the tables: the whole set and its parts, then the classes."""
+        """Log a table of the whole set and its parts, and one of the classes."""
         images, matrix = parts["all"]
-        seen = f"{images} of {len(self._records)}" if images < len(self._records) else images
+        count = f"{images} of {len(self._records)}" if images < len(self._records) else images
         title = (
-            f"semantic segmentation on {self._dataset_name}, protocol {self._protocol} "
-            f"({self._num_classes} classes), {seen} images"
+            f"semantic segmentation on {self.dataset_name}, protocol {self._protocol} "
+            f"({self._num_classes} classes), {count} images"
         )
         keys = ["mIoU", "fwIoU", "mACC", "pACC", "mBoundaryIoU"]
         whole = create_small_table({key: figures[key] for key in keys if key in figures})
@@ -176,15 +173,15 @@ class PairSemSegEvaluator(SemSegEvaluator):
     def _write(self, figures: dict, parts: dict, predictions: list[dict]) -> None:
         folder = Path(self._output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        summed = {
-            "dataset": self._dataset_name,
+        summary_json = {
+            "dataset": self.dataset_name,
             "protocol": self._protocol,
             "classes": list(self._class_names),
             "images": {part: int(images) for part, (images, _) in parts.items()},
-            # JSON knows no NaN.
+            # JSON has no NaN.
             "figures": {key: None if math.isnan(value) else value for key, value in figures.items()},
             "confusion": {part: matrix.tolist() for part, (_, matrix) in parts.items()},
         }
-        for name, data in (("sem_seg_predictions", predictions), ("sem_seg_evaluation", summed)):
+        for name, data in (("sem_seg_predictions", predictions), ("sem_seg_evaluation", summary_json)):
             with atomic_write(folder / f"{name}.json") as temp:
                 temp.write_text(json.dumps(data))

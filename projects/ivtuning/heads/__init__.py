@@ -1,1 +1,1 @@
-"""Tasks besides detection: what stands on a tuned trunk, as detectron2 meta-architectures."""
+"""Heads and meta-architectures that detectron2 lacks: detection, segmentation and classification."""

@@ -1,4 +1,4 @@
-"""Cascade R-CNN (arXiv 1712.00726) on detectron2's heads: boxes for each class, weighted stages."""
+"""Cascade R-CNN (arXiv 1712.00726) on detectron2's heads: class-specific boxes and weighted stages."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from .segmentation.blocks import build_norm
 
 
 def sync_bn(channels: int) -> nn.Module:
-    """Batch norm over the images of all processes, on any device."""
+    """Synchronized batch norm over the images of all processes, on any device."""
     return build_norm("SyncBN", channels)
 
 
 class RefiningOutputLayers(FastRCNNOutputLayers):
-    """The outputs of all stages but the last, with a box for each class.
+    """Outputs of all stages but the last, with a box for each class.
 
-    A region goes on with one of them: in training that of the object it was matched to, or else, and always
-    at inference, that of the class it scores highest for. detectron2's cascade alone knows boxes that all
-    classes share.
+    The next stage gets one of a region's boxes: in training, that of the class of its matched object; without
+    such an object, and always at inference, that of the class with the highest score. detectron2's own
+    cascade supports class-agnostic boxes only.
     """
 
     def predict_boxes(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """(scores (R, K+1), deltas (R, 4K)) of R regions in all -> boxes (R_i, 4), XYXY pixels, by image."""
+        """Boxes (R_i, 4), XYXY pixels, of each image from scores (R, K + 1) and deltas (R, 4K)."""
         scores, _ = predictions
         boxes = torch.cat(super().predict_boxes(predictions, proposals)).unflatten(1, (-1, 4))
         chosen = scores[:, :-1].argmax(1)
@@ -38,10 +38,10 @@ class RefiningOutputLayers(FastRCNNOutputLayers):
 
 
 class CascadeHeads(CascadeROIHeads):
-    """detectron2's cascade, whose stages weigh in the features' gradient what their losses weigh.
+    """detectron2's cascade, whose stages contribute to the features' gradient as their losses are weighted.
 
-    detectron2 gives every stage the weight 1 and scales that gradient down by their number; mmdetection
-    and the recipes made with it weigh the losses instead: `loss_weight` of each stage's predictor.
+    detectron2 divides each stage's gradient by the number of stages. mmdetection, and the recipes made with
+    it, weight the losses instead: see `loss_weight` of each stage's predictor.
     """
 
     def _run_stage(

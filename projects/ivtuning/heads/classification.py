@@ -13,15 +13,15 @@ from ..necks.pooled import PooledTrunk
 
 
 class ImageClassifier(nn.Module):
-    """One class for each visible image: pooled trunk, linear layer (normal of std 0.01), cross-entropy.
+    """A classifier of visible images: pooled trunk, linear layer (normal with std 0.01), cross-entropy.
 
     Args:
-        backbone: its trunk is at `backbone.net`.
+        backbone: has its trunk at `backbone.net`.
         num_classes: K, at least 2.
-        pixel_mean, pixel_std: of the three channels, on 0..255.
+        pixel_mean, pixel_std: three values each, on 0..255.
 
     Raises:
-        UserError: fewer than two classes, or figures of other than three channels.
+        UserError: fewer than two classes, or another number of pixel means or deviations.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class ImageClassifier(nn.Module):
     ):
         super().__init__()
         if num_classes < 2:
-            raise UserError(f"model.num_classes={num_classes}: a classifier tells at least 2 classes apart")
+            raise UserError(f"model.num_classes={num_classes}: a classifier needs at least 2 classes")
         if not len(pixel_mean) == len(pixel_std) == 3:
             raise UserError(
-                "a classifier sees visible images: give pixel_mean and pixel_std three values each"
+                "a classifier takes visible images: give pixel_mean and pixel_std three values each"
             )
         self.backbone = backbone
         self.head = nn.Linear(backbone.channels, num_classes)
@@ -44,15 +44,15 @@ class ImageClassifier(nn.Module):
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """
         Args:
-            batched_inputs: dicts with "image" (3, H, W) uint8 RGB, all of one size, and in training "label",
-                an int from 0.
+            batched_inputs: dicts with "image" (3, H, W) uint8 RGB, all of one size, and in training with
+                "label", an int from 0.
 
         Returns:
-            In training {"loss_cls": mean cross-entropy}; else, for each image, {"scores": (K,) float}, the
-            classes' probabilities.
+            In training {"loss_cls": mean cross-entropy}; else, for each image, {"scores": (K,) float},
+            probabilities of the classes.
 
         Raises:
-            UserError: images of several sizes, a missing label or one that is no class of the model.
+            UserError: images of several sizes, a missing label, or a label that no class of the model has.
         """
         labels = self._labels(batched_inputs) if self.training else None
         scores = self.head(self.backbone(self._images(batched_inputs)))
@@ -64,18 +64,18 @@ class ImageClassifier(nn.Module):
         images = [x["image"] for x in batched_inputs]
         if len(sizes := {tuple(image.shape[1:]) for image in images}) > 1:
             # Padding would become part of the mean.
-            found = " and ".join(f"{w}x{h}" for h, w in sorted(sizes)[:2])
+            examples = " and ".join(f"{w}x{h}" for h, w in sorted(sizes)[:2])
             raise UserError(
-                f"a batch has images of {found} pixels: end the mapper's augmentations with a crop"
+                f"a batch has images of {examples} pixels: end the mapper's augmentations with a crop"
             )
         return (torch.stack(images).to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std
 
     def _labels(self, batched_inputs: list[dict]) -> Tensor:
-        known = self.head.out_features
+        num_classes = self.head.out_features
         for x in batched_inputs:
-            if not 0 <= x.get("label", -1) < known:
+            if not 0 <= x.get("label", -1) < num_classes:
                 raise UserError(
-                    f"{x.get('file_name', 'a sample')}: label {x.get('label')} is none of the model's "
-                    f"{known} classes (from 0): set model.num_classes to the set's"
+                    f"{x.get('file_name', 'a sample')}: label {x.get('label')} is not one of the "
+                    f"model's {num_classes} classes (counted from 0): set model.num_classes to the data set's"
                 )
         return torch.tensor([x["label"] for x in batched_inputs], device=self.pixel_mean.device)

@@ -18,41 +18,43 @@ from torch import nn
 
 from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
+from ivtuning.data.labels import IGNORE
 from ivtuning.errors import UserError
 from ivtuning.heads.segmentation.blocks import BatchNorm, build_norm
 from ivtuning.heads.segmentation.fcn import FCN
 from ivtuning.heads.segmentation.head import SemSegHead
-from ivtuning.heads.segmentation.losses import IGNORE, CrossEntropy, Dice, Sum
+from ivtuning.heads.segmentation.losses import CrossEntropy, Dice, Sum
 from ivtuning.heads.segmentation.segformer import SegFormer
 from ivtuning.heads.segmentation.setr import SETRMLA, SETRPUP, MLANeck
 from ivtuning.heads.segmentation.upernet import UPerNet
 from ivtuning.tuning import Full
 
-LEVELS, WIDTHS = ["p0", "p1", "p2", "p3"], [8, 16, 32, 64]
-TAPS = ["block0", "block1", "block2", "block3"]
+STAGES, WIDTHS = ["p0", "p1", "p2", "p3"], [8, 16, 32, 64]
+BLOCKS = ["block0", "block1", "block2", "block3"]
 
 
-def levels(images: int = 2, height: int = 37, width: int = 50) -> dict[str, torch.Tensor]:
+def pyramid(images: int = 2, height: int = 37, width: int = 50) -> dict[str, torch.Tensor]:
     """A pyramid whose sides are halved and rounded up, as Swin's."""
     sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(4)]
-    return {name: wave(images, c, *s) for name, c, s in zip(LEVELS, WIDTHS, sizes, strict=True)}
+    return {name: wave(images, c, *s) for name, c, s in zip(STAGES, WIDTHS, sizes, strict=True)}
 
 
-def out_indices(images: int = 2, height: int = 5, width: int = 7) -> dict[str, torch.Tensor]:
-    return {name: wave(images, 24, height, width) * (i + 1) ** 0.5 for i, name in enumerate(TAPS)}
+def block_maps(images: int = 2, height: int = 5, width: int = 7) -> dict[str, torch.Tensor]:
+    """Maps of four blocks, all of one size, as a plain ViT's."""
+    return {name: wave(images, 24, height, width) * (i + 1) ** 0.5 for i, name in enumerate(BLOCKS)}
 
 
 def decoder(name: str, classes: int = 7, norm: str = "BN", channels: int = 32, **kwargs) -> nn.Module:
     torch.manual_seed(0)
     kwargs = dict(num_classes=classes, norm=norm, channels=channels, **kwargs)
     return {
-        "UPerNet": lambda: UPerNet(LEVELS, WIDTHS, **kwargs),
-        "SegFormer": lambda: SegFormer(LEVELS, WIDTHS, **kwargs),
+        "UPerNet": lambda: UPerNet(STAGES, WIDTHS, **kwargs),
+        "SegFormer": lambda: SegFormer(STAGES, WIDTHS, **kwargs),
         "FCN": lambda: FCN("p2", 32, **kwargs),
         "SETRPUP": lambda: SETRPUP("block3", 24, **kwargs),
         "auxiliary": lambda: SETRPUP("block1", 24, convs=1, scale=4, **kwargs),
         "SETRMLA": lambda: nn.Sequential(
-            MLANeck(TAPS, [24] * 4, channels, norm), SETRMLA(TAPS, in_channels=channels, **kwargs)
+            MLANeck(BLOCKS, [24] * 4, channels, norm), SETRMLA(BLOCKS, in_channels=channels, **kwargs)
         ),
     }[name]()
 
@@ -61,7 +63,7 @@ DECODERS = ("UPerNet", "SegFormer", "FCN", "SETRPUP", "auxiliary", "SETRMLA")
 
 
 def features(name: str, images: int = 2, **kwargs) -> dict[str, torch.Tensor]:
-    return (levels if name in ("UPerNet", "SegFormer", "FCN") else out_indices)(images, **kwargs)
+    return (pyramid if name in ("UPerNet", "SegFormer", "FCN") else block_maps)(images, **kwargs)
 
 
 # --- against mmsegmentation 1.2.2, whose modules gave these figures with the same weights and inputs
@@ -80,13 +82,15 @@ NORMS = ("norm.weight", *(f"norms.{i}.weight" for i in range(4)))
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden(name):
     if name == "SETRMLA":
-        module = SETRMLA(TAPS, 7, 32, 16, "BN")
+        module = SETRMLA(BLOCKS, 7, 32, 16, "BN")
     else:
         module = decoder(name, channels=16 if name == "FCN" else 32)
-    fill(module, [n for n, _ in module.named_parameters()], ones=NORMS)
-    maps = features(name) if name != "auxiliary" else {"block1": out_indices()["block3"]}
+    # The reference has SETR-PUP's LayerNorm before its convolutions.
+    names = sorted((n for n, _ in module.named_parameters()), key=lambda n: not n.startswith("norm."))
+    fill(module, names, ones=NORMS)
+    maps = features(name) if name != "auxiliary" else {"block1": block_maps()["block3"]}
     if name == "SETRMLA":
-        neck = MLANeck(TAPS, [24] * 4, 32, "BN").eval()
+        neck = MLANeck(BLOCKS, [24] * 4, 32, "BN").eval()
         fill(neck, [n for n, _ in neck.named_parameters()], ones=NORMS)
         maps = neck(maps)
         assert sums(maps["block0"]) == pytest.approx([267.899535, 267.899535, 114.376959], rel=1e-5)
@@ -116,7 +120,7 @@ SWIN_L, VIT_L = [192, 384, 768, 1536], [1024] * 4
 )
 def test_parameters_of_upernet(classes, upernet, fcn):
     with torch.device("meta"):
-        built = count(UPerNet(LEVELS, SWIN_L, classes)), count(FCN("p2", 768, classes))
+        built = count(UPerNet(STAGES, SWIN_L, classes)), count(FCN("p2", 768, classes))
     pooling = 4 * conv(1536, 512, 1) + conv(1536 + 4 * 512, 512, 3)
     pyramid = sum(conv(c, 512, 1) + conv(512, 512, 3) for c in SWIN_L[:3]) + conv(4 * 512, 512, 3)
     assert built[0] == pooling + pyramid + linear(512, classes) == upernet
@@ -131,7 +135,7 @@ def test_swin_with_upernet_has_the_published_size(size, millions):
     with torch.device("meta"):
         trunk = Swin(VisibleOnly(), Full(), **SWIN_SIZES[size])
         widths = [shape.channels for shape in trunk.output_shape().values()]
-        parts = trunk, UPerNet(LEVELS, widths, 150), FCN("p2", widths[2], 150)
+        parts = trunk, UPerNet(STAGES, widths, 150), FCN("p2", widths[2], 150)
     assert round(sum(map(count, parts)) / 1e6) == millions
 
 
@@ -148,7 +152,7 @@ def test_swin_with_upernet_has_the_published_size(size, millions):
 )
 def test_parameters_of_segformer(widths, channels, classes, expected):
     with torch.device("meta"):
-        built = count(SegFormer(LEVELS, widths, classes, channels))
+        built = count(SegFormer(STAGES, widths, classes, channels))
     fusion = conv(4 * channels, channels, 1) + linear(channels, classes)
     assert built == sum(linear(c, channels) for c in widths) + fusion == expected
 
@@ -162,8 +166,8 @@ def test_parameters_of_setr(classes, pup, auxiliary, mla):
         built = [
             SETRPUP("block23", 1024, classes),
             SETRPUP("block9", 1024, classes, convs=1, scale=4),
-            MLANeck(TAPS, VIT_L),
-            SETRMLA(TAPS, classes),
+            MLANeck(BLOCKS, VIT_L),
+            SETRMLA(BLOCKS, classes),
             FCN("block9", 256, classes, convs=0),
         ]
     norm = 2 * 1024
@@ -193,8 +197,8 @@ def test_odd_sizes_and_any_number_of_classes(name, classes):
 
 
 def test_segformer_resizes_to_the_largest_map_wherever_it_stands():
-    maps = levels(1)
-    a, b = SegFormer(LEVELS, WIDTHS, 3, 32), SegFormer(LEVELS[::-1], WIDTHS[::-1], 3, 32)
+    maps = pyramid(1)
+    a, b = SegFormer(STAGES, WIDTHS, 3, 32), SegFormer(STAGES[::-1], WIDTHS[::-1], 3, 32)
     assert a(maps).shape == b(maps).shape == (1, 3, 37, 50)
 
 
@@ -255,7 +259,7 @@ def test_upernet_learns_from_single_images_what_it_then_predicts():
 
     def batch() -> dict[str, torch.Tensor]:
         maps = {}
-        for i, (name, width) in enumerate(zip(LEVELS, WIDTHS, strict=True)):
+        for i, (name, width) in enumerate(zip(STAGES, WIDTHS, strict=True)):
             small = F.adaptive_avg_pool2d(signal, 32 // 2**i)
             maps[name] = torch.randn(1, width, *small.shape[-2:]) * 0.3
             maps[name][:, :3] += small
@@ -286,7 +290,7 @@ def labels(classes: int = 7, images: int = 2, size=(147, 199)) -> torch.Tensor:
 
 def test_training_gives_losses_and_evaluation_logits():
     auxiliary = [decoder("FCN", dropout=0.0), decoder("SegFormer", dropout=0.0)]
-    model, maps, targets = head(auxiliary=auxiliary), levels(), labels()
+    model, maps, targets = head(auxiliary=auxiliary), pyramid(), labels()
     reference = copy.deepcopy(model)
     logits, losses = model(maps, targets)
     assert logits is None and list(losses) == ["loss_sem_seg", "loss_sem_seg_aux0", "loss_sem_seg_aux1"]
@@ -302,21 +306,21 @@ def test_training_gives_losses_and_evaluation_logits():
 
 
 def test_neck_serves_all_decoders():
-    neck = MLANeck(TAPS, [24] * 4, 32, "BN")
-    decoders = [SETRMLA(TAPS, 7, 32, 32, "BN"), *(FCN(t, 32, 7, convs=0) for t in TAPS)]
+    neck = MLANeck(BLOCKS, [24] * 4, 32, "BN")
+    decoders = [SETRMLA(BLOCKS, 7, 32, 32, "BN"), *(FCN(t, 32, 7, convs=0) for t in BLOCKS)]
     model = SemSegHead(decoders[0], 7, auxiliary=decoders[1:], neck=neck)
-    losses = model(out_indices(), labels(size=(80, 112)))[1]
+    losses = model(block_maps(), labels(size=(80, 112)))[1]
     assert len(losses) == 5
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
     model.eval()
-    assert torch.equal(model(out_indices())[0], decoders[0](neck(out_indices())))
+    assert torch.equal(model(block_maps())[0], decoders[0](neck(block_maps())))
 
 
 @pytest.mark.parametrize("loss", [None, Sum([CrossEntropy(), Dice()])])
 def test_a_batch_without_labels_trains_nothing(loss):
     model = head(loss=loss, auxiliary=[decoder("FCN")])
-    losses = model(levels(), torch.full((2, 147, 199), IGNORE))[1]
+    losses = model(pyramid(), torch.full((2, 147, 199), IGNORE))[1]
     sum(losses.values()).backward()
     assert all(x == 0 for x in losses.values())
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -338,44 +342,44 @@ def test_autocast_leaves_the_loss_in_float32(name, half):
 
 def test_another_ignored_value_is_translated():
     targets = labels()
-    expected = head()(levels(), targets)[1]["loss_sem_seg"]
-    other = head(ignore_value=-1)(levels(), targets.masked_fill(targets == IGNORE, -1))[1]["loss_sem_seg"]
+    expected = head()(pyramid(), targets)[1]["loss_sem_seg"]
+    other = head(ignore_value=-1)(pyramid(), targets.masked_fill(targets == IGNORE, -1))[1]["loss_sem_seg"]
     assert other == expected
 
 
 def test_one_class_trains_and_warns(caplog):
     with caplog.at_level(logging.WARNING):
         model = head("FCN", classes=1)
-    assert "make the rest a class" in caplog.text
+    assert "add a class for the rest" in caplog.text
     targets = labels(1)
-    loss = model(levels(), targets)[1]["loss_sem_seg"]
+    loss = model(pyramid(), targets)[1]["loss_sem_seg"]
     loss.backward()
     assert loss > 0 and model.decoder.classifier[1].bias.grad < 0  # toward the class
-    assert (model.eval()(levels())[0].argmax(1) == 0).all()
+    assert (model.eval()(pyramid())[0].argmax(1) == 0).all()
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_reported():
     model = head()
-    with pytest.raises(UserError, match="label 7, which is none of the model's 7 classes"):
-        model(levels(), labels(8))
+    with pytest.raises(UserError, match="label 7, which is not one of the model's 7 classes"):
+        model(pyramid(), labels(8))
     with pytest.raises(UserError, match="training needs labels"):
-        model(levels())
-    maps = levels()
+        model(pyramid())
+    maps = pyramid()
     maps["p4"] = maps.pop("p3")
     with pytest.raises(UserError, match="UPerNet reads 'p3', the backbone gives p0, p1, p2, p4"):
         model(maps, labels())
     with pytest.raises(UserError, match="'p0' has 16 channels, not 8"):
-        model({**levels(), "p0": levels()["p1"]}, labels())
+        model({**pyramid(), "p0": pyramid()["p1"]}, labels())
     with pytest.raises(UserError, match="MLANeck reads 'block9'"):
-        MLANeck(["block9"], [24])(out_indices())
+        MLANeck(["block9"], [24])(block_maps())
     with pytest.raises(UserError, match="FCN has 3 classes, the head 7"):
         head(auxiliary=[decoder("FCN", 3)])
     with pytest.raises(UserError, match="num_classes=0"):
         decoder("FCN", 0)
     with pytest.raises(UserError, match="4 in_features and 3 in_channels"):
-        UPerNet(LEVELS, WIDTHS[:3], 7)
+        UPerNet(STAGES, WIDTHS[:3], 7)
     with pytest.raises(UserError, match="4 in_features and 1 in_channels"):
-        MLANeck(TAPS, [24])
+        MLANeck(BLOCKS, [24])
     with pytest.raises(UserError, match="did you mean 'SyncBN'"):
         decoder("FCN", norm="syncBN")
     with pytest.raises(UserError, match="64, 96, ... channels, not 32"):
@@ -384,7 +388,7 @@ def test_bad_input_is_told():
 
 # --- as a config and in detectron2's meta-architecture
 def test_config():
-    maps = dict(in_features=LEVELS, in_channels=WIDTHS)
+    maps = dict(in_features=STAGES, in_channels=WIDTHS)
     config = L(SemSegHead)(
         num_classes=5,
         decoder=L(UPerNet)(**maps, num_classes="${..num_classes}", channels=32),
@@ -398,7 +402,7 @@ def test_config():
     cfg.model.sem_seg_head.loss.losses[0].class_weights = [1, 1, 1, 2]
     model = instantiate(cfg.model.sem_seg_head)
     assert model.decoder.num_classes == model.auxiliary[0].num_classes == 4
-    losses = model(levels(), labels(4))[1]
+    losses = model(pyramid(), labels(4))[1]
     assert set(losses) == {"loss_sem_seg", "loss_sem_seg_aux0"} and all(x > 0 for x in losses.values())
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ivtuning.data.labels import IGNORE
 from ivtuning.errors import UserError
-from ivtuning.heads.segmentation.losses import IGNORE, OHEM, CrossEntropy, Dice, Sum, check_targets
+from ivtuning.heads.segmentation.losses import OHEM, CrossEntropy, Dice, Sum, check_targets
 
 LOSSES = {
     "plain": CrossEntropy,
@@ -34,7 +35,7 @@ def probability(logits: Tensor, targets: Tensor, b: int, y: int, x: int) -> floa
     return exponents[targets[b, y, x]] / sum(exponents)
 
 
-def labeled(targets: Tensor) -> list[tuple[int, ...]]:
+def labeled_pixels(targets: Tensor) -> list[tuple[int, ...]]:
     return [tuple(i) for i in (targets != IGNORE).nonzero().tolist()]
 
 
@@ -42,7 +43,7 @@ def labeled(targets: Tensor) -> list[tuple[int, ...]]:
 def test_cross_entropy(weights):
     logits, targets = maps()
     total = amount = 0.0
-    for pixel in labeled(targets):
+    for pixel in labeled_pixels(targets):
         weight = weights[targets[pixel]] if weights else 1.0
         total -= weight * math.log(probability(logits, targets, *pixel))
         amount += weight
@@ -60,7 +61,7 @@ def test_cross_entropy(weights):
 )
 def test_ohem(threshold, min_kept, kept):
     logits, targets = maps()
-    chances = sorted(probability(logits, targets, *pixel) for pixel in labeled(targets))
+    chances = sorted(probability(logits, targets, *pixel) for pixel in labeled_pixels(targets))
     hard = [p for p in chances if p < threshold]
     if len(hard) < 2 * min_kept:  # for two images
         hard = chances[: 2 * min_kept]
@@ -73,7 +74,7 @@ def test_ohem(threshold, min_kept, kept):
 def test_ohem_weights_change_the_mean_and_not_the_choice():
     logits, targets = maps()
     weights = [2.0, 0.5, 1.0, 3.0]
-    by_chance = sorted(labeled(targets), key=lambda pixel: probability(logits, targets, *pixel))[:6]
+    by_chance = sorted(labeled_pixels(targets), key=lambda pixel: probability(logits, targets, *pixel))[:6]
     total = sum(-weights[targets[p]] * math.log(probability(logits, targets, *p)) for p in by_chance)
     expected = total / sum(weights[targets[p]] for p in by_chance)
     assert OHEM(1e-6, 3, weights)(logits, targets).item() == pytest.approx(expected, rel=1e-12)
@@ -201,17 +202,17 @@ def test_weights_stay_out_of_checkpoints():
         (lambda: Sum([Dice()], [1.0, 2.0]), "1 losses and 2 weights"),
     ],
 )
-def test_bad_figures_are_told(make, message):
+def test_bad_figures_are_reported(make, message):
     with pytest.raises(UserError, match=message):
         make()
 
 
 @pytest.mark.parametrize(("label", "classes"), [(9, 9), (-1, 9), (254, 150), (1, 1), (256, 150)])
-def test_labels_beyond_the_classes_are_told(label, classes):
+def test_labels_beyond_the_classes_are_reported(label, classes):
     targets = torch.zeros(2, 3, dtype=torch.long)
     targets[0, 0] = IGNORE
     check_targets(targets, classes)
     targets[1, 2] = label
-    message = f"a.png has label {label}, which is none of the model's {classes} classes"
+    message = f"a.png has label {label}, which is not one of the model's {classes} classes"
     with pytest.raises(UserError, match=message):
         check_targets(targets, classes, "a.png")

@@ -1,4 +1,4 @@
-"""The segmentor on pairs: its batches, its ways over an image, and its place in the engine."""
+"""The segmentor on pairs: its batches, its ways to run on an image, and its part in the engine."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def pointwise(divisibility=8, **kwargs) -> PairedSemanticSegmentor:
 
 @torch.no_grad()
 def predict(model, *batch):
-    return [found["sem_seg"] for found in model.eval()(list(batch))]
+    return [output["sem_seg"] for output in model.eval()(list(batch))]
 
 
 # ---- batches ----
 
 
-def seen(model, batch):
+def model_inputs(model, batch):
     """What enters backbone and head in training."""
     entered = {}
     hooks = [
@@ -84,7 +84,7 @@ def seen(model, batch):
 @pytest.mark.parametrize("square_pad, size", [(0, (48, 64)), (80, (80, 80))])
 def test_images_are_padded_with_the_mean_and_labels_with_ignore(square_pad, size):
     batch = [labeled(37, 53), labeled(41, 20, seed=1)]
-    images, targets = seen(segmentor(square_pad=square_pad), batch)
+    images, targets = model_inputs(segmentor(square_pad=square_pad), batch)
     assert images.shape == (2, 6, *size) and targets.shape == (2, *size) and targets.dtype == torch.int64
     for x, image, target in zip(batch, images, targets, strict=True):
         height, width = x["sem_seg"].shape
@@ -113,9 +113,9 @@ def test_any_size_trains_and_predicts(trunk, sizes):
     assert name == "loss_sem_seg" and not rest and loss.isfinite()
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-    found = predict(model, *[{**x, "height": 70, "width": 31} for x in batch])
-    assert [y.shape for y in found] == [(CLASSES, 70, 31)] * len(batch)
-    assert all(y.isfinite().all() and y.dtype == torch.float32 for y in found)
+    maps = predict(model, *[{**x, "height": 70, "width": 31} for x in batch])
+    assert [y.shape for y in maps] == [(CLASSES, 70, 31)] * len(batch)
+    assert all(y.isfinite().all() and y.dtype == torch.float32 for y in maps)
 
 
 class FullSize(SemSegHead):
@@ -131,20 +131,20 @@ def test_agrees_with_detectron2s_segmentor():
     model.sem_seg_head.__class__ = FullSize
     batch = [{**labeled(37, 53), "height": 74, "width": 100}, labeled(48, 30, seed=1)]
     with torch.no_grad():
-        theirs = SemanticSegmentor.forward(model.eval(), model._stack(batch))
+        theirs = SemanticSegmentor.forward(model.eval(), model.stack_pairs(batch))
         ours = model(batch)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a["sem_seg"], b["sem_seg"])
         assert ours[0]["sem_seg"].shape == (CLASSES, 74, 100)
         model.training = model.sem_seg_head.training = True  # but no drop-path, no dropout
-        assert model(batch) == SemanticSegmentor.forward(model, model._stack(batch))
+        assert model(batch) == SemanticSegmentor.forward(model, model.stack_pairs(batch))
 
 
 def test_logits_are_cut_to_the_image_before_they_are_resized():
     model, x = pointwise(32), labeled(37, 53)
-    (found,) = predict(model, {**x, "height": 74, "width": 106})
+    (scores,) = predict(model, {**x, "height": 74, "width": 106})
     (small,) = predict(model, x)
-    torch.testing.assert_close(found, F.interpolate(small[None], size=(74, 106), mode="bilinear")[0])
+    torch.testing.assert_close(scores, F.interpolate(small[None], size=(74, 106), mode="bilinear")[0])
     del x["height"], x["width"]
     assert torch.equal(predict(model, x)[0], small)
 
@@ -159,7 +159,7 @@ def test_both_images_matter():
         assert not torch.allclose(predict(model, {**x, key: 255 - x[key]})[0], whole)
 
 
-def test_wrong_labels_are_told():
+def test_wrong_labels_are_reported():
     model, x = segmentor().train(), labeled()
     with pytest.raises(UserError, match="vis/0.png has no 'sem_seg'"):
         model([x, {k: v for k, v in x.items() if k != "sem_seg"}])
@@ -167,7 +167,7 @@ def test_wrong_labels_are_told():
         model([{**x, "sem_seg": x["sem_seg"][1:]}])
 
 
-# ---- ways over an image ----
+# ---- ways to run on an image ----
 
 
 def written_out(network, image, window, stride):
@@ -194,8 +194,8 @@ def test_windows_are_those_of_mmsegmentation(size, window, stride):
         ramp = torch.linspace(0, 1, images[0].shape[-1])
         return [x[:3] * ramp + x.sum() for x in images]
 
-    (found,) = SlidingWindow(window, stride)(network, [image], [size])
-    torch.testing.assert_close(found, written_out(network, image, window, stride))
+    (scores,) = SlidingWindow(window, stride)(network, [image], [size])
+    torch.testing.assert_close(scores, written_out(network, image, window, stride))
 
 
 @pytest.mark.parametrize("window, stride", [(16, 10), ((40, 16), (40, 5)), (64, 64)])
@@ -242,16 +242,16 @@ def test_every_scale_and_mirror_image_is_averaged_as_probabilities():
             logits = F.interpolate(logits, size=(74, 106), mode="bilinear")
             expected.append(back(logits.softmax(1))[0])
     model.inference = MultiScaleFlip((0.5, 1.0, 1.5))
-    (found,) = predict(model, x)
-    torch.testing.assert_close(found, torch.stack(expected).mean(0))
-    torch.testing.assert_close(found.sum(0), torch.ones(74, 106))
+    (scores,) = predict(model, x)
+    torch.testing.assert_close(scores, torch.stack(expected).mean(0))
+    torch.testing.assert_close(scores.sum(0), torch.ones(74, 106))
     assert not torch.allclose(expected[2], expected[3], atol=1e-3)
 
 
 def test_tiny_scales_keep_a_pixel():
     model = pointwise(inference=MultiScaleFlip((0.01,)))
-    (found,) = predict(model, labeled(37, 53))
-    assert found.shape == (CLASSES, 37, 53) and found.isfinite().all()
+    (scores,) = predict(model, labeled(37, 53))
+    assert scores.shape == (CLASSES, 37, 53) and scores.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_tiny_scales_keep_a_pixel():
         (partial(MultiScaleFlip, (1.0, 0.0)), "scales=.*above 0"),
     ],
 )
-def test_wrong_options_are_told(build, message):
+def test_wrong_options_are_reported(build, message):
     with pytest.raises(UserError, match=message):
         build()
 
@@ -367,7 +367,7 @@ def test_builds_from_a_config_and_takes_keys_on_the_command_line(tmp_path):
         load_config(tmp_path / "c.py", ["model.inference.flips=False"])
 
 
-def test_another_way_over_the_image_goes_on_the_command_line(tmp_path):
+def test_inference_is_configured_on_the_command_line(tmp_path):
     (tmp_path / "c.py").write_text("\n".join(x for x in CONFIG.split("\n") if "inference=" not in x))
     target = "ivtuning.heads.segmentation.inference.SlidingWindow"
     key = f"model.inference={{_target_: {target}, window: 32, stride: 16}}"

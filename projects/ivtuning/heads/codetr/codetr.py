@@ -27,8 +27,8 @@ from .transformer import CoTransformer
 class CoDINO(DINO):
     """DINO, trained together with two auxiliary heads that assign many positives to each object.
 
-    The auxiliary heads take the encoder's output as maps, and one coarser map. The decoder also trains on
-    the regions that they found. At inference they are not used.
+    The auxiliary heads take the encoder's output as maps, and one coarser map. Their positive regions become
+    additional queries of the decoder. The heads are used in training only.
 
     Args:
         transformer: a :class:`.transformer.CoTransformer` of two groups.

@@ -1,1 +1,1 @@
-"""Semantic segmentation: decoders by their papers, losses, and the head that joins them."""
+"""Semantic segmentation: decoders, losses, the head that combines them, and the segmentor."""

@@ -1,7 +1,7 @@
-"""What decoders are made of: convolutions, their normalization, the classifier, resizing.
+"""Building blocks of the decoders: convolutions with norm and ReLU, the classifier, resizing.
 
-Initialization is that of the code the published numbers come from (mmsegmentation): Kaiming normal over the
-fan-out for convolutions, normal of std 0.01 for classifiers, zero biases.
+Initialization follows mmsegmentation, whose code the published numbers come from: Kaiming normal over the
+fan-out for convolutions, normal with std 0.01 for classifiers, zero biases.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ...errors import UserError, nearest
 NORMS = ("BN", "SyncBN", "GN")
 
 
-class Reader(nn.Module):
-    """What reads maps out of the backbone's dict.
+class FeatureReader(nn.Module):
+    """Base of modules that take some of the backbone's maps.
 
     Args:
-        in_features: names of the maps that are read.
-        in_channels: of each of them.
+        in_features: names of these maps.
+        in_channels: number of channels of each.
 
     Raises:
-        UserError: names and channels of unequal number; in the forward pass, a map that is missing or has
-            other channels.
+        UserError: the numbers of names and channels differ; in the forward pass, a map is missing or has
+            another number of channels.
     """
 
     def __init__(self, in_features: Sequence[str], in_channels: Sequence[int]):
@@ -43,25 +43,25 @@ class Reader(nn.Module):
                 "give one number for each name"
             )
 
-    def levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+    def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """The maps of `in_features`, in their order."""
         reader = type(self).__name__
-        for name, wanted in zip(self.in_features, self.in_channels, strict=True):
+        for name, channels in zip(self.in_features, self.in_channels, strict=True):
             if name not in features:
                 raise UserError(
-                    f"{reader} reads {name!r}, the backbone gives {', '.join(features)}: mend in_features"
+                    f"{reader} reads {name!r}, the backbone gives {', '.join(features)}: fix in_features"
                     f"{nearest(name, features)}"
                 )
-            if (found := features[name].shape[1]) != wanted:
-                raise UserError(f"{reader}: {name!r} has {found} channels, not {wanted}: mend in_channels")
+            if (actual := features[name].shape[1]) != channels:
+                raise UserError(f"{reader}: {name!r} has {actual} channels, not {channels}: fix in_channels")
         return [features[name] for name in self.in_features]
 
 
-class Decoder(Reader):
-    """Feature maps -> logits (B, K, h, w) at a stride of the decoder's own.
+class Decoder(FeatureReader):
+    """Base of the decoders, which turn feature maps into logits (B, K, h, w) at a stride of their own.
 
     Args:
-        in_features, in_channels: as in :class:`Reader`.
+        in_features, in_channels: as in :class:`FeatureReader`.
         num_classes: K.
 
     Raises:
@@ -119,7 +119,7 @@ def build_norm(norm: str, channels: int) -> nn.Module:
 
 
 def conv_block(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    """Convolution that keeps the map's size (no bias), normalization, ReLU."""
+    """A convolution without bias that keeps the map's size, a norm and ReLU."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -134,13 +134,13 @@ def conv_block(in_channels: int, out_channels: int, kernel_size: int, norm: str)
 
 
 def conv_blocks(in_channels: int, channels: int, count: int, norm: str) -> list[Conv2d]:
-    """`count` 3x3 blocks in a row, all of `channels`."""
+    """A stack of `count` 3x3 blocks, all with `channels`."""
     widths = [in_channels] + [channels] * count
     return [conv_block(a, b, 3, norm) for a, b in pairwise(widths)]
 
 
 def classifier(channels: int, num_classes: int, dropout: float = 0.0, kernel_size: int = 1) -> nn.Sequential:
-    """Dropout of whole channels and the convolution (with bias) that gives the logits."""
+    """Dropout of whole channels and a convolution with bias that gives the logits."""
     conv = nn.Conv2d(channels, num_classes, kernel_size, padding=kernel_size // 2)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)

@@ -1,4 +1,4 @@
-"""A fully convolutional decoder (arXiv 1411.4038): what trains beside UPerNet and SETR's MLA."""
+"""A fully convolutional decoder (FCN, arXiv 1411.4038); also the auxiliary decoder of UPerNet and SETR."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .blocks import Decoder, classifier, conv_blocks
 
 
 class FCN(Decoder):
-    """`convs` 3x3 convolutions and the classifier on one map; logits have its size.
+    """3x3 convolutions and a classifier on one map; the logits have its size.
 
     Args:
         in_feature, in_channels: the map.
         num_classes: K.
         channels: of the convolutions.
-        convs: how many there are; 0 classifies the map itself.
+        convs: number of convolutions; 0 classifies the map itself.
         norm: "BN", "SyncBN" or "GN".
         dropout: of whole channels, before the classifier.
     """
@@ -36,4 +36,4 @@ class FCN(Decoder):
         self.classifier = classifier(channels if convs else in_channels, num_classes, dropout)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        return self.classifier(self.convs(*self.levels(features)))
+        return self.classifier(self.convs(*self.select(features)))

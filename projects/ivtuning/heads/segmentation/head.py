@@ -7,32 +7,33 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from ...data.labels import IGNORE
 from ...errors import UserError
 from ...utils.precision import at_least_float32
 from .blocks import resize
-from .losses import IGNORE, CrossEntropy, Loss, check_targets
+from .losses import CrossEntropy, Loss, check_targets
 
 log = logging.getLogger(__name__)
 
 
 class SemSegHead(nn.Module):
-    """What detectron2's SemanticSegmentor calls `sem_seg_head`.
+    """The `sem_seg_head` of a segmentor.
 
-    With one class every labeled pixel is that class: the loss is a binary cross-entropy whose targets are
-    all positive, and every prediction is right by definition. That trains and evaluates, but tells nothing
-    apart, and a warning says so; "this class or the rest" is two classes.
+    With one class, every labeled pixel has that class: the loss is a binary cross-entropy with positive
+    targets alone, and every prediction is correct by definition. That runs, but the model learns nothing
+    useful, so a warning says to add a class for the rest.
 
     Args:
-        decoder: features -> logits (B, K, h, w).
+        decoder: turns features into logits (B, K, h, w).
         num_classes: K.
-        loss: see losses.py; of the auxiliary decoders as well. None: plain cross-entropy.
-        auxiliary: decoders that train beside the main one and are not run in evaluation.
-        auxiliary_weight: factor of each auxiliary loss; 0.4 is that of SETR, UPerNet and PSPNet.
-        neck: features -> features, for the decoder and the auxiliary ones alike (SETR's MLA).
-        ignore_value: what pixels without a label have in `targets`.
+        loss: see losses.py; the auxiliary decoders use it too. None: plain cross-entropy.
+        auxiliary: decoders that are used in training only.
+        auxiliary_weight: weight of each auxiliary loss; SETR, UPerNet and PSPNet have 0.4.
+        neck: turns features into features for all decoders (SETR-MLA).
+        ignore_value: value of pixels without a label in `targets`.
 
     Raises:
-        UserError: a decoder of another number of classes.
+        UserError: a decoder has another number of classes.
     """
 
     def __init__(
@@ -47,13 +48,13 @@ class SemSegHead(nn.Module):
     ):
         super().__init__()
         for module in (decoder, *auxiliary):
-            if (found := getattr(module, "num_classes", num_classes)) != num_classes:
+            if (classes := getattr(module, "num_classes", num_classes)) != num_classes:
                 raise UserError(
-                    f"{type(module).__name__} has {found} classes, the head {num_classes}: "
-                    "set both num_classes alike"
+                    f"{type(module).__name__} has {classes} classes, the head {num_classes}: "
+                    "set both num_classes to the same number"
                 )
         if num_classes == 1:
-            log.warning("one class: every score is perfect; make the rest a class to tell it apart")
+            log.warning("one class: every prediction counts as correct; add a class for the rest")
         self.neck = neck
         self.decoder = decoder
         self.auxiliary = nn.ModuleList(auxiliary)
@@ -67,32 +68,32 @@ class SemSegHead(nn.Module):
         """
         Args:
             features: the backbone's maps (B, C, h, w).
-            targets: (B, H, W) int64, class ids; in training only.
+            targets: (B, H, W) int64 class ids; in training only.
 
         Returns:
             In training (None, {"loss_sem_seg", "loss_sem_seg_aux0", ...}): the logits are resized to the
             targets, in float32. Else (logits (B, K, h, w) at the decoder's stride, {}).
 
         Raises:
-            UserError: training without targets, or with ids that are no class.
+            UserError: training without targets, or with ids that no class has.
         """
         if self.training:
-            targets = self._known(targets)
+            targets = self._check(targets)
         if self.neck is not None:
             features = self.neck(features)
         logits = self.decoder(features)
         if not self.training:
             return logits, {}
-        losses = {"loss_sem_seg": self._compare(logits, targets)}
+        losses = {"loss_sem_seg": self._loss(logits, targets)}
         for i, decoder in enumerate(self.auxiliary):
-            loss = self._compare(decoder(features), targets)
+            loss = self._loss(decoder(features), targets)
             losses[f"loss_sem_seg_aux{i}"] = self.auxiliary_weight * loss
         return None, losses
 
-    def _compare(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.loss(resize(at_least_float32(logits), targets.shape[-2:]), targets)
 
-    def _known(self, targets: Tensor | None) -> Tensor:
+    def _check(self, targets: Tensor | None) -> Tensor:
         if targets is None:
             raise UserError("training needs labels: give a dataset whose samples have sem_seg_file_name")
         if self.ignore_value != IGNORE:

@@ -1,10 +1,10 @@
-"""How a segmentor covers an image: whole, by overlapping windows, at several scales and mirrored.
+"""Ways to run a segmentor on an image: whole, by sliding windows, at several scales and mirrored.
 
-Each is called with `network`, `images` and `sizes`, and returns a map (K, H, W) in float32 for each image:
+Each is called with `network`, `images` and `sizes`, and returns a float32 map (K, H, W) for each image:
 
-- network: list of images (C, h, w), of any sizes -> list of logits (K, h, w);
-- images: list of (C, h, w), normalized;
-- sizes: list of (H, W), what the maps are resized to (bilinear, corners not aligned).
+- network: turns a list of images (C, h, w), of any sizes, into a list of logits (K, h, w);
+- images: list of normalized images (C, h, w);
+- sizes: list of (H, W) that the maps are resized to (bilinear, corners not aligned).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ Inference = Callable[[Network, list[Tensor], list[Size]], list[Tensor]]
 
 
 class WholeImage:
-    """Logits of the whole images, in one batch."""
+    """Logits of the whole images, which run as one batch."""
 
     def __call__(self, network: Network, images: list[Tensor], sizes: list[Size]) -> list[Tensor]:
-        return _fit(network(images), sizes)
+        return _resize_each(network(images), sizes)
 
 
 class SlidingWindow:
-    """Logits of overlapping windows, averaged; all windows of an image are one batch.
+    """Averaged logits of overlapping windows; all windows of an image run as one batch.
 
-    The last window of a row or a column is shifted back to the border, so none leaves the image. Where the
-    image is smaller, the window is as high or as wide as the image.
+    The last window of a row or a column is shifted back so that it ends at the border. Where the image is
+    smaller than the window, the window shrinks to the image.
 
     Args:
         window: (height, width) in pixels, or one number for both.
-        stride: from each window to the next, likewise; at most the window.
+        stride: from each window to the next, in the same form; at most the window.
 
     Raises:
-        UserError: numbers below 1, or a stride that would leave gaps.
+        UserError: a number below 1, or a stride that would leave gaps.
     """
 
     def __init__(self, window: int | Sequence[int] = 512, stride: int | Sequence[int] = 341):
@@ -52,32 +52,32 @@ class SlidingWindow:
             )
 
     def __call__(self, network: Network, images: list[Tensor], sizes: list[Size]) -> list[Tensor]:
-        return _fit([self._cover(network, image) for image in images], sizes)
+        return _resize_each([self._average_windows(network, image) for image in images], sizes)
 
-    def _cover(self, network: Network, image: Tensor) -> Tensor:
+    def _average_windows(self, network: Network, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         h, w = min(self.window[0], height), min(self.window[1], width)
         tops, lefts = _starts(height, h, self.stride[0]), _starts(width, w, self.stride[1])
-        places = [(..., slice(top, top + h), slice(left, left + w)) for top in tops for left in lefts]
-        windows = network([image[place] for place in places])
-        total = windows[0].new_zeros(len(windows[0]), height, width)
+        windows = [(..., slice(top, top + h), slice(left, left + w)) for top in tops for left in lefts]
+        logits = network([image[window] for window in windows])
+        total = logits[0].new_zeros(len(logits[0]), height, width)
         count = total.new_zeros(height, width)
-        for place, logits in zip(places, windows, strict=True):
-            total[place] += logits
-            count[place] += 1
+        for window, window_logits in zip(windows, logits, strict=True):
+            total[window] += window_logits
+            count[window] += 1
         return total / count
 
 
 class MultiScaleFlip:
-    """Softmax probabilities at the final size, averaged over scales and mirror images.
+    """Softmax probabilities at the output size, averaged over scales and mirror images.
 
     Args:
-        scales: of the images as the mapper gives them, above 0; their sizes are rounded to whole pixels.
-        flip: see every scale mirrored (left to right) as well.
-        base: what gives the logits at each scale, WholeImage() or a SlidingWindow.
+        scales: factors of the mapper's image size, above 0; sizes are rounded to whole pixels.
+        flip: also run every scale on the image flipped left to right.
+        base: gives the logits at each scale, WholeImage() (None) or a SlidingWindow.
 
     Raises:
-        UserError: no scale, or one that is not above 0.
+        UserError: no scales, or one that is not above 0.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class MultiScaleFlip:
         totals = None
         for scale in self.scales:
             scaled = [_scale(image, scale) for image in images]
-            for mirrored in (False, True) if self.flip else (False,):
-                seen = [image.flip(-1) for image in scaled] if mirrored else scaled
-                found = [logits.softmax(0) for logits in self.base(network, seen, sizes)]
-                found = [p.flip(-1) for p in found] if mirrored else found
-                totals = found if totals is None else [a + b for a, b in zip(totals, found, strict=True)]
+            for flipped in (False, True) if self.flip else (False,):
+                inputs = [image.flip(-1) for image in scaled] if flipped else scaled
+                scores = [logits.softmax(0) for logits in self.base(network, inputs, sizes)]
+                scores = [p.flip(-1) for p in scores] if flipped else scores
+                totals = scores if totals is None else [a + b for a, b in zip(totals, scores, strict=True)]
         return [total / (len(self.scales) * (1 + self.flip)) for total in totals]
 
 
-def _fit(maps: list[Tensor], sizes: list[Size]) -> list[Tensor]:
+def _resize_each(maps: list[Tensor], sizes: list[Size]) -> list[Tensor]:
     return [resize(x[None], size)[0] for x, size in zip(maps, sizes, strict=True)]
 
 
@@ -115,7 +115,7 @@ def _pair(value: int | Sequence[int], name: str) -> Size:
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows that cover `length` pixels; the last one ends with it."""
+    """First pixels of the windows that cover `length` pixels; the last window ends at the border."""
     return [*range(0, length - window, stride), length - window]
 
 

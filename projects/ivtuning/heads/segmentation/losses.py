@@ -1,11 +1,11 @@
-"""Losses of label maps: cross-entropy, its hard pixels (OHEM), Dice, and sums of them.
+"""Segmentation losses: cross-entropy, online hard example mining (OHEM), Dice, and weighted sums of them.
 
 Each is called with logits (B, K, H, W), of any floating type, and targets (B, H, W) int64: class ids 0..K-1,
-and 255 where a pixel has no label and no say. It returns a scalar in float32 or better; a batch without any
-labeled pixel gives 0 and zero gradients.
+and 255 for pixels that are ignored. It returns a scalar in float32 or float64. A batch without any labeled
+pixel gives 0 and zero gradients.
 
-With K = 1 the single logit stands against a constant 0, so its sigmoid is the class's probability. No target
-says "not this class", so such a model learns that every pixel is the class; see SemSegHead.
+With K = 1 the single logit is compared with a constant 0, so its sigmoid is the class's probability. No
+target says "not this class", so such a model learns that every pixel has the class; see SemSegHead.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def check_targets(targets: Tensor, num_classes: int, where: str = "a batch") -> None:
-    """Refuse ids that no class has: cross-entropy would end the process with a device-side assert on CUDA.
+    """Refuse ids that no class has.
 
-    Costs one synchronization on CUDA and none on the CPU.
+    On CUDA, cross-entropy would end the process with a device-side assert. This check costs one
+    synchronization there.
 
     Args:
         targets: integers of any shape.
-        where: a file, or whatever the message is to name.
+        where: what the message names, such as a file.
 
     Raises:
         UserError: an id that is neither 0..`num_classes`-1 nor 255.
@@ -40,13 +41,13 @@ def check_targets(targets: Tensor, num_classes: int, where: str = "a batch") -> 
     if wrong.any():
         ids = ", ".join(map(str, targets[wrong].unique()[:3].tolist()))
         raise UserError(
-            f"{where} has label {ids}, which is none of the model's {num_classes} classes (0 to "
-            f"{num_classes - 1}, {IGNORE} is ignored): set model.sem_seg_head.num_classes to the set's"
+            f"{where} has label {ids}, which is not one of the model's {num_classes} classes (0 to "
+            f"{num_classes - 1}, {IGNORE} is ignored): set model.sem_seg_head.num_classes to the data set's"
         )
 
 
-def against_rest(logits: Tensor) -> Tensor:
-    """Logits in float32 or better; a single class gets a constant 0 beside it, to be compared with."""
+def with_rest(logits: Tensor) -> Tensor:
+    """Logits in at least float32; a single class gets a second one, a constant 0, to be compared with."""
     logits = at_least_float32(logits)
     return torch.cat([logits, torch.zeros_like(logits)], 1) if logits.shape[1] == 1 else logits
 
@@ -54,13 +55,13 @@ def against_rest(logits: Tensor) -> Tensor:
 class CrossEntropy(nn.Module):
     """Mean cross-entropy over the labeled pixels.
 
-    (mmsegmentation divides by all pixels, labeled or not, unless told otherwise.)
+    (By default, mmsegmentation divides by all pixels, labeled or not.)
 
     Args:
-        class_weights: one number from 0 for each class; the mean is then weighted with them, as in torch.
+        class_weights: a weight from 0 for each class, of a weighted mean as in torch.
 
     Raises:
-        UserError: a negative weight; in the forward pass, weights of another number than the classes.
+        UserError: a negative weight; in the forward pass, a number of weights other than that of classes.
     """
 
     def __init__(self, class_weights: Sequence[float] | None = None):
@@ -72,8 +73,8 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         classes, valid = logits.shape[1], targets != IGNORE
-        entropy = F.cross_entropy(against_rest(logits), targets, ignore_index=IGNORE, reduction="none")
-        weights = self.kept(entropy.detach(), valid).to(entropy.dtype)
+        entropy = F.cross_entropy(with_rest(logits), targets, ignore_index=IGNORE, reduction="none")
+        weights = self.selected(entropy.detach(), valid).to(entropy.dtype)
         if self.class_weights is not None:
             if len(self.class_weights) != classes:
                 raise UserError(
@@ -82,24 +83,24 @@ class CrossEntropy(nn.Module):
             weights = weights * self.class_weights.to(entropy.dtype)[targets.masked_fill(~valid, 0)]
         return (entropy * weights).sum() / weights.sum().clamp(min=torch.finfo(entropy.dtype).tiny)
 
-    def kept(self, entropy: Tensor, valid: Tensor) -> Tensor:
-        """Which pixels count, (B, H, W) bool: here all that are labeled."""
+    def selected(self, entropy: Tensor, valid: Tensor) -> Tensor:
+        """The pixels that count, (B, H, W) bool: here all that are labeled."""
         return valid
 
 
 class OHEM(CrossEntropy):
-    """Cross-entropy over hard pixels (online hard example mining, arXiv 1604.03540, as used per pixel).
+    """Cross-entropy over hard pixels (online hard example mining, arXiv 1604.03540, applied to pixels).
 
-    Those are the labeled pixels whose own class has a probability below `threshold`, and at any rate the
-    `min_kept` hardest for each image of the batch, taken over the whole batch (as in mmsegmentation).
+    A labeled pixel is hard where its own class has a probability below `threshold`. In any case, the
+    `min_kept` hardest pixels per image count, taken over the whole batch (as in mmsegmentation).
 
     Args:
         threshold: probability, above 0 and at most 1.
-        min_kept: pixels for each image, at least 1.
+        min_kept: pixels per image, at least 1.
         class_weights: as in :class:`CrossEntropy`; they do not change which pixels are hard.
 
     Raises:
-        UserError: a figure outside its range.
+        UserError: a number outside its range.
     """
 
     def __init__(
@@ -110,26 +111,26 @@ class OHEM(CrossEntropy):
     ):
         super().__init__(class_weights)
         if not 0 < threshold <= 1:
-            raise UserError(f"OHEM: threshold={threshold} is no probability: give one in (0, 1]")
+            raise UserError(f"OHEM: threshold={threshold} is not a probability: give one in (0, 1]")
         if min_kept < 1:
-            raise UserError(f"OHEM: min_kept={min_kept}: keep at least 1 pixel an image")
+            raise UserError(f"OHEM: min_kept={min_kept}: keep at least 1 pixel per image")
         self.threshold, self.min_kept = threshold, min_kept
 
-    def kept(self, entropy: Tensor, valid: Tensor) -> Tensor:
+    def selected(self, entropy: Tensor, valid: Tensor) -> Tensor:
         count = min(self.min_kept * len(entropy), entropy.numel())
-        # No entropy is negative, so unlabeled pixels come last; nothing here waits for the device.
-        least = entropy.masked_fill(~valid, -1.0).flatten().topk(count, sorted=False).values.min()
-        return valid & ((entropy > -math.log(self.threshold)) | (entropy >= least))
+        # Entropies are not negative, so unlabeled pixels come last. Nothing here waits for the device.
+        smallest = entropy.masked_fill(~valid, -1.0).flatten().topk(count, sorted=False).values.min()
+        return valid & ((entropy > -math.log(self.threshold)) | (entropy >= smallest))
 
 
 class Dice(nn.Module):
-    """Soft Dice loss (V-Net, arXiv 1606.04797, section 3) of softmax probabilities.
+    """Soft Dice loss of softmax probabilities (V-Net, arXiv 1606.04797, section 3).
 
-    ``1 - (2 sum(p g) + smooth) / (sum(p^2) + sum(g^2) + smooth)`` over the labeled pixels of an image, then
-    the mean over classes and images. A class that an image lacks counts too: it should have no probability.
+    ``1 - (2 sum(p g) + smooth) / (sum(p^2) + sum(g^2) + smooth)`` over the labeled pixels of an image,
+    averaged over classes and images. A class that an image lacks counts too: its probability should be 0.
 
     Args:
-        smooth: above 0; keeps classes without any pixel from dividing by zero.
+        smooth: above 0; prevents a division by zero for classes without pixels.
 
     Raises:
         UserError: `smooth` is not above 0.
@@ -143,7 +144,7 @@ class Dice(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         valid = (targets != IGNORE).unsqueeze(1)
-        p = against_rest(logits).softmax(1)[:, : logits.shape[1]] * valid
+        p = with_rest(logits).softmax(1)[:, : logits.shape[1]] * valid
         truth = torch.zeros_like(p).scatter_(
             1, targets.unsqueeze(1).masked_fill(~valid, 0), valid.to(p.dtype)
         )
@@ -157,10 +158,10 @@ class Sum(nn.Module):
 
     Args:
         losses: the terms.
-        weights: one number for each; None: 1 each.
+        weights: one for each; None: all 1.
 
     Raises:
-        UserError: no loss, or another number of weights.
+        UserError: no losses, or another number of weights.
     """
 
     def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float] | None = None):

@@ -11,17 +11,17 @@ from .blocks import Decoder, classifier, conv_block, resize
 
 
 class SegFormer(Decoder):
-    """Each level through a linear layer, resized to the largest map, fused by another, then the classifier.
+    """A linear layer for each map; all are resized to the largest, fused by a 1x1 convolution and classified.
 
-    As in the paper and the authors' code, the layers of the levels are linear, with bias and neither norm nor
-    ReLU, and start as torch's do (mmsegmentation has norm and ReLU there, and 256 channels for every size).
-    Logits have the largest map's size: stride 4 on Swin, the patch size on a plain ViT's out_indices.
+    As in the paper and the authors' code, the layers of the maps are linear, with bias but without norm and
+    ReLU, and have torch's initialization (mmsegmentation has norm and ReLU there, and always 256 channels).
+    The logits have the largest map's size: stride 4 on Swin, the patch size on a plain ViT.
 
     Args:
-        in_features, in_channels: the levels.
+        in_features, in_channels: the maps.
         num_classes: K.
-        channels: C of the paper: 256 for B0 and B1, 768 for B2 to B5.
-        norm: "BN", "SyncBN" or "GN", after the fusion.
+        channels: the paper's C, 256 for B0 and B1, 768 for B2 to B5.
+        norm: "BN", "SyncBN" or "GN", of the fusion.
         dropout: of whole channels, before the classifier.
     """
 
@@ -40,7 +40,7 @@ class SegFormer(Decoder):
         self.classifier = classifier(channels, num_classes, dropout)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        levels = self.levels(features)
-        size = max((x.shape[-2:] for x in levels), key=lambda s: s[0] * s[1])
-        levels = [resize(linear(x), size) for linear, x in zip(self.linears, levels, strict=True)]
-        return self.classifier(self.fuse(torch.cat(levels, 1)))
+        maps = self.select(features)
+        size = max((x.shape[-2:] for x in maps), key=lambda s: s[0] * s[1])
+        maps = [resize(linear(x), size) for linear, x in zip(self.linears, maps, strict=True)]
+        return self.classifier(self.fuse(torch.cat(maps, 1)))

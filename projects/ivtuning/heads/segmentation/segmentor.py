@@ -1,4 +1,4 @@
-"""Semantic segmentation of pairs: detectron2's SemanticSegmentor with pairs at its door."""
+"""Semantic segmentation of pairs, as a detectron2 meta-architecture."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .inference import Inference, WholeImage
 
 
 class PairedSemanticSegmentor(PairedInput, SemanticSegmentor):
-    """Label maps of pairs.
+    """detectron2's SemanticSegmentor on pairs.
 
-    `forward` replaces detectron2's, which normalizes and pads within (so it knows no other padding and no
-    absent image) and runs the network once on the whole batch (so there is no place for windows or scales).
+    `forward` replaces detectron2's, which does the normalization and padding itself (so it supports neither
+    other paddings nor missing images) and runs the network once on the whole batch (so it supports neither
+    sliding windows nor several scales).
 
     Args (keyword, besides :class:`PairedInput`'s and detectron2's backbone, sem_seg_head, pixel_mean and
     pixel_std):
-        inference: see inference.py; None: WholeImage().
+        inference: how images are covered, see inference.py; None: WholeImage().
     """
 
     def __init__(self, *, inference: Inference | None = None, **kwargs):
@@ -33,14 +34,14 @@ class PairedSemanticSegmentor(PairedInput, SemanticSegmentor):
         Args:
             batched_inputs: the mapper's dicts, of any sizes, see :class:`PairedInput`; in training with
                 "sem_seg", (H, W) integers of the image's size. "height" and "width" give the size of the
-                result, by default the image's.
+                output, by default the image's.
 
         Returns:
             In training the head's losses. Else, for each image, {"sem_seg": (K, height, width) float32}:
-            logits, or the probabilities of an `inference` that averages them.
+            logits, or probabilities where `inference` averages these.
 
         Raises:
-            UserError: see :func:`ivtuning.meta_arch.stack_pair`; labels that are missing or of another size.
+            UserError: see :func:`ivtuning.meta_arch.stack_pair`; labels are missing or of another size.
         """
         images = self.normalize(batched_inputs)
         if self.training:
@@ -50,17 +51,17 @@ class PairedSemanticSegmentor(PairedInput, SemanticSegmentor):
             (x.get("height", image.shape[1]), x.get("width", image.shape[2]))
             for x, image in zip(batched_inputs, images, strict=True)
         ]
-        return [{"sem_seg": found} for found in self.inference(self.logits, images, sizes)]
+        return [{"sem_seg": scores} for scores in self.inference(self.logits, images, sizes)]
 
     def logits(self, images: list[Tensor]) -> list[Tensor]:
-        """Normalized images (C, h, w), of any sizes -> their logits (K, h, w) in float32, in one batch."""
+        """Logits (K, h, w), float32, of normalized images (C, h, w) of any sizes; they run as one batch."""
         batch = self.pad(images)
         logits, _ = self.sem_seg_head(self.backbone(batch.tensor))
         logits = resize(at_least_float32(logits), batch.tensor.shape[-2:])
         return [x[:, :h, :w] for x, (h, w) in zip(logits, batch.image_sizes, strict=True)]
 
     def _targets(self, batched_inputs: list[dict], images: list[Tensor]) -> Tensor:
-        """The labels as one batch (B, H, W) int64, padded as the images are."""
+        """The labels as one batch (B, H, W) int64, padded like the images."""
         targets = []
         for x, image in zip(batched_inputs, images, strict=True):
             name, labels = x.get("file_name", "a sample"), x.get("sem_seg")

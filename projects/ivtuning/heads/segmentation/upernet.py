@@ -1,4 +1,4 @@
-"""UPerNet (arXiv 1807.10221, section 3.1): pyramid pooling on the last level, a feature pyramid below."""
+"""UPerNet (arXiv 1807.10221, section 3.1): a feature pyramid on top of pyramid pooling."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from .blocks import Decoder, classifier, conv_block, resize
 
 
 class PyramidPooling(nn.Module):
-    """Averages over coarse grids beside the map itself, fused by a 3x3 convolution (PSPNet, 1612.01105).
+    """The map and its averages over coarse grids, fused by a 3x3 convolution (PSPNet, arXiv 1612.01105).
 
     Args:
-        in_channels, channels: of the map and of the result.
-        pools: side of each grid, in cells.
-        norm: "BN", "SyncBN" or "GN". Where one image is pooled to one cell, see blocks.py.
+        in_channels, channels: of the input and the output.
+        pools: number of cells along each side of every grid.
+        norm: "BN", "SyncBN" or "GN". A batch of one image, pooled to one cell, is
+            a special case of the norms in blocks.py.
 
     Forward: (B, `in_channels`, h, w) -> (B, `channels`, h, w).
     """
@@ -35,12 +36,12 @@ class PyramidPooling(nn.Module):
 
 
 class UPerNet(Decoder):
-    """The scene parsing part of UPerNet; logits have the finest level's size.
+    """The scene parsing part of UPerNet; the logits have the finest map's size.
 
     Args:
-        in_features, in_channels: the levels, finest first.
+        in_features, in_channels: the maps, finest first.
         num_classes: K.
-        channels: of every map inside.
+        channels: of all inner maps.
         pools: grids of the pyramid pooling.
         norm: "BN", "SyncBN" or "GN".
         dropout: of whole channels, before the classifier.
@@ -65,9 +66,9 @@ class UPerNet(Decoder):
         self.classifier = classifier(channels, num_classes, dropout)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        *finer, last = self.levels(features)
+        *finer, last = self.select(features)
         x = self.pooling(last)
-        maps = [x]  # of the pyramid, finest first
+        maps = [x]  # the pyramid, finest first
         for i in reversed(range(len(finer))):
             lateral = self.laterals[i](finer[i])
             x = lateral + resize(x, lateral.shape[-2:])
