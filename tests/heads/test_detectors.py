@@ -49,8 +49,7 @@ CASCADE = [
 PAIRED = [
     *("model.backbone.net.stem=PromptStem", "model.backbone.net.tuner=IVTuning"),
     *("model.backbone.net.stem.zero_init=False", "model.backbone.net.tuner.zero_init=False"),
-    "model.pixel_mean=[123.675,116.28,103.53,108.375,108.375,108.375]",
-    "model.pixel_std=[58.395,57.12,57.375,51.0,51.0,51.0]",
+    *(f"model.pixel_mean={[110.0] * 6}", f"model.pixel_std={[55.0] * 6}"),
 ]
 HEADS = {"retinanet_swin": RETINANET, "cascade_mask_rcnn_swin": CASCADE}
 

@@ -1,31 +1,30 @@
 """Cascade Mask R-CNN on Swin-B with Mona, visible images: 4conv1fc box heads with SyncBN, GIoU loss.
 
-As detectron2 has it, one mask head learns from the first stage's regions, and later stages take all regions
-that the stage before gave. The paper's framework (mmdetection) has three mask heads and samples anew.
+As in detectron2, one mask head learns from the first stage's regions, and each later stage takes all regions
+of the stage before. The paper's framework (mmdetection) has three mask heads and samples regions anew.
 """
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.heads.cascade import CascadeHeads, RefiningOutputLayers, sync_bn
-from ivtuning.tuning import Mona
 
+from ..constants import VISIBLE_MEAN, VISIBLE_STD
+from .detector_parts import proposal_matcher
 from .faster_rcnn_swin import model
 from .mask_head import add_mask_head
+from .trunks import visible_swin
 
-# As in the paper's code, the frozen trunk's drop-path stays on in training.
-model.backbone.net.update(stem=L(VisibleOnly)(), tuner=L(Mona)(), drop_path_rate=0.3, frozen_eval=False)
+model.backbone.net = visible_swin("swin_b", drop_path_rate=0.3)
 
 rpn = model.proposal_generator
 rpn.head.conv_dims = [-1]
 rpn.update(smooth_l1_beta=1 / 9, anchor_boundary_thresh=0, post_nms_topk=(2000, 1000))
 
 _pooler = model.roi_heads.box_pooler
-# Of each stage: IoU that makes a region positive, scales of its box deltas, weight of its losses, outputs.
+# For each stage: IoU from which a region is positive, scales of the box deltas, loss weight, outputs.
 _stages = [
     (0.5, (10, 10, 5, 5), 1.0, RefiningOutputLayers),
     (0.6, (20, 20, 10, 10), 0.5, RefiningOutputLayers),
@@ -59,12 +58,10 @@ model.roi_heads = L(CascadeHeads)(
         )
         for _, scales, weight, outputs in _stages
     ],
-    proposal_matchers=[
-        L(Matcher)(thresholds=[iou], labels=[0, 1], allow_low_quality_matches=False) for iou, *_ in _stages
-    ],
+    proposal_matchers=[proposal_matcher(iou) for iou, *_ in _stages],
 )
 add_mask_head(model)
 model.roi_heads.mask_head.conv_norm = ""
 
-model.pixel_mean = [123.675, 116.28, 103.53]
-model.pixel_std = [58.395, 57.12, 57.375]
+model.pixel_mean = VISIBLE_MEAN
+model.pixel_std = VISIBLE_STD

@@ -2,25 +2,15 @@
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.stems import VisibleOnly
-from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.heads.classification import ImageClassifier
 from ivtuning.necks.pooled import PooledTrunk
-from ivtuning.tuning import Mona
+
+from ..constants import VISIBLE_MEAN, VISIBLE_STD
+from .trunks import visible_swin
 
 model = L(ImageClassifier)(
-    backbone=L(PooledTrunk)(
-        net=L(Swin)(
-            stem=L(VisibleOnly)(),
-            tuner=L(Mona)(),
-            drop_path_rate=0.3,
-            out_indices=(3,),
-            # As in the paper's code, the frozen trunk's drop-path stays on in training.
-            frozen_eval=False,
-            **SWIN_SIZES["swin_l"],
-        ),
-    ),
+    backbone=L(PooledTrunk)(net=visible_swin("swin_l", drop_path_rate=0.3, out_indices=(3,))),
     num_classes="???",
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
+    pixel_mean=VISIBLE_MEAN,
+    pixel_std=VISIBLE_STD,
 )

@@ -1,16 +1,14 @@
 """Co-DINO on Swin-L of window 12, five scales, with an R-CNN and an ATSS head in training (arXiv 2211.12860).
 
-The heads' losses weigh 12 times as much as elsewhere: the decoder's 6 layers times the paper's lambda_2 = 2.
+The auxiliary heads' losses weigh 12 times as much as usual: the decoder's 6 layers times the paper's
+lambda_2 = 2.
 """
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead, StandardROIHeads
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from ivtuning.heads.codetr import (
     ATSSHead,
@@ -23,6 +21,7 @@ from ivtuning.heads.codetr import (
     SoftNMS,
 )
 
+from .detector_parts import anchor_generator, region_proposals, roi_heads, roi_pooler
 from .dino_swin import model as _dino
 
 _strides = [4, 8, 16, 32, 64, 128]
@@ -35,36 +34,21 @@ model = L(PairedCoDINO)(
     max_detections_per_image=300,
     denoising=_dino.denoising,
     criterion=L(QualityCriterion)(matcher=_dino.criterion.matcher),
-    proposal_generator=L(RPN)(
+    proposal_generator=region_proposals(
         in_features=_maps,
         head=L(RPNHead)(in_channels="${...transformer.embed_dim}", num_anchors=9),
-        anchor_generator=L(ShapeMajorAnchors)(
-            sizes=[[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in _strides],
-            aspect_ratios=[0.5, 1.0, 2.0],
-            strides=_strides,
-            offset=0.0,
+        anchor_generator=anchor_generator(
+            [[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in _strides],
+            _strides,
+            ShapeMajorAnchors,
         ),
-        anchor_matcher=L(Matcher)(thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True),
-        box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
-        batch_size_per_image=256,
-        positive_fraction=0.5,
         pre_nms_topk=(4000, 1000),
-        post_nms_topk=(1000, 1000),
-        nms_thresh=0.7,
         loss_weight=12.0,
     ),
-    roi_heads=L(StandardROIHeads)(
+    roi_heads=roi_heads(
         num_classes="${..num_classes}",
-        batch_size_per_image=512,
-        positive_fraction=0.25,
-        proposal_matcher=L(Matcher)(thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False),
         box_in_features=_maps[:-1],
-        box_pooler=L(ROIPooler)(
-            output_size=7,
-            scales=[1 / stride for stride in _strides[:-1]],
-            sampling_ratio=0,
-            pooler_type="ROIAlignV2",
-        ),
+        box_pooler=roi_pooler([1 / stride for stride in _strides[:-1]]),
         box_head=L(FastRCNNConvFCHead)(
             input_shape=L(ShapeSpec)(channels="${....transformer.embed_dim}", height=7, width=7),
             conv_dims=[],

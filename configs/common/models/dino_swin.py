@@ -2,8 +2,6 @@
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.stems import PromptStem
-from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.heads.dino import (
     ContrastiveDenoising,
     Criterion,
@@ -12,17 +10,17 @@ from ivtuning.heads.dino import (
     Transformer,
 )
 from ivtuning.necks.multi_scale import MultiScale
-from ivtuning.tuning import IVTuning
+
+from ..constants import PAIR_MEAN, PAIR_STD
+from .trunks import paired_swin
 
 model = L(PairedDINO)(
     backbone=L(MultiScale)(
-        net=L(Swin)(
-            stem=L(PromptStem)(), tuner=L(IVTuning)(), drop_path_rate=0.2, **SWIN_SIZES["swin_l_w12"]
-        ),
-        # Batches are padded to their largest image, no further.
+        net=paired_swin("swin_l_w12"),
+        # Batches are padded to their largest image, and no further.
         size_divisibility=1,
     ),
-    # Four scales: model.backbone.net.out_indices=[1,2,3] model.transformer.num_levels=4
+    # For four scales: model.backbone.net.out_indices=[1,2,3] model.transformer.num_levels=4
     transformer=L(Transformer)(
         num_classes="${..num_classes}",
         embed_dim=256,
@@ -45,7 +43,6 @@ model = L(PairedDINO)(
         box_weight=5.0,
         giou_weight=2.0,
     ),
-    # Visible: ImageNet, x255. Infrared: 0.425 and 0.2 of 255, the only figures the original's code gives.
-    pixel_mean=[123.675, 116.28, 103.53, 108.375, 108.375, 108.375],
-    pixel_std=[58.395, 57.12, 57.375, 51.0, 51.0, 51.0],
+    pixel_mean=PAIR_MEAN,
+    pixel_std=PAIR_STD,
 )

@@ -1,4 +1,4 @@
-"""A ViTDet small enough for a CPU: patch 8, width 96, 4 blocks, narrow heads. For images of some 200 px."""
+"""A ViTDet small enough for a CPU: patch 8, width 96, 4 blocks, narrow heads. For images of about 200 px."""
 
 from .faster_rcnn_vitdet import model
 

@@ -1,4 +1,4 @@
-"""Co-DINO small enough for a CPU, on the trunk and the pyramid of the nano detector."""
+"""Co-DINO small enough for a CPU, with the trunk and the pyramid of the nano detector."""
 
 from .codetr_swin import model
 from .nano_dino import model as _dino

@@ -1,4 +1,4 @@
-"""DINO small enough for a CPU, on the trunk and the pyramid of the nano detector."""
+"""DINO small enough for a CPU, with the trunk and the pyramid of the nano detector."""
 
 from .dino_swin import model
 from .nano import model as _nano

@@ -1,4 +1,4 @@
-"""The nano trunk with its feature pyramid and SegFormer's decoder: label maps of some 200 px, on a CPU."""
+"""The nano trunk with its feature pyramid and SegFormer's decoder: label maps of about 200 px, on a CPU."""
 
 from detectron2.config import LazyCall as L
 

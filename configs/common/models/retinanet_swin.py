@@ -1,33 +1,24 @@
 """RetinaNet (arXiv 1708.02002) on the last three stages of Swin-L with Mona, visible images, 20 classes.
 
-P6 is a convolution of the last stage's map, P7 one of P6 after a ReLU, which mmdetection does without.
+P6 is a convolution of the last stage's map. P7 is a convolution of P6 after a ReLU, which mmdetection leaves
+out.
 """
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
-from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 
-from ivtuning.backbones.stems import VisibleOnly
-from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.meta_arch import PairedRetinaNet
 from ivtuning.necks.feature_pyramid import FeaturePyramid
-from ivtuning.tuning import Mona
+
+from ..constants import VISIBLE_MEAN, VISIBLE_STD
+from .detector_parts import anchor_generator, anchor_matcher, anchor_transform
+from .trunks import visible_swin
 
 model = L(PairedRetinaNet)(
     backbone=L(FeaturePyramid)(
-        net=L(Swin)(
-            stem=L(VisibleOnly)(),
-            tuner=L(Mona)(),
-            drop_path_rate=0.2,
-            out_indices=(1, 2, 3),
-            # As in the paper's code, the frozen trunk's drop-path stays on in training.
-            frozen_eval=False,
-            **SWIN_SIZES["swin_l"],
-        ),
+        net=visible_swin("swin_l", drop_path_rate=0.2, out_indices=(1, 2, 3)),
         out_channels=256,
         # "p3" is the trunk's name of its last stage, 8 times embed_dim wide.
         top_block=L(LastLevelP6P7)(in_channels=1536, out_channels="${..out_channels}", in_feature="p3"),
@@ -40,14 +31,11 @@ model = L(PairedRetinaNet)(
         prior_prob=0.01,
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
-    anchor_generator=L(DefaultAnchorGenerator)(
-        sizes=[[size * 2 ** (i / 3) for i in range(3)] for size in (32, 64, 128, 256, 512)],
-        aspect_ratios=[0.5, 1.0, 2.0],
-        strides=[8, 16, 32, 64, 128],
-        offset=0.0,
+    anchor_generator=anchor_generator(
+        [[size * 2 ** (i / 3) for i in range(3)] for size in (32, 64, 128, 256, 512)], [8, 16, 32, 64, 128]
     ),
-    anchor_matcher=L(Matcher)(thresholds=[0.4, 0.5], labels=[0, -1, 1], allow_low_quality_matches=True),
-    box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
+    anchor_matcher=anchor_matcher(0.4, 0.5),
+    box2box_transform=anchor_transform(),
     num_classes=20,
     focal_loss_alpha=0.25,
     focal_loss_gamma=2.0,
@@ -56,7 +44,7 @@ model = L(PairedRetinaNet)(
     test_topk_candidates=1000,
     test_nms_thresh=0.5,
     max_detections_per_image=100,
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
+    pixel_mean=VISIBLE_MEAN,
+    pixel_std=VISIBLE_STD,
     input_format="RGB",
 )

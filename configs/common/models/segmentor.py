@@ -2,20 +2,18 @@
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.stems import PromptStem
-from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.heads.segmentation.head import SemSegHead
 from ivtuning.heads.segmentation.segmentor import PairedSemanticSegmentor
 from ivtuning.necks.multi_scale import MultiScale
-from ivtuning.tuning import IVTuning
+
+from ..constants import PAIR_MEAN, PAIR_STD
+from .trunks import paired_swin
 
 model = L(PairedSemanticSegmentor)(
-    backbone=L(MultiScale)(
-        net=L(Swin)(
-            stem=L(PromptStem)(), tuner=L(IVTuning)(), drop_path_rate=0.2, **SWIN_SIZES["swin_l_w12"]
-        ),
-    ),
+    backbone=L(MultiScale)(net=paired_swin("swin_l_w12")),
     sem_seg_head=L(SemSegHead)(decoder="???", num_classes=9),
-    pixel_mean=[123.675, 116.28, 103.53, 108.375, 108.375, 108.375],
-    pixel_std=[58.395, 57.12, 57.375, 51.0, 51.0, 51.0],
+    pixel_mean=PAIR_MEAN,
+    pixel_std=PAIR_STD,
 )
+# Names and channels of the maps of Swin-L's stages.
+features, channels = ["p0", "p1", "p2", "p3"], [192, 384, 768, 1536]

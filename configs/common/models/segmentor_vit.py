@@ -19,4 +19,6 @@ model.backbone.net = L(PlainViT)(
     drop_path_rate=0.1,
     out_indices=out_indices,
 )
+# Names and channels of these maps.
 features = [f"block{i}" for i in out_indices]
+channels = [1024] * len(features)

@@ -10,6 +10,6 @@ model.sem_seg_head.decoder = L(SETRPUP)(
     in_feature=features[-1], in_channels=1024, num_classes="${..num_classes}"
 )
 model.sem_seg_head.auxiliary = [
-    L(SETRPUP)(in_feature=tap, in_channels=1024, num_classes="${...num_classes}", convs=1, scale=4)
-    for tap in features
+    L(SETRPUP)(in_feature=name, in_channels=1024, num_classes="${...num_classes}", convs=1, scale=4)
+    for name in features
 ]

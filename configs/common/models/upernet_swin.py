@@ -1,30 +1,18 @@
-"""UPerNet on Swin-L, window 7, visible images, with Mona; an FCN on the third stage trains beside it."""
+"""UPerNet on Swin-L, window 7, visible images, with Mona; an auxiliary FCN on the third stage."""
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.stems import VisibleOnly
-from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.heads.segmentation.fcn import FCN
 from ivtuning.heads.segmentation.upernet import UPerNet
-from ivtuning.tuning import Mona
 
-from .segmentor import model
+from ..constants import VISIBLE_MEAN, VISIBLE_STD
+from .segmentor import channels, features, model
+from .trunks import visible_swin
 
-model.backbone.net = L(Swin)(
-    stem=L(VisibleOnly)(),
-    tuner=L(Mona)(),
-    drop_path_rate=0.3,
-    # As in the paper's code, the frozen trunk's drop-path stays on in training.
-    frozen_eval=False,
-    **SWIN_SIZES["swin_l"],
-)
+model.backbone.net = visible_swin("swin_l", drop_path_rate=0.3)
 head = model.sem_seg_head
-head.decoder = L(UPerNet)(
-    in_features=["p0", "p1", "p2", "p3"],
-    in_channels=[192, 384, 768, 1536],
-    num_classes="${..num_classes}",
-)
+head.decoder = L(UPerNet)(in_features=features, in_channels=channels, num_classes="${..num_classes}")
 head.auxiliary = [L(FCN)(in_feature="p2", in_channels=768, num_classes="${...num_classes}")]
 head.num_classes = 150
-model.pixel_mean = [123.675, 116.28, 103.53]
-model.pixel_std = [58.395, 57.12, 57.375]
+model.pixel_mean = VISIBLE_MEAN
+model.pixel_std = VISIBLE_STD

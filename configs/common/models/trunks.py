@@ -1,0 +1,25 @@
+"""Swin trunks with the stem and the tuner of the two papers."""
+
+from detectron2.config import LazyCall as L
+
+from ivtuning.backbones.stems import PromptStem, VisibleOnly
+from ivtuning.backbones.swin import SWIN_SIZES, Swin
+from ivtuning.tuning import IVTuning, Mona
+
+
+def paired_swin(size):
+    """A Swin on pairs with IV-tuning; `size` is a key of SWIN_SIZES."""
+    return L(Swin)(stem=L(PromptStem)(), tuner=L(IVTuning)(), drop_path_rate=0.2, **SWIN_SIZES[size])
+
+
+def visible_swin(size, drop_path_rate, **options):
+    """A Swin on visible images with Mona; `options` as in Swin."""
+    return L(Swin)(
+        stem=L(VisibleOnly)(),
+        tuner=L(Mona)(),
+        drop_path_rate=drop_path_rate,
+        # As in the paper's code, the frozen trunk's drop-path stays on in training.
+        frozen_eval=False,
+        **SWIN_SIZES[size],
+        **options,
+    )
