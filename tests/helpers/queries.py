@@ -1,8 +1,12 @@
-"""Small DINO detectors on several backbones, and a batch of pairs for them."""
+"""Small DINO detectors on several backbones, a batch of pairs for them, and checks of their training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
+from torch import Tensor, nn
 
 from helpers.tiny import sample, swin, vitdet
 from ivtuning.heads.dino import PairedDINO, Transformer
@@ -53,3 +57,33 @@ MODELS = {
 }
 # Two sizes, so that both images have padding.
 BATCH = [sample(64, 96), {**sample(80, 56, seed=1), "height": 160, "width": 112}]
+
+
+def check_gradients(model: nn.Module, losses: dict[str, Tensor]) -> None:
+    """Every trained parameter gets a finite gradient, for which DDP waits whatever the batch holds."""
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not lacking
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def check_autocast(
+    build: Callable[[], nn.Module],
+    losses_of: Callable[[nn.Module, list[dict]], dict[str, Tensor]],
+    dtype: torch.dtype,
+) -> None:
+    """Under autocast the losses are float32, near those without it, and their gradients finite."""
+    losses = {}
+    for precision in (torch.float32, dtype):
+        model = build()
+        torch.manual_seed(3)
+        with torch.autocast("cpu", dtype, enabled=precision != torch.float32):
+            losses[precision] = losses_of(model, [sample(seed=1), sample(48, 64, seed=2)])
+        assert all(loss.dtype == torch.float32 for loss in losses[precision].values())
+    sum(losses[dtype].values()).backward()
+    # The trunk's gradients may overflow: float16 trains with a loss scale that the trainer adapts.
+    heads = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
+    assert all(p.grad.isfinite().all() for p in heads)
+    total = [float(sum(parts.values())) for parts in losses.values()]
+    assert total[0] == pytest.approx(total[1], rel=0.05)

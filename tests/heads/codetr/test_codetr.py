@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from helpers.golden import fill, wave
 from helpers.overfitting import overfit
+from helpers.queries import check_autocast, check_gradients
 from helpers.tiny import sample
 from torch import Tensor, nn
 
@@ -219,32 +220,17 @@ def test_groups_of_queries_attend_only_to_themselves():
 
 @pytest.mark.parametrize("objects", [(0, 0), (2, 0), (1, 300)])
 def test_every_trained_parameter_gets_a_gradient(objects):
-    """DDP waits for each of them, whatever the batch holds."""
     model = detector()
     losses = losses_of(model, [sample(objects=n, seed=n) for n in objects])
-    sum(losses.values()).backward()
-    assert set(losses) == set(GOLDEN) and all(loss.isfinite() for loss in losses.values())
-    lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not lacking
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert set(losses) == set(GOLDEN)
+    check_gradients(model, losses)
     boxes = [v for k, v in losses.items() if k.split("_")[1] in ("bbox", "giou", "box") or k.endswith("_loc")]
     assert any(objects) or all(v == 0 for v in boxes)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
-    losses = {}
-    for precision in (torch.float32, dtype):
-        model = detector()
-        torch.manual_seed(3)
-        with torch.autocast("cpu", dtype, enabled=precision != torch.float32):
-            losses[precision] = losses_of(model, [sample(seed=1), sample(48, 64, seed=2)])
-        assert all(loss.dtype == torch.float32 for loss in losses[precision].values())
-    sum(losses[dtype].values()).backward()
-    head = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
-    assert all(p.grad.isfinite().all() for p in head)
-    total = [float(sum(parts.values())) for parts in losses.values()]
-    assert total[0] == pytest.approx(total[1], rel=0.05)
+    check_autocast(detector, losses_of, dtype)
 
 
 @pytest.mark.parametrize("tuner", ["Frozen", "Full", "LoRA", "Mona", "BitFit"])

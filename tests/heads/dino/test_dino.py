@@ -12,6 +12,7 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform
 from helpers.golden import fill, sums, wave
 from helpers.overfitting import overfit
+from helpers.queries import check_autocast, check_gradients
 from helpers.tiny import sample, swin, vitdet
 from torch import Tensor
 
@@ -239,31 +240,15 @@ def test_denoising_groups_leak_nothing():
 
 @pytest.mark.parametrize("objects", [(0, 0), (2, 0), (1, 3)])
 def test_every_trained_parameter_gets_a_gradient(objects):
-    """DDP waits for each of them, whatever the batch holds."""
     model = detector().train()
     losses = model([sample(objects=n, seed=n) for n in objects])
-    sum(losses.values()).backward()
-    assert len(losses) == 12 and all(loss.isfinite() for loss in losses.values())
-    lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not lacking
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert len(losses) == 12
+    check_gradients(model, losses)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
-    losses = {}
-    for precision in (torch.float32, dtype):
-        model = detector().train()
-        torch.manual_seed(3)
-        with torch.autocast("cpu", dtype, enabled=precision != torch.float32):
-            losses[precision] = model([sample(seed=1), sample(48, 64, seed=2)])
-        assert all(loss.dtype == torch.float32 for loss in losses[precision].values())
-    sum(losses[dtype].values()).backward()
-    # The trunk's are another matter: float16 trains with a loss scale that the trainer adapts.
-    head = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
-    assert all(p.grad.isfinite().all() for p in head)
-    total = [float(sum(parts.values())) for parts in losses.values()]
-    assert total[0] == pytest.approx(total[1], rel=0.05)
+    check_autocast(lambda: detector().train(), lambda model, batch: model(batch), dtype)
 
 
 def test_detections_are_the_best_pairs_of_query_and_class():

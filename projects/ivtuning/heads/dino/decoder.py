@@ -103,26 +103,15 @@ class Decoder(nn.Module):
 
     Args:
         num_layers: number of layers.
-        embed_dim, num_heads, feedforward_dim, num_levels, num_points: of every layer.
         num_classes: K.
         share_heads: all layers have one class head and one box head, as the released models have.
+        embed_dim, **layer: arguments of every :class:`DecoderLayer`.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        embed_dim: int,
-        num_heads: int,
-        feedforward_dim: int,
-        num_levels: int,
-        num_points: int,
-        num_classes: int,
-        share_heads: bool,
-    ):
+    def __init__(self, num_layers: int, num_classes: int, share_heads: bool, embed_dim: int, **layer: int):
         super().__init__()
         self.embed_dim = embed_dim
-        size = (embed_dim, num_heads, feedforward_dim, num_levels, num_points)
-        self.layers = nn.ModuleList(DecoderLayer(*size) for _ in range(num_layers))
+        self.layers = nn.ModuleList(DecoderLayer(embed_dim, **layer) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
         self.ref_point_head = MLP(embed_dim, embed_dim, 2, input_dim=2 * embed_dim)
         # A shared head is held, and saved, once.

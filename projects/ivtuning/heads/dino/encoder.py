@@ -100,25 +100,11 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of :class:`EncoderLayer`.
+    """`num_layers` of :class:`EncoderLayer`, which `layer` gives the arguments of."""
 
-    Args:
-        num_layers: number of layers.
-        embed_dim, num_heads, feedforward_dim, num_levels, num_points: of every layer.
-    """
-
-    def __init__(
-        self,
-        num_layers: int,
-        embed_dim: int,
-        num_heads: int,
-        feedforward_dim: int,
-        num_levels: int,
-        num_points: int,
-    ):
+    def __init__(self, num_layers: int, **layer: int):
         super().__init__()
-        size = (embed_dim, num_heads, feedforward_dim, num_levels, num_points)
-        self.layers = nn.ModuleList(EncoderLayer(*size) for _ in range(num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(**layer) for _ in range(num_layers))
 
     def forward(self, query: Tensor, query_pos: Tensor, layout: FeatureLayout) -> Tensor:
         """

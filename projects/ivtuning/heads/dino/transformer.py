@@ -90,9 +90,15 @@ class Transformer(nn.Module):
             )
         self.embed_dim, self.num_levels = embed_dim, num_levels
         self.num_queries, self.temperature = num_queries, temperature
-        size = (embed_dim, num_heads, feedforward_dim, num_levels, num_points)
-        self.encoder = Encoder(encoder_layers, *size)
-        self.decoder = Decoder(decoder_layers, *size, num_classes, share_heads)
+        layer = dict(
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            feedforward_dim=feedforward_dim,
+            num_levels=num_levels,
+            num_points=num_points,
+        )
+        self.encoder = Encoder(encoder_layers, **layer)
+        self.decoder = Decoder(decoder_layers, num_classes, share_heads, **layer)
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim))
         self.tgt_embed = nn.Embedding(num_queries, embed_dim)
         self.enc_output = nn.Linear(embed_dim, embed_dim)
