@@ -1,3 +1,5 @@
+"""COCO figures against pycocotools alone, driven as detectron2 drives it."""
+
 from __future__ import annotations
 
 import contextlib

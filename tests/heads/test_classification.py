@@ -107,7 +107,7 @@ def test_adapter_file_carries_tuner_and_head(tmp_path):
 
 @pytest.fixture
 def colored(tmp_path):
-    """Three classes that a linear layer tells apart: reddish, greenish, bluish noise."""
+    """Three classes that a linear layer can separate: reddish, greenish and bluish noise."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 6), ("test", 4)):
         for c, name in enumerate("rgb"):
@@ -147,6 +147,7 @@ def config(output, *overrides):
     return load_config("configs/Flowers102/mona_swin_l.py", [*options, *overrides])
 
 
+@pytest.mark.slow
 def test_the_engine_trains_evaluates_and_resumes(colored, tmp_path):
     options = ["train.max_iter=30", "train.checkpointer.period=15", "lr_multiplier.warmup_length=0.1"]
     cfg = config(tmp_path / "whole", *options)

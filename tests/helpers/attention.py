@@ -1,4 +1,4 @@
-"""Deformable attention as it is defined, point by point."""
+"""The definition of deformable attention, point by point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHAPES = [(5, 7), (3, 4), (1, 2)]
 
 
 def defining_sum(value: Tensor, locations: Tensor, weights: Tensor, shapes=SHAPES) -> Tensor:
-    """Pixel by pixel: the four neighbors of every point, none of them outside of the map."""
+    """The sum over the four neighbor pixels of every point, without those outside of the map."""
     out = torch.zeros(*locations.shape[:3], value.shape[-1], dtype=value.dtype)
     starts = [0, *itertools.accumulate(h * w for h, w in shapes)]
     for b, q, m, level, p in itertools.product(*map(range, weights.shape)):

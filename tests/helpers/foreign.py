@@ -1,4 +1,4 @@
-"""Our models' tensors under the names that other projects give them, for files as those write them."""
+"""State dicts of our models with the parameter names of other projects, as in their checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 
 
 def renamed(state: State, rules: list[tuple[str, str]]) -> State:
-    """Every name through all of `rules`, in order."""
+    """`state` with all `rules` applied to every name, in order."""
     new = {}
     for name, tensor in state.items():
         for pattern, replacement in rules:
@@ -24,14 +24,14 @@ def renamed(state: State, rules: list[tuple[str, str]]) -> State:
 
 
 def with_buffers(state: State, prefix: str) -> State:
-    """What Swins of the time kept beside each position table."""
+    """`state` with the buffer that older Swins have beside each position table."""
     tables = [n for n in state if n.startswith(prefix) and n.endswith("relative_position_bias_table")]
     index = torch.zeros(4, 4, dtype=torch.int64)
     return state | {n.replace("bias_table", "index"): index for n in tables}
 
 
 def idea(state: State, layers: int) -> State:
-    """IDEA-Research/DINO: every layer of the decoder is listed with the one head, at two places."""
+    """IDEA-Research/DINO: the shared head is listed for every layer of the decoder, under two names."""
     new = renamed(state, [(r"^backbone\.net\.", "backbone.0."), (r"^neck\.", "input_proj.")])
     for name in [n for n in new if re.match(r"transformer\.decoder\.(class|bbox)_embed\.", n)]:
         for i in range(layers):
@@ -40,7 +40,7 @@ def idea(state: State, layers: int) -> State:
     return with_buffers(new, "backbone.0.")
 
 
-# Of mmcv's layers, as mmdetection 2.x and detrex build them.
+# mmcv's layers, which mmdetection 2.x and detrex use.
 _LAYERS = [
     (r"(encoder\.layers\.\d+)\.self_attn\.", r"\1.attentions.0."),
     (r"(encoder\.layers\.\d+)\.norm2\.", r"\1.norms.1."),
@@ -78,7 +78,7 @@ def _branches(layers: int, head: str) -> list[tuple[str, str]]:
 
 
 def detrex(state: State, layers: int, maps: int) -> State:
-    """DINO of detrex: the encoder's head is the one after the decoder's, no row for an unknown class."""
+    """DINO of detrex: the encoder's head comes after the decoder's; no row for an unknown class."""
     heads = [
         (r"^transformer\.enc_out_(class|bbox)_embed", rf"transformer.decoder.\1_embed.{layers}"),
         (r"^transformer\.level_embed$", "transformer.level_embeds"),
@@ -142,7 +142,7 @@ def mmdet_dino(state: State, layers: int, maps: int) -> State:
 
 
 def mmdet_swin(state: State) -> State:
-    """A model's trunk as mmdetection's own Swin has it; all else stays."""
+    """`state` with the trunk's names as in mmdetection's own Swin."""
     trunk = {n.removeprefix("backbone.net."): t for n, t in state.items() if n.startswith("backbone.net.")}
     rest = {n: t for n, t in state.items() if not n.startswith("backbone.net.")}
     return with_buffers(mmdet_state(trunk), "backbone.") | rest
@@ -156,7 +156,7 @@ _RPN = [
 
 
 def mmdet_cascade(state: State) -> State:
-    """Cascade Mask R-CNN of mmdetection, whose three stages have a mask head each; ours is the last one."""
+    """Cascade Mask R-CNN of mmdetection, which has a mask head per stage; ours is the last one."""
     box = r"^roi_heads\.box_head\.(\d)\."
     rules = [
         *((rf"^backbone\.fpn_lateral{i + 2}\.", f"neck.lateral_convs.{i}.conv.") for i in range(4)),
@@ -180,7 +180,7 @@ def mmdet_cascade(state: State) -> State:
 
 
 def mmdet_retinanet(state: State) -> State:
-    """RetinaNet of mmdetection: the outputs at a place are those of the sizes of one shape, then the next."""
+    """RetinaNet of mmdetection: the outputs at a position are sorted by aspect ratio, then by size."""
     rules = [
         *((rf"^backbone\.fpn_lateral{i + 3}\.", f"neck.lateral_convs.{i}.conv.") for i in range(3)),
         *((rf"^backbone\.fpn_output{i + 3}\.", f"neck.fpn_convs.{i}.conv.") for i in range(3)),
@@ -191,7 +191,7 @@ def mmdet_retinanet(state: State) -> State:
         (r"^head\.bbox_pred\.", "bbox_head.retina_reg."),
     ]
     new = renamed(mmdet_swin(state), rules)
-    # detectron2's anchor (size s, shape r) is 3 s + r, mmdetection's 3 r + s.
+    # The anchor of size s and ratio r is number 3 s + r in detectron2, 3 r + s in mmdetection.
     order = [3 * s + r for r in range(3) for s in range(3)]
     for name in [n for n in new if n.startswith("bbox_head.retina_")]:
         new[name] = torch.cat([new[name].chunk(9)[i] for i in order])

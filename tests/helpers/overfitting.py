@@ -1,4 +1,4 @@
-"""Whether a detector of queries can learn eight synthetic pairs by heart."""
+"""Overfitting of a DETR-like detector to eight synthetic pairs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ivtuning.data.synthetic.generate import generate
 from ivtuning.engine.optim import param_groups
 from ivtuning.evaluation.coco import PairCOCOEvaluator
 
-# At 90 steps rounding decides between 91 and 100.
+# After 90 steps, rounding decides whether AP50 is 91 or 100.
 STEPS, RATE = 130, 2e-3
 
 
 def overfit(model: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch) -> float:
-    """AP50 on the pairs that `model` was trained on; they lie in `folder`."""
+    """AP50 of `model` on the pairs that it was trained on; these are generated in `folder`."""
     generate(folder / "synthetic", train=8, val=1, size=(96, 72))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
     register_known()

@@ -91,6 +91,7 @@ def weights(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_tool_draws_queries(tool, pairs, weights, tmp_path, capsys):
     argv = ["--config-file", CONFIG, "--weights", str(weights), "--dataset", "synthetic_val", "--limit", "2"]
     for out in ("a", "b"):

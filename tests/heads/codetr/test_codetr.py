@@ -335,6 +335,7 @@ def test_published_recipe():
     assert cfg == full
 
 
+@pytest.mark.slow
 def test_overfits_eight_pairs(tmp_path, monkeypatch):
     model = detector(
         "model.backbone.net.tuner=Full",

@@ -355,6 +355,7 @@ def test_sizes_of_training_images():
     assert whole == {(640, 480), (672, 504), (704, 528), (736, 552), (768, 576), (800, 600)}
 
 
+@pytest.mark.slow
 def test_overfits_eight_pairs(tmp_path, monkeypatch):
     cfg = load_config(
         "configs/synthetic/dino_ivtuning.py",

@@ -1,4 +1,4 @@
-"""Losses of label maps against computations by hand, in float64, pixel by pixel."""
+"""Segmentation losses against plain float64 computations, pixel by pixel."""
 
 from __future__ import annotations
 

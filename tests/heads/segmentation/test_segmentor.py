@@ -119,7 +119,7 @@ def test_any_size_trains_and_predicts(trunk, sizes):
 
 
 class FullSize(SemSegHead):
-    """A head as detectron2's segmentor wants it: logits of the padded input's size."""
+    """A head for detectron2's segmentor, whose logits have the padded input's size."""
 
     def forward(self, features, targets=None):
         logits, losses = super().forward(features, targets)
