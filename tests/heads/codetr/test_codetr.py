@@ -343,6 +343,11 @@ def test_overfits_eight_pairs(tmp_path, monkeypatch):
         "model.backbone.out_channels=32",
         "model.denoising.num_dn_queries=10",
         *(f"model.transformer.{k}" for k in ("embed_dim=64", "feedforward_dim=128", "num_queries=40")),
+        "model.transformer.decoder_layers=2",
+        # Few regions: they take most of the time and matter least here.
+        "model.proposal_generator.pre_nms_topk=[80,40]",
+        "model.proposal_generator.post_nms_topk=[40,20]",
+        "model.roi_heads.batch_size_per_image=16",
         "model.roi_heads.box_head.fc_dims=[128,128]",
     )
     assert overfit(model, tmp_path, monkeypatch) > 95

@@ -357,20 +357,15 @@ def test_sizes_of_training_images():
 
 @pytest.mark.slow
 def test_overfits_eight_pairs(tmp_path, monkeypatch):
+    net = ("tuner=Full", "embed_dim=48", "num_heads=2", "depth=2", "global_blocks=[0,1]")
+    size = ("feedforward_dim=128", "encoder_layers=1", "decoder_layers=2", "num_levels=2", "num_queries=40")
     cfg = load_config(
         "configs/synthetic/dino_ivtuning.py",
         [
-            "model.backbone.net.tuner=Full",
+            *(f"model.backbone.net.{key}" for key in net),
+            *(f"model.transformer.{key}" for key in size),
             "model.backbone.out_channels=32",
             "model.denoising.num_dn_queries=10",
-        ]
-        + [
-            f"model.backbone.net.{k}"
-            for k in ("embed_dim=48", "num_heads=2", "depth=2", "global_blocks=[0,1]")
-        ]
-        + [
-            f"model.transformer.{k}"
-            for k in ("feedforward_dim=128", "num_queries=40", "encoder_layers=1", "num_levels=2")
         ],
     )
     torch.manual_seed(0)
