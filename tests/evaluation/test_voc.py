@@ -112,5 +112,5 @@ def test_bad_input_is_one_line(voc, act, words):
 def test_a_set_that_is_not_there_is_named(voc):
     (voc / "ImageSets/Main/test.txt").unlink()
     for act in (visible_dicts, VOCEvaluator):
-        with pytest.raises(UserError, match=r"tiny_voc: no .*test\.txt.*DETECTRON2_DATASETS"):
+        with pytest.raises(UserError, match=r"tiny_voc: .*test\.txt is missing.*DETECTRON2_DATASETS"):
             act("tiny_voc")

@@ -45,8 +45,8 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         images = Path(facts.dirname) / "ImageSets" / "Main" / f"{facts.split}.txt"
         if not images.is_file():
             raise UserError(
-                f"{dataset_name}: no {images}: put VOC there as it was released, or set "
-                "DETECTRON2_DATASETS to the folder that holds it"
+                f"{dataset_name}: {images} is missing: unpack the release there, or set DETECTRON2_DATASETS "
+                "to its root"
             )
         super().__init__(dataset_name)
 
