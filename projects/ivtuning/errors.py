@@ -7,6 +7,8 @@ import errno
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+from .utils.threads import set_thread_defaults
+
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and how to mend it."""
@@ -34,6 +36,7 @@ def run_tool(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     Mendable errors (:class:`UserError`, a full disk) end with one line on stderr and exit code 1;
     ``--traceback`` anywhere in `argv` shows the whole stack as well.
     """
+    set_thread_defaults()  # before the tool imports torch
     argv = list(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in argv
     argv = [a for a in argv if a != "--traceback"]

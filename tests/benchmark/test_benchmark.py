@@ -135,7 +135,7 @@ def test_runs_take_turns():
     calls = []
     times = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, "test")
     assert calls == ["a", "b"] * 4  # one round is not counted
-    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
 
 
 def test_ratios_are_formed_round_by_round():
@@ -146,10 +146,10 @@ def test_ratios_are_formed_round_by_round():
 
 def test_floor_is_that_of_linear_layers_and_attention():
     """Forward f, input gradient f, weight gradient f: 2/3 without it, more where attention has none."""
-    found = floor("vitdet_nano", (48, 48), 2)
-    assert found["ratio"] == found["frozen"] / found["full"]
-    assert 2 / 3 < found["ratio"] < 0.8
-    assert floor("vitdet_nano", (96, 96), 2)["ratio"] > found["ratio"]
+    result = floor("vitdet_nano", (48, 48), 2)
+    assert result["ratio"] == result["frozen"] / result["full"]
+    assert 2 / 3 < result["ratio"] < 0.8
+    assert floor("vitdet_nano", (96, 96), 2)["ratio"] > result["ratio"]
 
 
 def test_floor_of_vitdet_b():
@@ -207,30 +207,31 @@ def test_depths_and_names_that_do_not_exist(name, depth, words):
         models.build(name, VisibleOnly(), Frozen(), depth)
 
 
-def test_recompute_and_the_large_size_itself(monkeypatch):
+def test_activation_checkpointing_and_the_large_size_itself(monkeypatch):
     monkeypatch.setattr(step, "LARGE", (48, 48))
-    found = step.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
-    assert found.rows["step_over_reference_1024"] == found.rows["step_over_reference"]
-    saved = found.raw["saved_bytes"]
+    result = step.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
+    assert result.rows["step_over_reference_1024"] == result.rows["step_over_reference"]
+    saved = result.raw["saved_bytes"]
     assert saved["iv_block"] < saved["iv_mlp"] < saved["iv"] < saved["reference"]
     assert saved["frozen"] < saved["full"]
-    seconds = found.raw["step_seconds"]
-    assert found.rows["step_frozen_over_full"].value == pytest.approx(
+    seconds = result.raw["step_seconds"]
+    assert result.rows["step_frozen_over_full"].value == pytest.approx(
         seconds["frozen"]["median"] / seconds["full"]["median"]
     )
     for key in ("iv", "full"):
-        ideal = found.raw["flops"][key] / (found.facts["rate_tflops"] * 1e12)
-        assert found.rows[f"utilization_{key}"].value == pytest.approx(ideal / seconds[key]["median"])
+        ideal = result.raw["flops"][key] / (result.facts["rate_tflops"] * 1e12)
+        assert result.rows[f"utilization_{key}"].value == pytest.approx(ideal / seconds[key]["median"])
     for mode in ("mlp", "block"):
-        assert found.rows[f"saved_over_full_{mode}"].value == saved[f"iv_{mode}"] / saved["full"]
-        assert found.rows[f"step_over_full_{mode}"].value > 0
+        assert result.rows[f"saved_over_full_{mode}"].value == saved[f"iv_{mode}"] / saved["full"]
+        assert result.rows[f"step_over_full_{mode}"].value > 0
 
 
+@pytest.mark.slow
 def test_large_size_has_its_own_row(monkeypatch):
     monkeypatch.setattr(step, "LARGE", (64, 64))
-    found = step.measure(Options(trunk="vitdet_nano", depth=2, size=(48, 64), repeats=1))
-    row = found.rows["step_over_reference_1024"]
-    seconds = found.raw["step_seconds_1024"]
+    result = step.measure(Options(trunk="vitdet_nano", depth=2, size=(48, 64), repeats=1))
+    row = result.rows["step_over_reference_1024"]
+    seconds = result.raw["step_seconds_1024"]
     assert row.value == seconds["iv"]["median"] / seconds["reference"]["median"]
 
 
@@ -239,22 +240,22 @@ def test_absolute_figures_stand_below_the_ratios():
     listing = report.absolute(["a", "b"], times, 4, "ms", {"saved GB": {"a": 10**9, "b": 2 * 10**9}})
     assert listing.head == ["run", "ms", "images/s", "saved GB"]
     assert listing.lines == [["a", "500.0", "8.0", "1.00"], ["b", "out of memory", "", "2.00"]]
-    found = report.Found("so", listings=[listing])
+    result = report.Result("so", listings=[listing])
     where = {"device": "d", "threads": 1, "torch": "t", "repeats": 3}
-    lines = report.table("part", found, where).splitlines()
+    lines = report.table("part", result, where).splitlines()
     assert lines[4].split() == ["|", "run", "|", "ms", "|", "images/s", "|", "saved", "GB", "|"]  # no rows
-    found.rows["infer_over_trunk"] = report.Row(1.0)
-    assert [line for line in report.table("part", found, where).splitlines() if not line][2:] == [""]
+    result.rows["infer_over_trunk"] = report.Row(1.0)
+    assert [line for line in report.table("part", result, where).splitlines() if not line][2:] == [""]
 
 
 def test_profile_of_both_methods(capsys):
     load_tool("benchmark").main(["profile", *NANO[:-1], "--json"])
     out = capsys.readouterr().out
-    found = json.loads(out.splitlines()[-1])["raw"]["profile"]
+    result = json.loads(out.splitlines()[-1])["raw"]["profile"]
     for method in ("IV-tuning", "full fine-tuning"):
-        rows = found[method]["kernels"]
+        rows = result[method]["kernels"]
         assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
-        assert found[method]["calls"] == sum(row["calls"] for row in rows)
+        assert result[method]["calls"] == sum(row["calls"] for row in rows)
         shown = out.split(f"\n{method}\n\n")[1].split("\n\n")[0].splitlines()
         assert len(shown) == 12 and shown[2].startswith(f"| {rows[0]['name']} ")
         # Once a step, and the optimizer's own mark, which spans it, is no operator.
@@ -265,9 +266,9 @@ def test_profile_of_both_methods(capsys):
 
 
 def test_both_evaluations_agree():
-    found = evaluation.measure(Options(images=6, repeats=1))
-    assert found.facts["coco_eval_difference"] < 1e-12
-    truth, detections = evaluation.synthetic(6)
+    result = evaluation.measure(Options(images=6, repeats=1))
+    assert result.facts["coco_eval_difference"] < 1e-12
+    truth, detections = evaluation.random_records(6)
     assert (len(truth), len(detections)) == (6 * evaluation.OBJECTS, 6 * evaluation.DETECTIONS)
     # They would also agree on nothing at all.
     boxes = {tuple(d["bbox"][2:]) for d in detections}
@@ -275,29 +276,30 @@ def test_both_evaluations_agree():
 
 
 def test_relpos_in_reduced_precision():
-    found = relpos.measure(Options(tokens=6, repeats=1, dtype="bf16"))
-    assert found.rows["relpos_saved_ratio"].value > 0
-    assert found.facts["relpos_time_ratio"] > 0
+    result = relpos.measure(Options(tokens=6, repeats=1, dtype="bf16"))
+    assert result.rows["relpos_saved_ratio"].value > 0
+    assert result.facts["relpos_time_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_tool_measures_all(monkeypatch, capsys):
-    monkeypatch.setattr(startup, "_run", lambda *arguments: lambda: None)  # each start takes seconds
+    monkeypatch.setattr(startup.subprocess, "run", lambda *args, **kwargs: None)  # each start takes seconds
     load_tool("benchmark").main(["all", *NANO, "--tokens", "6", "--images", "4", "--pairs", "2", "--json"])
     lines = capsys.readouterr().out.splitlines()
-    found = json.loads(lines[-1])
-    assert list(found)[: len(ROWS)] == list(ROWS)
-    asked = [key for key in ROWS if not key.startswith(("growth_", "scale_", "model_"))]
-    assert all(isinstance(found[key], float) or found["notes"][key] == "left out" for key in asked)
-    assert found["step_over_reference_1024"] is None
-    assert found["floor"] == found["raw"]["step"]["flops"]["ratio"]
-    assert found["raw"]["data"]["images_per_second"]["loader"] > 0
-    assert found["raw"]["adapters"]["bytes"]["adapter"] < found["raw"]["adapters"]["bytes"]["checkpoint"]
-    assert "cut to 2 blocks, 48 x 48 px, batch 1, fp32" in found["conditions"]["step"]
-    assert found["machine"]["threads"] == torch.get_num_threads()
+    result = json.loads(lines[-1])
+    assert list(result)[: len(ROWS)] == list(ROWS)
+    asked = [key for key in ROWS if not key.startswith(("growth_", "distributed_", "neighbor_", "model_"))]
+    assert all(isinstance(result[key], float) or result["notes"][key] == "left out" for key in asked)
+    assert result["step_over_reference_1024"] is None
+    assert result["floor"] == result["raw"]["step"]["flops"]["ratio"]
+    assert result["raw"]["data"]["images_per_second"]["loader"] > 0
+    assert result["raw"]["adapters"]["bytes"]["adapter"] < result["raw"]["adapters"]["bytes"]["checkpoint"]
+    assert "cut to 2 blocks, 48 x 48 px, batch 1, fp32" in result["conditions"]["step"]
+    assert result["machine"]["threads"] == torch.get_num_threads()
     for key in asked:
         assert sum(line.startswith(f"| {key} ") for line in lines) == 1
-    low, high = found["spread"]["infer_over_trunk"]
-    assert low <= found["infer_over_trunk"] <= high
+    low, high = result["spread"]["infer_over_trunk"]
+    assert low <= result["infer_over_trunk"] <= high
 
 
 def test_exponents_are_slopes():
@@ -319,47 +321,49 @@ def test_depths_of_a_trunk(name, most, expected):
     assert models.depths(name, most) == expected
 
 
+@pytest.mark.slow
 def test_growth_in_counted_bytes_and_its_picture(tmp_path, capsys):
     argv = ["growth", "--trunk", "vitdet_nano", "--repeats", "1", "--plot", str(tmp_path / "g.png"), "--json"]
     load_tool("benchmark").main(argv)
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    depth = found["raw"]["growth"]["depth"]
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    depth = result["raw"]["growth"]["depth"]
     assert depth["axis"] == [2, 4, 6, 8] and depth["bytes"].keys() == depth["seconds"].keys()
     for method, kept in depth["bytes"].items():
         # Every block keeps the same, whatever the others do; the stem's share is beside it.
         assert kept[3] - kept[2] == kept[2] - kept[1] == kept[1] - kept[0] > 0, method
     for key in ("step_pixels", "memory_pixels", "step_depth", "memory_depth"):
-        assert isinstance(found[f"growth_{key}"], float)
-    assert 0.5 < found["growth_memory_depth"] < 1  # the stem does not grow
-    assert found["raw"]["growth"]["pixels"]["axis"] == [144, 576, 1296, 2304, 5184]
+        assert isinstance(result[f"growth_{key}"], float)
+    assert 0.5 < result["growth_memory_depth"] < 1  # the stem does not grow
+    assert result["raw"]["growth"]["pixels"]["axis"] == [144, 576, 1296, 2304, 5184]
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_growth_of_one_depth_alone():
-    found = growth.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
-    assert found.rows["growth_step_depth"].note == "the trunk has one depth only"
+    result = growth.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
+    assert result.rows["growth_step_depth"].note == "the trunk has one depth only"
 
 
-def test_scale_counts_the_bytes_of_what_trains(capsys):
-    argv = ["scale", "--trunk", "vitdet_nano", "--depth", "2", "--repeats", "1", "--json"]
+@pytest.mark.slow
+def test_distributed_counts_the_bytes_of_what_trains(capsys):
+    argv = ["distributed", "--trunk", "vitdet_nano", "--depth", "2", "--repeats", "1", "--json"]
     load_tool("benchmark").main(argv)
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    runs = found["raw"]["scale"]["runs"]
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    runs = result["raw"]["distributed"]["runs"]
     assert [(r["processes"], r["threads"]) for r in runs][0::2] == [(1, 1), (2, 1)]
     assert all(r["samples_per_second"]["full"] > 0 for r in runs)
     for kind, stem, tuner in (("iv", PromptStem(), IVTuning()), ("full", SumStem(), Full())):
         trunk = models.build("vitdet_nano", stem, tuner, 2)
         assert runs[-1]["bytes"][kind] == sum(p.nbytes for p in trunk.parameters() if p.requires_grad)
-    assert found["scale_bytes_ratio"] == runs[-1]["bytes"]["iv"] / runs[-1]["bytes"]["full"]
-    assert found["scale_speedup"] > 0 and found["scale_reduce_share"] < 1
+    assert result["distributed_bytes_ratio"] == runs[-1]["bytes"]["iv"] / runs[-1]["bytes"]["full"]
+    assert result["distributed_speedup"] > 0 and result["distributed_reduce_share"] < 1
 
 
 def test_one_part_leaves_the_others_null(capsys):
     load_tool("benchmark").main(["infer", *NANO, "--size", "32", "48", "--dtype", "bf16", "--json"])
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [key for key in ROWS if found[key] is not None] == ["infer_over_trunk"]
-    assert found["notes"]["step_over_full"] == "not asked for"
-    assert "32 x 48 px, batch 1, bf16" in found["conditions"]["infer"]
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [key for key in ROWS if result[key] is not None] == ["infer_over_trunk"]
+    assert result["notes"]["step_over_full"] == "not asked for"
+    assert "32 x 48 px, batch 1, bf16" in result["conditions"]["infer"]
 
 
 def test_loader_of_a_registered_set(pairs, capsys):
@@ -375,7 +379,7 @@ def test_loader_of_a_registered_set(pairs, capsys):
         (["infer", "--trunk", "vitdet_b", "--depth", "5"], "--depth 5: give a multiple of 3"),
         (["infer", "--size", "1", "2", "3"], "--size 1 2 3: give one side, or height and width"),
         (["data", "--workers", "-1"], "--workers -1: give 0 or more"),
-        (["scale", "--processes", "1"], "--processes 1: give 2 or more"),
+        (["distributed", "--processes", "1"], "--processes 1: give 2 or more"),
         (["model"], "model needs --config-file FILE"),
         (["model", "--config-file", "configs/synthetic/dino.py"], "configs/synthetic/dino_ivtuning.py"),
         (["model", "--config-file", "x.py", "--dtype", "bf16"], "--dtype does not go with model"),

@@ -12,7 +12,7 @@ from torch import nn
 from ivtuning.backbones.trunk import find_trunk
 from ivtuning.benchmark.measures.shares import shares
 from ivtuning.benchmark.options import Options
-from ivtuning.benchmark.parts import model as whole
+from ivtuning.benchmark.parts import model
 from ivtuning.benchmark.subjects.batches import random_batch
 from ivtuning.config import load_config
 from ivtuning.engine.parameters import count_parameters
@@ -31,26 +31,27 @@ def full():
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dino_ivtuning", "codetr_ivtuning", "ivtuning", "seg_ivtuning"])
 def test_model_and_its_full_fine_tuning(name, capsys):
     argv = ["model", "--config-file", f"configs/synthetic/{name}.py", "--size", "96", "--batch", "2"]
     load_tool("benchmark").main([*argv, "--repeats", "1", "--json", "train.precision=bf16"])
     out = capsys.readouterr().out
-    found = json.loads(out.splitlines()[-1])
-    raw = found["raw"]["model"]
-    assert found["model_step_over_full"] > 0 and found["model_infer_over_full"] > 0
-    assert found["notes"]["model_peak_over_full"] == "on CUDA only"
-    model = build_model(load_config(f"configs/synthetic/{name}.py"))
-    assert raw["trained"]["config"] == count_parameters(model)["model_trainable"] < raw["trained"]["full"]
+    result = json.loads(out.splitlines()[-1])
+    raw = result["raw"]["model"]
+    assert result["model_step_over_full"] > 0 and result["model_infer_over_full"] > 0
+    assert result["notes"]["model_peak_over_full"] == "on CUDA only"
+    built = build_model(load_config(f"configs/synthetic/{name}.py"))
+    assert raw["trained"]["config"] == count_parameters(built)["model_trainable"] < raw["trained"]["full"]
     for part in raw["shares"].values():
         assert 0 < part["backbone"] < 1 and ("matching" in part) == (name[:4] in ("dino", "code"))
-    assert "train.precision=bf16, 96 x 96 px, batch 2, bf16 in training" in found["conditions"]["model"]
+    assert "train.precision=bf16, 96 x 96 px, batch 2, bf16 in training" in result["conditions"]["model"]
     lines = [line for line in out.splitlines() if line.startswith(("| IVTuning ", "| Full "))]
     assert [f" {raw['trained'][key]:,} " in line for key, line in zip(("config", "full"), lines, strict=True)]
 
 
 def test_steps_train_nothing_and_inference_follows():
-    subject = whole._subject(load_config("configs/synthetic/dino_ivtuning.py"), (64, 96), 1)
+    subject = model.make_subject(load_config("configs/synthetic/dino_ivtuning.py"), (64, 96), 1)
     before = {name: p.clone() for name, p in subject.model.named_parameters()}
     subject.train()
     trained = [p for p in subject.model.parameters() if p.requires_grad]
@@ -62,36 +63,36 @@ def test_steps_train_nothing_and_inference_follows():
 
 def test_twin_of_visible_images_alone_keeps_its_stem():
     cfg = load_config("configs/synthetic/visible.py")
-    twin = whole.full_twin(cfg)
+    twin = model.full_twin(cfg)
     assert twin.model.backbone.net.stem == cfg.model.backbone.net.stem
     assert type(find_trunk(build_model(twin))[1].tuner).__name__ == "Full"
-    assert whole._called(cfg) != whole._called(twin) == "Full"
+    assert model.tuner_name(cfg) != model.tuner_name(twin) == "Full"
     del cfg.model.backbone["net"]
     with pytest.raises(UserError, match="no model.backbone.net"):
-        whole.full_twin(cfg)
+        model.full_twin(cfg)
 
 
 def test_one_that_does_not_fit_leaves_the_other(monkeypatch):
-    build = whole.build_model
+    build = model.build_model
 
     def small(cfg):
-        return full() if whole._called(cfg) == "Full" else build(cfg)
+        return full() if model.tuner_name(cfg) == "Full" else build(cfg)
 
-    monkeypatch.setattr(whole, "build_model", small)
-    found = whole.measure(options("seg_ivtuning"))
-    assert found.rows["model_step_over_full"].note == "out of memory: full"
-    assert found.rows["model_infer_over_full"].note == "out of memory: full"
-    config, twin = found.listings[0].lines
+    monkeypatch.setattr(model, "build_model", small)
+    result = model.measure(options("seg_ivtuning"))
+    assert result.rows["model_step_over_full"].note == "out of memory: full"
+    assert result.rows["model_infer_over_full"].note == "out of memory: full"
+    config, twin = result.listings[0].lines
     assert twin == ["Full", "out of memory", "out of memory", "", "out of memory", "", "", ""]
-    assert float(config[1]) > 0 and found.raw["infer_seconds"].keys() == {"config"}
+    assert float(config[1]) > 0 and result.raw["infer_seconds"].keys() == {"config"}
 
 
 def test_inference_stays_where_training_does_not_fit(monkeypatch):
-    monkeypatch.setattr(whole.Trainer, "run_step", lambda self: full())
-    found = whole.measure(options("seg_ivtuning"))
-    assert found.rows["model_step_over_full"].note == "out of memory: config, full"
-    assert found.rows["model_infer_over_full"].value > 0
-    assert [line[1] for line in found.listings[0].lines] == ["out of memory"] * 2
+    monkeypatch.setattr(model.Trainer, "run_step", lambda self: full())
+    result = model.measure(options("seg_ivtuning"))
+    assert result.rows["model_step_over_full"].note == "out of memory: config, full"
+    assert result.rows["model_infer_over_full"].value > 0
+    assert [line[1] for line in result.listings[0].lines] == ["out of memory"] * 2
 
 
 def test_shares_put_everything_back():

@@ -1,4 +1,4 @@
-"""What the user chose; every part takes what concerns it."""
+"""Options of a benchmark; every part reads those that concern it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Options:
-    """
+    """The user's choices.
+
     Attributes:
-        trunk: a name of :data:`.models.MAKERS`; None leaves the choice to the part.
-        size: height and width in pixels; None: the trunk's usual one.
-        depth: blocks of a shortened trunk; None: all.
-        batch: pairs in a batch.
-        repeats: timed rounds, after those that are not counted.
+        trunk: a name of :data:`.subjects.trunks.MAKERS`; None leaves the choice to the part.
+        size: height and width in pixels; None: the trunk's usual size.
+        depth: number of blocks to shorten the trunk to; None: all blocks.
+        batch: number of pairs in a batch.
+        repeats: number of timed rounds, after the warm-up.
         dtype: "fp32", or "bf16" for autocast.
         large: compare with the reference at 1024 x 1024 pixels as well.
-        tokens: side, in tokens, of the map for the attention alone.
-        images: images of the COCO evaluation.
-        dataset: a registered paired detection set for the loader; None draws `pairs` synthetic pairs.
-        workers: processes of the loader; 0 reads in this one.
-        processes: how many train together; None: one for each CUDA device, or two.
-        plot: PNG to draw the growth into.
+        tokens: side length, in tokens, of the map that attention alone is measured on.
+        images: number of images in the COCO evaluation.
+        dataset: a registered paired detection set for the loader; None generates `pairs` synthetic pairs.
+        workers: number of the loader's processes; 0 reads in the main process.
+        processes: how many processes train together; None: one for each CUDA device, or two.
+        plot: PNG file for the curves of growth.
         config: LazyConfig file of a whole model.
-        overrides: changes to it, "key=value".
+        overrides: changes to that config, "key=value".
     """
 
     trunk: str | None = None
@@ -56,22 +57,22 @@ class Options:
 
     @property
     def warmup(self) -> int:
-        """Rounds of trunks and models that are not counted; CUDA chooses and compiles kernels in them."""
+        """Number of untimed rounds of trunks and models; CUDA chooses and compiles kernels in them."""
         return 3 if self.device.type == "cuda" else 1
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The precision of forward passes."""
+        """The context that gives forward passes their precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bf16")
 
-    def called(self, trunk: str) -> str:
-        """The trunk's name, and that it was shortened."""
+    def trunk_label(self, trunk: str) -> str:
+        """The trunk's name, and to how many blocks it was shortened."""
         return f"{trunk} cut to {self.depth} blocks" if self.depth else trunk
 
     def describe(self, trunk: str, size: tuple[int, int]) -> str:
         """The conditions of a trunk's measurement, in words."""
-        return f"{self.called(trunk)}, {size[0]} x {size[1]} px, batch {self.batch}, {self.dtype}"
+        return f"{self.trunk_label(trunk)}, {size[0]} x {size[1]} px, batch {self.batch}, {self.dtype}"
 
-    def pair(self, size: tuple[int, int]) -> Tensor:
+    def random_pairs(self, size: tuple[int, int]) -> Tensor:
         """A batch of normalized pairs: (B, 6, H, W)."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(self.batch, 6, *size, generator=generator).to(self.device)

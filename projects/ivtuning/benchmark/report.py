@@ -1,4 +1,4 @@
-"""The rows of the benchmark: what each is, its target, and how they are shown."""
+"""The benchmark's rows: their meaning, their targets, and how they are printed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from .measures.out_of_memory import lost
+from .measures.memory import missing_note
 from .measures.timing import Ratio, Times, ratio
 
-# key: (what it is, target); a target that depends on what was measured comes with the row
+# key: (meaning, target); a target that depends on the measurement comes with the row
 ROWS = {
     "step_over_full": ("IV-tuning step / full fine-tuning step", "<= 1.08 x floor"),
     "step_frozen_over_full": ("frozen trunk's step / full fine-tuning's", ""),
     "step_over_reference": ("IV-tuning step / plain reference", "<= 0.65 at 512 px"),
     "step_over_reference_1024": ("the same at 1024 px", "<= 0.50"),
     "saved_over_full": ("saved activations, IV-tuning / full", "<= 0.70"),
-    "saved_over_full_mlp": ("the same with MLP activation_checkpointing", "<= 0.45"),
+    "saved_over_full_mlp": ("the same with activation_checkpointing=mlp", "<= 0.45"),
     "step_over_full_mlp": ("its step / full fine-tuning's", "<= 0.88"),
-    "saved_over_full_block": ("saved activations with block activation_checkpointing", "<= 0.15"),
+    "saved_over_full_block": ("saved activations with activation_checkpointing=block", "<= 0.15"),
     "step_over_full_block": ("its step / full fine-tuning's", "<= 1.12"),
     "adapter_forward_share": ("adapters' share of the forward pass", "<= 0.06"),
     "utilization_iv": ("counted arithmetic of an IV-tuning step / its time / rate", ""),
-    "utilization_full": ("the same of full fine-tuning", ""),
+    "utilization_full": ("the same for full fine-tuning", ""),
     "relpos_saved_ratio": ("rel-pos attention, saved bytes / explicit", "<= 0.10, and faster"),
     "infer_over_trunk": ("inference, IV-tuning / frozen trunk alone", "<= 1.05"),
     "coco_eval_ratio": ("COCO evaluation / pycocotools", "<= 0.15"),
@@ -39,9 +39,13 @@ ROWS = {
     "growth_memory_pixels": ("its memory, exponent in pixels", ""),
     "growth_step_depth": ("IV-tuning step, exponent in blocks", ""),
     "growth_memory_depth": ("its memory, exponent in blocks", ""),
-    "scale_speedup": ("IV-tuning, samples per second, N processes / 1", ""),
-    "scale_reduce_share": ("share of its step that waits for the all-reduce", ""),
-    "scale_bytes_ratio": ("gradient bytes reduced in a step, IV-tuning / full", ""),
+    "distributed_speedup": ("IV-tuning, samples per second, N processes / 1", ""),
+    "distributed_reduce_share": ("share of its step spent waiting for the all-reduce", ""),
+    "distributed_bytes_ratio": ("gradient bytes reduced in a step, IV-tuning / full", ""),
+    "neighbor_step_1": ("training step beside 1 busy process / alone", ""),
+    "neighbor_step_2": ("training step beside 2 busy processes / alone", ""),
+    "neighbor_eval_1": ("evaluation beside 1 busy process / alone", ""),
+    "neighbor_eval_2": ("evaluation beside 2 busy processes / alone", ""),
     "model_step_over_full": ("whole model, training step / full fine-tuning's", ""),
     "model_infer_over_full": ("whole model, inference / full fine-tuning's", ""),
     "model_peak_over_full": ("whole model, peak memory in training / full fine-tuning's", ""),
@@ -50,7 +54,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: None where there is none yet, and `note` says why; `spread` is smallest and largest."""
+    """One figure, and its spread (smallest, largest). If `value` is None, `note` says why."""
 
     value: float | None = None
     spread: tuple[float, float] | None = None
@@ -59,24 +63,25 @@ class Row:
 
     @classmethod
     def of(cls, ratio: Ratio, **kwargs: str) -> Row:
+        """The row of a ratio with its spread."""
         return cls(ratio.median, (ratio.low, ratio.high), **kwargs)
 
     @classmethod
     def between(cls, times: Times, over: str, under: str, target: str | None = None) -> Row:
-        """Seconds of `over` / seconds of `under`; no figure where one of them did not fit into memory."""
-        note = lost(times, over, under)
+        """Seconds of `over` / seconds of `under`; no value if one of them did not fit into memory."""
+        note = missing_note(times, over, under)
         return cls(target=target, note=note) if note else cls.of(ratio(times, over, under), target=target)
 
     @classmethod
     def of_bytes(cls, bytes_: Mapping[str, int], over: str, under: str, note: str = "") -> Row:
-        """Bytes of `over` / bytes of `under`, likewise."""
-        missing = lost(bytes_, over, under)
+        """Bytes of `over` / bytes of `under`; no value if one of them did not fit into memory."""
+        missing = missing_note(bytes_, over, under)
         return cls(note=missing) if missing else cls(bytes_[over] / bytes_[under], note=note)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Figures as they are, not as ratios: a second table under a part's rows."""
+    """Absolute figures instead of ratios: a further table below a part's rows."""
 
     head: list[str]
     lines: list[list[str]]
@@ -84,14 +89,14 @@ class Listing:
 
 
 @dataclass
-class Found:
-    """What one part measured.
+class Result:
+    """The measurements of one part.
 
     Attributes:
-        conditions: under which, in words.
+        conditions: the conditions, in words.
         rows: by key of ROWS.
         facts: further figures by name, such as "floor".
-        raw: what the rows were made from: seconds, bytes, FLOPs.
+        raw: the seconds, bytes and FLOPs that the rows were computed from.
         listings: further tables.
     """
 
@@ -103,7 +108,7 @@ class Found:
 
 
 def machine(repeats: int) -> dict[str, Any]:
-    """What the figures depend on besides the part's own conditions."""
+    """The machine and the versions that all figures depend on."""
     cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if cuda else _cpu(),
@@ -120,12 +125,12 @@ def absolute(
     what: str,
     bytes_: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Listing:
-    """Milliseconds and images a second of the runs `names`, pairs counting once, beside their bytes in GB.
+    """Milliseconds, images per second (a pair counts once) and gigabytes of the runs `names`.
 
     Args:
-        times: of those that fitted into memory.
-        what: head of the milliseconds.
-        bytes_: by head of the column, then by run.
+        times: of the runs that fitted into memory.
+        what: heading of the milliseconds.
+        bytes_: bytes by heading of the column, then by run.
     """
     lines = []
     for name in names:
@@ -138,15 +143,15 @@ def absolute(
 
 
 def pace(seconds: Iterable[float], batch: int) -> tuple[str, str]:
-    """Milliseconds of a batch, by the median of its rounds, and images a second."""
+    """Milliseconds per batch (the median of the rounds) and images per second."""
     middle = statistics.median(seconds)
     return f"{1e3 * middle:,.1f}", f"{batch / middle:,.1f}"
 
 
-def table(part: str, found: Found, where: Mapping[str, Any]) -> str:
-    """A part's rows in markdown, under its conditions, and its further tables."""
+def table(part: str, result: Result, where: Mapping[str, Any]) -> str:
+    """A part's conditions, rows and further tables, in markdown."""
     lines = []
-    for key, row in sorted(found.rows.items(), key=lambda item: list(ROWS).index(item[0])):
+    for key, row in sorted(result.rows.items(), key=lambda item: list(ROWS).index(item[0])):
         what, target = ROWS[key]
         value = "-" if row.value is None else f"{row.value:.3f}"
         spread = f"{row.spread[0]:.3f} to {row.spread[1]:.3f}" if row.spread else ""
@@ -154,34 +159,35 @@ def table(part: str, found: Found, where: Mapping[str, Any]) -> str:
     head = ["key", "what", "ratio", "spread", "target", "note"]
     text = (
         f"### {part}\n\n{where['device']}, {where['threads']} threads, torch {where['torch']}, "
-        f"{where['repeats']} interleaved repeats; {found.conditions}"
+        f"{where['repeats']} interleaved repeats; {result.conditions}"
     )
-    for each in ([Listing(head, lines)] if lines else []) + found.listings:
+    for each in ([Listing(head, lines)] if lines else []) + result.listings:
         title = f"{each.title}\n\n" if each.title else ""
         text += f"\n\n{title}" + tabulate(each.lines, each.head, tablefmt="pipe", disable_numparse=True)
     return text
 
 
-def as_json(parts: Mapping[str, Found], where: Mapping[str, Any]) -> dict[str, Any]:
-    """All parts as one object.
+def as_json(results: Mapping[str, Result], where: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of all parts as one object.
 
-    Every key of ROWS is there, null where its part was not run or has no figure; "notes" tells why. Then the
-    facts ("floor", "saved_floor", ...), "spread" (smallest and largest by key), "raw" and "conditions" by
-    part, and "machine".
+    Every key of ROWS is present, null where its part was not run or has no figure; "notes" says why. Then
+    follow the facts ("floor", "saved_floor", ...), "spread" (smallest and largest by key), "raw" and
+    "conditions" by part, and "machine".
     """
-    rows = {key: row for found in parts.values() for key, row in found.rows.items()}
+    rows = {key: row for result in results.values() for key, row in result.rows.items()}
     return {
         **{key: rows[key].value if key in rows else None for key in ROWS},
-        **{name: value for found in parts.values() for name, value in found.facts.items()},
+        **{name: value for result in results.values() for name, value in result.facts.items()},
         "spread": {key: row.spread for key, row in rows.items() if row.spread},
         "notes": {key: rows[key].note if key in rows else "not asked for" for key in ROWS},
-        "raw": {part: found.raw for part, found in parts.items()},
-        "conditions": {part: found.conditions for part, found in parts.items()},
+        "raw": {part: result.raw for part, result in results.items()},
+        "conditions": {part: result.conditions for part, result in results.items()},
         "machine": dict(where),
     }
 
 
 def _cpu() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

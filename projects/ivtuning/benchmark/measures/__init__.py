@@ -1,0 +1,1 @@
+"""Instruments: time, memory, counted arithmetic, and how a step's time divides."""

@@ -1,4 +1,4 @@
-"""A training step in counted arithmetic: IV-tuning, the same trunk trained in full and frozen; the rate."""
+"""Counted arithmetic of a training step, and the machine's rate."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..subjects.reference import explicit, plain
 from ..subjects.trunks import build
 from .timing import interleaved
 
-# Side of the square matrices whose product tells the machine's rate: large enough to keep all of it busy.
+# Side of the square matrices whose product measures the machine's rate; large enough to keep it all busy.
 SIDES = {"cuda": 8192, "cpu": 2048}
 
 
 class Shift(Stem):
-    """The visible image plus one trained vector: makes the gradient run through all of a frozen trunk."""
+    """The visible image plus one trained vector, so that the gradient runs through all of a frozen trunk."""
 
     def attach(self, embed: nn.Module) -> None:
         self.shift = nn.Parameter(torch.zeros(embed.proj.out_channels))
@@ -28,15 +28,15 @@ class Shift(Stem):
 
 
 def frozen_trunk(name: str, depth: int | None = None, device: torch.device | str = "cpu") -> Trunk:
-    """What every adapter method has to compute: the frozen trunk, with a gradient to its first block."""
+    """The least that any adapter method computes: the frozen trunk, with a gradient to its first block."""
     return build(name, Shift(), Frozen(), depth, device=device)
 
 
 def floor(name: str, size: tuple[int, int], depth: int | None = None) -> dict[str, float]:
     """FLOPs of forward and backward pass of one image, with explicit attention, and their ratio.
 
-    Counted on the meta device, without arithmetic. A frozen trunk needs no weight gradients; the products
-    inside the attention have none to save.
+    They are counted on the meta device, without computing anything. A frozen trunk needs no weight gradients;
+    the products inside attention have no weights, so freezing saves nothing there.
 
     Returns:
         "frozen" and "full" FLOPs, and "ratio" of the two.
@@ -47,12 +47,12 @@ def floor(name: str, size: tuple[int, int], depth: int | None = None) -> dict[st
 
 
 def count_iv(name: str, size: tuple[int, int], depth: int | None = None) -> int:
-    """The same for IV-tuning: what its plain modules compute, nothing of it twice."""
+    """FLOPs of IV-tuning's plain modules, forward and backward, for one pair; nothing is recomputed."""
     return count(plain(build(name, PromptStem(), IVTuning(), depth, device="meta")), size)
 
 
 def rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs per second of one large matrix product, the best of nine: what the machine can do."""
+    """The machine's rate: FLOPs per second of one large matrix product, the best of nine."""
     side = SIDES[device.type]
     a, b = torch.randn(2, side, side, device=device).to(dtype)
     times = interleaved({"product": lambda: a @ b}, 9, "matrix product")
@@ -60,7 +60,7 @@ def rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def count(trunk: Trunk, size: tuple[int, int]) -> int:
-    """FLOPs of matrix products and convolutions, forward and backward, of one image or pair."""
+    """FLOPs of matrix products and convolutions, forward and backward, for one image or pair."""
     device = next(trunk.parameters()).device
     with FlopCounterMode(display=False) as counter:
         energy(trunk(torch.empty(1, 6, *size, device=device))).backward()
@@ -68,5 +68,5 @@ def count(trunk: Trunk, size: tuple[int, int]) -> int:
 
 
 def energy(outputs: dict[str, Tensor]) -> Tensor:
-    """The loss of every measurement: the sum of squares of all outputs."""
+    """The sum of squares of all outputs, which serves as the loss of every measurement."""
     return sum(output.float().square().sum() for output in outputs.values())

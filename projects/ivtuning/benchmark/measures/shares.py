@@ -1,4 +1,4 @@
-"""How a training step's time divides: the backbone's forward pass, and the matching of queries."""
+"""Shares of a training step's time: the backbone's forward pass, and the matching of queries."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .timing import wait
 
 
 def shares(model: nn.Module, step: Callable[[], object]) -> dict[str, float]:
-    """Call `step`, a training step of `model`; parts of its seconds in "backbone" and, with one, "matching".
+    """Run `step`, a training step of `model`, and return the shares of its time.
 
-    The device is waited for around each of them, so this step is slower than others.
+    They are "backbone" and, if the model matches queries, "matching"; fractions of 1. The device is
+    synchronized around both, so this step is slower than others.
     """
     spent: dict[str, float] = {}
     with (
@@ -32,7 +33,7 @@ def shares(model: nn.Module, step: Callable[[], object]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _timed(owner: object, name: str, key: str, spent: dict[str, float]) -> Iterator[None]:
-    """Inside, the seconds of every call of `owner`'s `name` are added to `spent[key]`."""
+    """Add the seconds of every call of `owner`'s method `name` to `spent[key]`."""
     original = getattr(owner, name)
 
     def call(*args, **kwargs):

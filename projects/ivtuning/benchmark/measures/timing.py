@@ -1,4 +1,4 @@
-"""Timing runs against each other: in turns, so that whatever else the machine does falls on all of them."""
+"""Timing of several runs in turns, so that whatever else the machine does affects all of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 
 from ...utils.progress import track
-from .out_of_memory import release
+from .memory import release
 
 Times = dict[str, list[float]]
 
 
 class Ratio(NamedTuple):
-    """Median, smallest and largest of the ratios of all rounds."""
+    """Median, smallest and largest ratio of all rounds."""
 
     median: float
     low: float
@@ -31,18 +31,18 @@ def interleaved(
     warmup: int = 1,
     may_not_fit: bool = False,
 ) -> Times:
-    """Call all `runs` in turns (A B C A B C ...), `repeats` rounds after `warmup` that are not counted.
+    """Call all `runs` in turns (A B C A B C ...): `repeats` rounds after `warmup` rounds that do not count.
 
     Args:
-        may_not_fit: take a run that CUDA's memory does not suffice for out of `runs` and go on without it;
+        may_not_fit: remove a run from `runs` when CUDA runs out of memory in it, and go on with the others;
             otherwise that error ends the measurement.
 
     Returns:
-        Wall-clock seconds of each run in each round. Work queued on a CUDA device is waited for.
+        Wall-clock seconds of each run in each round, queued CUDA work included.
     """
     times: Times = {name: [] for name in runs}
     gc.collect()
-    gc.freeze()  # what is there already need not be looked through in every round
+    gc.freeze()  # what exists already need not be searched in every round
     try:
         for done in track(range(warmup + repeats), label):
             for name in list(runs):
@@ -53,7 +53,7 @@ def interleaved(
                         raise
                     seconds = None
                 if seconds is None:
-                    # After the handler, see room.py.
+                    # Only after the handler, as in `attempt`.
                     del runs[name], times[name]
                     release()
                 elif done >= warmup:
@@ -63,30 +63,30 @@ def interleaved(
     return times
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    gc.collect()  # here and not at some moment in between
-    wait()
-    start = time.perf_counter()
-    run()
-    wait()
-    return time.perf_counter() - start
-
-
 def ratio(times: Times, over: str, under: str) -> Ratio:
-    """Seconds of `over` / seconds of `under`, formed round by round: slow drifts cancel."""
-    found = [a / b for a, b in zip(times[over], times[under], strict=True)]
-    return Ratio(statistics.median(found), min(found), max(found))
+    """Seconds of `over` / seconds of `under`, computed round by round, so that slow drifts cancel."""
+    ratios = [a / b for a, b in zip(times[over], times[under], strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def summary(times: Times) -> dict[str, dict[str, float]]:
     """Median, smallest and largest seconds of every run."""
     return {
-        name: {"median": statistics.median(found), "min": min(found), "max": max(found)}
-        for name, found in times.items()
+        name: {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+        for name, seconds in times.items()
     }
 
 
 def wait() -> None:
-    """Until a CUDA device has done all that is queued."""
+    """Wait until a CUDA device has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    gc.collect()  # now, and not at some moment during the run
+    wait()
+    start = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The paired loader against decoding the same files with the same number of processes and nothing else."""
+"""The paired loader, against decoding the same files in the same number of processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ...data.synthetic.generate import generate
 from ...errors import UserError
 from ..measures.timing import interleaved, ratio, summary
 from ..options import Options
-from ..report import Found, Row
+from ..report import Result, Row
 
 SIZE = (640, 480)
 
 
-def measure(options: Options) -> Found:
-    """Row loader_over_decode, in images per second; a pair is two images."""
+def measure(options: Options) -> Result:
+    """Row loader_over_decode: images per second, of which a pair has two."""
     if options.dataset:
         return _measure(options, training_dicts(options.dataset), options.dataset)
     with tempfile.TemporaryDirectory() as folder:
@@ -37,14 +37,14 @@ def measure(options: Options) -> Found:
         return _measure(options, training_dicts("benchmark_train"), name)
 
 
-def _measure(options: Options, dicts: list[dict], name: str) -> Found:
+def _measure(options: Options, dicts: list[dict], name: str) -> Result:
     count = min(len(dicts), options.pairs) // options.batch
     if not count:
         raise UserError(f"{len(dicts)} pairs make no batch of {options.batch}: give a smaller --batch")
     mapper = PairedDatasetMapper(is_train=True, augmentations=[T.RandomFlip(horizontal=True)])
     loaders = {
         "loader": build_train_loader(dicts, mapper, options.batch, options.workers),
-        # Endless as well: what workers read ahead of the last batch is then the same.
+        # As endless as the loader, so that its workers read ahead as far.
         "decode": DataLoader(
             _Decoded(dicts),
             batch_sampler=_Rounds(len(dicts), options.batch),
@@ -55,14 +55,14 @@ def _measure(options: Options, dicts: list[dict], name: str) -> Found:
     runs = {key: lambda loader=loader: _take(loader, count) for key, loader in loaders.items()}
     times = interleaved(runs, options.repeats, "loader")
     images = 2 * count * options.batch
-    found = Found(
+    result = Result(
         f"{name}, {images // 2} of them a round, batch {options.batch}, {options.workers} workers; the "
         "loader reads, checks, flips, makes boxes and tensors; decoding alone reads both files into arrays"
     )
-    found.raw["seconds"] = summary(times)
-    found.raw["images_per_second"] = {key: images / s["median"] for key, s in summary(times).items()}
-    found.rows["loader_over_decode"] = Row.of(ratio(times, "decode", "loader"))
-    return found
+    result.raw["seconds"] = summary(times)
+    result.raw["images_per_second"] = {key: images / s["median"] for key, s in summary(times).items()}
+    result.rows["loader_over_decode"] = Row.of(ratio(times, "decode", "loader"))
+    return result
 
 
 def _take(batches: Iterable, count: int) -> None:
@@ -71,7 +71,7 @@ def _take(batches: Iterable, count: int) -> None:
 
 
 class _Decoded(torch.utils.data.Dataset):
-    """index -> both images of a pair as they are stored, uint8 or uint16 tensors."""
+    """Maps an index to both images of a pair as stored: uint8 or uint16 tensors."""
 
     def __init__(self, dicts: list[dict]):
         self.files = [(d["file_name"], d["ir_file_name"]) for d in dicts]
@@ -81,7 +81,7 @@ class _Decoded(torch.utils.data.Dataset):
 
 
 class _Rounds(torch.utils.data.Sampler):
-    """Batches of shuffled indices, for ever."""
+    """An infinite sampler of batches of shuffled indices."""
 
     def __init__(self, size: int, batch: int):
         self.size, self.batch = size, batch

@@ -1,4 +1,4 @@
-"""COCO average precision of boxes: our evaluator's arithmetic against pycocotools' own."""
+"""COCO average precision of boxes: this package's evaluator, against pycocotools."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pycocotools.cocoeval import COCOeval
 from ...evaluation import coco as ours
 from ..measures.timing import interleaved, ratio, summary
 from ..options import Options
-from ..report import Found, Row
+from ..report import Result, Row
 
 CLASSES, OBJECTS, DETECTIONS, LIMIT = 80, 8, 100, 100
 WIDTH, HEIGHT = 640, 480
 
 
-def measure(options: Options) -> Found:
-    """Row coco_eval_ratio. Both figure AP of all four area ranges; their indices are built beforehand."""
-    truth, detections = synthetic(options.images)
+def measure(options: Options) -> Result:
+    """Row coco_eval_ratio. Both compute AP of all four area ranges; their indices are built beforehand."""
+    truth, detections = random_records(options.images)
     images, classes = list(range(1, options.images + 1)), list(range(1, CLASSES + 1))
     results: dict[str, np.ndarray] = {}
     sets = {
@@ -29,41 +29,43 @@ def measure(options: Options) -> Found:
     }
     del truth, detections  # each has its own copy
 
-    def fast() -> None:
+    def run_ours() -> None:
         results["ours"] = ours.precision(
             *sets[ours.COCO], "bbox", images, classes, ours.AREAS.values(), LIMIT
         )
 
-    def slow() -> None:
+    def run_pycocotools() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             run = COCOeval(*sets[COCO], "bbox")
             run.evaluate()
             run.accumulate()
         results["pycocotools"] = run.eval["precision"][..., -1]
 
-    times = interleaved({"ours": fast, "pycocotools": slow}, options.repeats, "COCO evaluation")
-    apart = float(np.abs(results["ours"] - results["pycocotools"]).max())
-    found = Found(
+    times = interleaved(
+        {"ours": run_ours, "pycocotools": run_pycocotools}, options.repeats, "COCO evaluation"
+    )
+    difference = float(np.abs(results["ours"] - results["pycocotools"]).max())
+    result = Result(
         f"{options.images:,} images, {DETECTIONS} detections and {OBJECTS} objects each, {CLASSES} classes; "
         f"evaluate and accumulate; {ours.COCOeval.__name__} against pycocotools"
     )
-    found.raw["seconds"] = summary(times)
-    found.facts["coco_eval_difference"] = apart
-    found.rows["coco_eval_ratio"] = Row.of(
-        ratio(times, "ours", "pycocotools"), note=f"precisions differ by {apart:.1g} at most"
+    result.raw["seconds"] = summary(times)
+    result.facts["coco_eval_difference"] = difference
+    result.rows["coco_eval_ratio"] = Row.of(
+        ratio(times, "ours", "pycocotools"), note=f"precisions differ by {difference:.1g} at most"
     )
-    return found
+    return result
 
 
-def synthetic(images: int, seed: int = 0) -> tuple[list[dict], list[dict]]:
-    """Objects and detections in COCO's form; some detections lie near an object of their class."""
+def random_records(images: int, seed: int = 0) -> tuple[list[dict], list[dict]]:
+    """Random objects and detections in COCO's format; some detections lie near an object of their class."""
     rng = np.random.default_rng(seed)
     objects = _boxes(rng, images * OBJECTS).reshape(images, OBJECTS, 4)
     object_classes = rng.integers(1, CLASSES + 1, (images, OBJECTS))
     boxes = _boxes(rng, images * DETECTIONS).reshape(images, DETECTIONS, 4)
     classes = rng.integers(1, CLASSES + 1, (images, DETECTIONS))
     scores = rng.random((images, DETECTIONS))
-    # Two tries for each object, moved by up to a fifth of its size.
+    # Two detections of each object, shifted by up to a fifth of its size.
     for k in (0, OBJECTS):
         near = slice(k, k + OBJECTS)
         boxes[:, near] = objects
@@ -98,7 +100,7 @@ def _records(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray | None =
 
 
 def _index(kind: type, images: int, records: list[dict]):
-    """`records` as an object of the library's class `kind`."""
+    """An indexed dataset of `records`, of the library's class `kind`."""
     with contextlib.redirect_stdout(io.StringIO()):
         api = kind()
         api.dataset = {

@@ -1,4 +1,4 @@
-"""Inference: IV-tuning on pairs against the frozen trunk alone on visible images."""
+"""Inference: IV-tuning on pairs, against the frozen trunk alone on visible images."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 from ...backbones.stems import PromptStem, Stem, VisibleOnly
 from ...tuning import Frozen, IVTuning, Tuner
-from ..measures.out_of_memory import fitting
+from ..measures.memory import fitting
 from ..measures.timing import interleaved, summary
 from ..options import Options
-from ..report import Found, Row, absolute
+from ..report import Result, Row, absolute
 from ..subjects.trunks import build, usual_size
 
 
-def measure(options: Options) -> Found:
-    """Row infer_over_trunk. Stem and adapters are all IV-tuning adds, a second patch embedding included."""
+def measure(options: Options) -> Result:
+    """Row infer_over_trunk: the cost of all that IV-tuning adds, its second patch embedding included."""
     name = options.trunk or "vitdet_b"
     size = options.size or usual_size(name)
-    x = options.pair(size)
+    x = options.random_pairs(size)
 
     def forward(stem: Stem, tuner: Tuner) -> Callable[[], None]:
         trunk = build(name, stem, tuner, options.depth, device=options.device).eval()
@@ -36,8 +36,8 @@ def measure(options: Options) -> Found:
         "trunk": partial(forward, VisibleOnly(), Frozen()),
     }
     times = interleaved(fitting(makers), options.repeats, "inference", options.warmup, may_not_fit=True)
-    found = Found(f"{options.describe(name, size)}, eval mode")
-    found.raw["seconds"] = summary(times)
-    found.rows["infer_over_trunk"] = Row.between(times, "iv", "trunk")
-    found.listings.append(absolute(makers, times, options.batch, "ms"))
-    return found
+    result = Result(f"{options.describe(name, size)}, eval mode")
+    result.raw["seconds"] = summary(times)
+    result.rows["infer_over_trunk"] = Row.between(times, "iv", "trunk")
+    result.listings.append(absolute(makers, times, options.batch, "ms"))
+    return result

@@ -1,10 +1,10 @@
-"""A config's whole model: training and inference, against full fine-tuning of the same one."""
+"""A config's whole model in training and inference, against full fine-tuning of the same model."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,25 +22,24 @@ from ...engine.speed import check_speed, speed_up
 from ...engine.trainer import PRECISIONS, Trainer
 from ...errors import UserError
 from ...tuning import Full
-from ..measures.memory import peak_bytes
-from ..measures.out_of_memory import fitting
+from ..measures.memory import fitting, peak_bytes
 from ..measures.shares import shares
 from ..measures.timing import Times, interleaved, summary
 from ..options import Options
-from ..report import Found, Listing, Row, pace
+from ..report import Listing, Result, Row, pace
 from ..subjects.batches import OBJECTS, random_batch
 
 SIZE = (640, 640)
-# Rounds of training that are not counted: a CPU's heap grows to its final size in them.
+# Untimed rounds of training: a CPU's heap grows to its final size in them.
 WARMUP = 3
-# Key in shares.py: head of the column.
+# key of `shares`: heading of the column
 PARTS = {"backbone": "backbone's forward", "matching": "matching"}
 HEAD = ["method", "ms a step", "images/s in training", "peak GB", "inference images/s", "trained parameters"]
 
 
 @dataclass
 class Subject:
-    """A model, and what is measured of it."""
+    """A model with its training step and its inference."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -48,17 +47,17 @@ class Subject:
     infer: Callable[[], None]
 
 
-def measure(options: Options) -> Found:
-    """Rows model_*, and beside them seconds, bytes and shares of a step.
+def measure(options: Options) -> Result:
+    """Rows model_*, and a listing of times, memory and shares of a step.
 
-    Weights are random and learn nothing: the learning rates are 0, which leaves the arithmetic as it is.
+    Weights are random and stay so: the learning rates are 0, which does not change the arithmetic.
     """
     size = options.size or SIZE
     cfg = load_config(options.config, options.overrides)
     check_speed(cfg.train)
     torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark  # as training sets it
     configs = {"config": cfg, "full": full_twin(cfg)}
-    subjects = fitting({key: partial(_subject, c, size, options.batch) for key, c in configs.items()})
+    subjects = fitting({key: partial(make_subject, c, size, options.batch) for key, c in configs.items()})
 
     steps = {key: subject.train for key, subject in subjects.items()}
     training = interleaved(steps, options.repeats, "training step", WARMUP, may_not_fit=True)
@@ -71,95 +70,104 @@ def measure(options: Options) -> Found:
     inference = interleaved(passes, options.repeats, "inference", options.warmup, may_not_fit=True)
 
     changed = " ".join(["", *options.overrides])
-    found = Found(
+    result = Result(
         f"{options.config}{changed}, {size[0]} x {size[1]} px, batch {options.batch}, "
         f"{cfg.train.precision} in training and inference, {OBJECTS} random boxes an image; full: the same "
         "with tuner Full and SumStem for PromptStem; peak: with weights, gradients and the optimizer's state"
     )
     trained = {key: count_parameters(s.model)["model_trainable"] for key, s in subjects.items()}
-    found.raw |= {"step_seconds": summary(training), "infer_seconds": summary(inference)}
-    found.raw |= {"peak_bytes": peaks, "shares": parts, "trained": trained}
-    found.rows["model_step_over_full"] = Row.between(training, "config", "full")
-    found.rows["model_infer_over_full"] = Row.between(inference, "config", "full")
+    result.raw |= {"step_seconds": summary(training), "infer_seconds": summary(inference)}
+    result.raw |= {"peak_bytes": peaks, "shares": parts, "trained": trained}
+    result.rows["model_step_over_full"] = Row.between(training, "config", "full")
+    result.rows["model_infer_over_full"] = Row.between(inference, "config", "full")
     if torch.cuda.is_available():
-        found.rows["model_peak_over_full"] = Row.of_bytes(peaks, "config", "full")
+        result.rows["model_peak_over_full"] = Row.of_bytes(peaks, "config", "full")
     else:
-        found.rows["model_peak_over_full"] = Row(note="on CUDA only")
+        result.rows["model_peak_over_full"] = Row(note="on CUDA only")
     lines = [
-        [_called(configs[key]), *_pace(training, key, options.batch)]
+        [tuner_name(configs[key]), *_pace(training, key, options.batch)]
         + [f"{peaks[key] / 1e9:.2f}" if key in peaks else "", _pace(inference, key, options.batch)[1]]
         + [f"{trained[key]:,}" if key in trained else ""]
         + [f"{parts[key][part]:.3f}" if part in parts.get(key, {}) else "" for part in PARTS]
         for key in configs
     ]
-    found.listings.append(Listing([*HEAD, *PARTS.values()], lines))
-    return found
+    result.listings.append(Listing([*HEAD, *PARTS.values()], lines))
+    return result
 
 
 def full_twin(cfg: DictConfig) -> DictConfig:
-    """The same config with everything in the trunk trained.
+    """A copy of the config that fine-tunes the whole trunk.
 
-    Infrared stays where the config has it, but beside no prompts: its patch embedding is added to visible's.
+    A model that reads infrared through prompts gets it as a second patch embedding, added to the visible one.
 
     Raises:
-        UserError: the config has no trunk at model.backbone.net.
+        UserError: the config has no model.backbone.net.
     """
     twin = copy.deepcopy(cfg)
     net = OmegaConf.select(twin, "model.backbone.net")
     if net is None:
-        raise UserError("the config has no model.backbone.net: its trunk's place is there")
+        raise UserError("the config has no model.backbone.net, where its trunk must be")
     if isinstance(instantiate(net.stem), PromptStem):
         net.stem = LazyCall(SumStem)()
     net.tuner = LazyCall(Full)()
     return twin
 
 
-def _subject(cfg: DictConfig, size: tuple[int, int], batch: int) -> Subject:
-    """Model, optimizer and step as :func:`..engine.run.train` makes them, on one random batch."""
-    options = cfg.train
+def make_subject(cfg: DictConfig, size: tuple[int, int], batch: int) -> Subject:
+    """The model of `cfg` with its training step and its inference, on one random batch."""
     torch.manual_seed(0)
     model = build_model(cfg)
     samples = random_batch(model, size, batch)
-    speed_up(model, options)
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    trainer = Trainer(
-        model,
-        itertools.repeat(samples),
-        optimizer,
-        precision=options.precision,
-        clip_grad_norm=options.clip_grad_norm,
-        seed=options.seed,
-    )
-    trainer.iter, trainer.storage = 0, EventStorage()
-    dtype = PRECISIONS[options.precision]
+    speed_up(model, cfg.train)
+    trainer = make_trainer(cfg, model, itertools.repeat(samples))
+    dtype = PRECISIONS[cfg.train.precision]
 
     def train() -> None:
-        with trainer.storage:  # where heads look for it
+        with trainer.storage:  # heads write their figures into it
             trainer.run_step()
 
     def infer() -> None:
         with torch.no_grad(), torch.autocast(trainer.device.type, dtype, enabled=dtype is not None):
             model(samples)
 
-    return Subject(model, optimizer, train, infer)
+    return Subject(model, trainer.optimizer, train, infer)
+
+
+def make_trainer(cfg: DictConfig, model: nn.Module, batches: Iterable[list[dict]] | None = None) -> Trainer:
+    """The trainer that :func:`...engine.run.train` makes, but with learning rates of 0.
+
+    Args:
+        batches: infinite; None takes those of the config's training loader.
+    """
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    trainer = Trainer(
+        model,
+        instantiate(cfg.dataloader.train) if batches is None else batches,
+        optimizer,
+        precision=cfg.train.precision,
+        clip_grad_norm=cfg.train.clip_grad_norm,
+        seed=cfg.train.seed,
+    )
+    trainer.iter, trainer.storage = 0, EventStorage()
+    return trainer
 
 
 def _peak(subject: Subject) -> int | None:
-    """Bytes of a training step with all that the model holds between steps; None without CUDA."""
+    """Peak bytes of a training step, including what exists between steps; None without CUDA."""
     subject.optimizer.zero_grad(set_to_none=True)
     peak = peak_bytes(subject.train)
     if peak is None:
         return None
     state = (v for values in subject.optimizer.state.values() for v in values.values())
-    held = itertools.chain(subject.model.parameters(), subject.model.buffers(), state)
-    return peak + sum(tensor.nbytes for tensor in held if isinstance(tensor, torch.Tensor))
+    resident = itertools.chain(subject.model.parameters(), subject.model.buffers(), state)
+    return peak + sum(tensor.nbytes for tensor in resident if isinstance(tensor, torch.Tensor))
 
 
-def _called(cfg: DictConfig) -> str:
-    """The tuner's name in the config, where it may be a class or a dotted name."""
+def tuner_name(cfg: DictConfig) -> str:
+    """The name of the config's tuner, which may be a class or a dotted name."""
     target = cfg.model.backbone.net.tuner._target_
     return getattr(target, "__name__", str(target)).rpartition(".")[2]
 

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the kernels of IV-tuning and of full fine-tuning."""
+"""The kernels of a training step that take longest, with IV-tuning and with full fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.profiler import ProfilerActivity
 
 from ...backbones.stems import PromptStem, Stem, SumStem
 from ...tuning import Full, IVTuning, Tuner
-from ..measures.out_of_memory import fitting
+from ..measures.memory import fitting
 from ..measures.timing import Times, interleaved, wait
 from ..options import Options
-from ..report import Found, Listing
+from ..report import Listing, Result
 from ..subjects.trunks import build, usual_size
 from .step import training_step
 
 STEPS, SHOWN, WIDTH = 2, 10, 80
 
 
-def measure(options: Options) -> Found:
-    """No rows: tables of the kernels that take most of the device, on a CPU of operators, and their sums."""
+def measure(options: Options) -> Result:
+    """Tables of the longest kernels (on a CPU: operators) and their sums; there are no rows."""
     name = options.trunk or "vitdet_b"
     size = options.size or usual_size(name)
-    x = options.pair(size)
+    x = options.random_pairs(size)
 
     def step(stem: Stem, tuner: Tuner) -> Callable[[], None]:
         trunk = build(name, stem, tuner, options.depth, device=options.device)
@@ -40,21 +40,21 @@ def measure(options: Options) -> Found:
     steps = fitting(makers)
     times = interleaved(steps, options.repeats, "step", options.warmup, may_not_fit=True)
     profiles = fitting({method: partial(kernels, run) for method, run in steps.items()})
-    found = Found(f"{options.describe(name, size)}; a step is that of the part step, profiled over {STEPS}")
+    result = Result(f"{options.describe(name, size)}; a step is that of the part step, profiled over {STEPS}")
     what = "kernel" if options.device.type == "cuda" else "operator"
-    found.listings.append(_sums(makers, times, profiles, what))
+    result.listings.append(_sums(makers, times, profiles, what))
     for method, rows in profiles.items():
-        found.raw[method] = {
+        result.raw[method] = {
             "kernels": rows,
             "step_seconds": statistics.median(times[method]),
             **_totals(rows),
         }
-        found.listings.append(_top(method, rows, what))
-    return found
+        result.listings.append(_top(method, rows, what))
+    return result
 
 
 def kernels(step: Callable[[], object]) -> list[dict[str, Any]]:
-    """Name, milliseconds and calls in one step of every kernel, on a CPU of every operator; longest first."""
+    """Name, milliseconds and calls per step of every kernel (on a CPU: operator), longest first."""
     cuda = torch.cuda.is_available()
     activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
     wait()
@@ -62,14 +62,14 @@ def kernels(step: Callable[[], object]) -> list[dict[str, Any]]:
         for _ in range(STEPS):
             step()
         wait()
-    found = []
+    rows = []
     for event in profiler.key_averages():
-        # The optimizer's own mark spans kernels that are listed as well.
+        # The optimizer's annotation spans kernels that are listed themselves.
         if (event.device_type == DeviceType.CUDA) != cuda or event.is_user_annotation:
             continue
         micros = event.self_device_time_total if cuda else event.self_cpu_time_total
-        found.append({"name": event.key, "ms": micros / 1e3 / STEPS, "calls": event.count / STEPS})
-    return sorted(found, key=lambda row: -row["ms"])
+        rows.append({"name": event.key, "ms": micros / 1e3 / STEPS, "calls": event.count / STEPS})
+    return sorted(rows, key=lambda row: -row["ms"])
 
 
 def _totals(rows: list[dict[str, Any]]) -> dict[str, float]:

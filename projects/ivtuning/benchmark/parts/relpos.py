@@ -1,4 +1,4 @@
-"""Decomposed relative positions alone: ViT-B's attention over one large map, against the explicit one."""
+"""Attention with decomposed relative positions over one large map, against explicit attention."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from ...backbones.attention.relpos import RelPosAttention
 from ..measures.memory import saved_bytes
 from ..measures.timing import interleaved, ratio, summary
 from ..options import Options
-from ..report import Found, Row
+from ..report import Result, Row
 from ..subjects.reference import explicit
 
-WIDTH, HEADS = 768, 12
+WIDTH, HEADS = 768, 12  # those of ViT-B
 
 
-def measure(options: Options) -> Found:
-    """Row relpos_saved_ratio, with the ratio of forward and backward time."""
+def measure(options: Options) -> Result:
+    """Row relpos_saved_ratio, with the ratio of forward and backward times as a fact beside it."""
     side = options.tokens
     torch.manual_seed(0)
     with options.device:
         # Frozen, as in the trunk.
-        fast = RelPosAttention(WIDTH, HEADS, use_rel_pos=True, input_size=(side, side)).requires_grad_(False)
+        attention = RelPosAttention(WIDTH, HEADS, use_rel_pos=True, input_size=(side, side)).requires_grad_(
+            False
+        )
         x = torch.randn(options.batch, side, side, WIDTH, requires_grad=True)
-    modules = {"ours": fast, "explicit": explicit(copy.deepcopy(fast))}
+    modules = {"ours": attention, "explicit": explicit(copy.deepcopy(attention))}
 
     def forward(module: nn.Module) -> torch.Tensor:
         with options.autocast():
@@ -39,11 +41,11 @@ def measure(options: Options) -> Found:
     runs = {name: both(module) for name, module in modules.items()}
     times = interleaved(runs, options.repeats, "attention")
     speed = ratio(times, "ours", "explicit")
-    found = Found(f"{side} x {side} tokens, {HEADS} heads, batch {options.batch}, {options.dtype}, frozen")
-    found.raw |= {"saved_bytes": saved, "seconds": summary(times)}
-    found.facts["relpos_time_ratio"] = speed.median
-    found.rows["relpos_saved_ratio"] = Row(
+    result = Result(f"{side} x {side} tokens, {HEADS} heads, batch {options.batch}, {options.dtype}, frozen")
+    result.raw |= {"saved_bytes": saved, "seconds": summary(times)}
+    result.facts["relpos_time_ratio"] = speed.median
+    result.rows["relpos_saved_ratio"] = Row(
         saved["ours"] / saved["explicit"],
         note=f"forward and backward time {speed.median:.2f} ({speed.low:.2f} to {speed.high:.2f})",
     )
-    return found
+    return result

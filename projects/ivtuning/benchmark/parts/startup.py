@@ -1,4 +1,4 @@
-"""How soon a tool answers, against the import of torch that the rest of it would need."""
+"""Time of a tool's ``--help``, against the import of torch."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 from ...errors import UserError
 from ..measures.timing import interleaved, ratio, summary
 from ..options import Options
-from ..report import Found, Row
+from ..report import Result, Row
 
 PACKAGES = Path(__file__).resolve().parents[3]
 TOOL = PACKAGES.parent / "tools" / "train_net.py"
 
 
-def measure(options: Options) -> Found:
-    """Row startup_ratio, in seconds from the start of Python to its end."""
+def measure(options: Options) -> Result:
+    """Row startup_ratio: seconds from the start of Python to its end."""
     if not TOOL.is_file():
         raise UserError(f"no file {TOOL}: start-up is measured in a checkout of the repository")
     runs = {"tool": _run(str(TOOL), "--help"), "torch": _run("-c", "import torch")}
     times = interleaved(runs, options.repeats, "start-up")
-    found = Found("tools/train_net.py --help against python -c 'import torch'")
-    found.raw["seconds"] = summary(times)
-    found.rows["startup_ratio"] = Row.of(ratio(times, "tool", "torch"))
-    return found
+    result = Result("tools/train_net.py --help against python -c 'import torch'")
+    result.raw["seconds"] = summary(times)
+    result.rows["startup_ratio"] = Row.of(ratio(times, "tool", "torch"))
+    return result
 
 
 def _run(*arguments: str) -> Callable[[], None]:

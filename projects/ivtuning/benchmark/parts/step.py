@@ -1,4 +1,4 @@
-"""Training steps and what they keep: IV-tuning, full fine-tuning of the same trunk, and the reference."""
+"""Time and saved activations of a training step: IV-tuning, full fine-tuning, and the plain reference."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from ...backbones.stems import PromptStem, SumStem
 from ...backbones.trunk import Trunk
 from ...tuning import Frozen, Full, IVTuning
 from ..measures.flops import count_iv, energy, floor, frozen_trunk, rate
-from ..measures.memory import peak_bytes, saved_bytes
-from ..measures.out_of_memory import fitting, lost
+from ..measures.memory import fitting, missing_note, peak_bytes, saved_bytes
 from ..measures.timing import Times, interleaved, ratio, summary
 from ..options import DTYPES, Options
-from ..report import Found, Row, absolute
+from ..report import Result, Row, absolute
 from ..subjects.reference import plain
 from ..subjects.trunks import build, usual_size
 
@@ -25,7 +24,7 @@ LARGE = (1024, 1024)
 
 
 def training_step(trunk: Trunk, x: Tensor, options: Options) -> Callable[[], None]:
-    """One step on `x`: forward pass, backward pass of the sum of squares, AdamW."""
+    """A function that runs one step on `x`: forward, backward on the sum of squares, AdamW."""
     trained = [p for p in trunk.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
 
@@ -39,28 +38,28 @@ def training_step(trunk: Trunk, x: Tensor, options: Options) -> Callable[[], Non
     return step
 
 
-def measure(options: Options) -> Found:
-    """Rows step_*, saved_*, adapter_forward_share and utilization_*, with the counted floor."""
+def measure(options: Options) -> Result:
+    """Rows step_*, saved_*, adapter_forward_share and utilization_*; the counted floor is a fact."""
     name = options.trunk or "vitdet_b"
     size = options.size or usual_size(name)
-    found = Found(
+    result = Result(
         f"{options.describe(name, size)}; full: tuner Full, SumStem; IV-tuning: PromptStem, IVTuning; a step "
         "is forward, backward, AdamW on the sum of squares of the outputs"
     )
     bound = floor(name, size, options.depth)
-    found.raw["flops"] = {**bound, "iv": count_iv(name, size, options.depth)}
-    found.facts["floor"] = bound["ratio"]
-    found.raw["rate"] = rate(options.device, DTYPES[options.dtype])
-    found.facts["rate_tflops"] = found.raw["rate"] / 1e12
-    _steps(found, options, name, size, bound["ratio"])
-    _share(found, options, name, size)
+    result.raw["flops"] = {**bound, "iv": count_iv(name, size, options.depth)}
+    result.facts["floor"] = bound["ratio"]
+    result.raw["rate"] = rate(options.device, DTYPES[options.dtype])
+    result.facts["rate_tflops"] = result.raw["rate"] / 1e12
+    _steps(result, options, name, size, bound["ratio"])
+    _share(result, options, name, size)
     if size == LARGE:
-        found.rows["step_over_reference_1024"] = found.rows["step_over_reference"]
+        result.rows["step_over_reference_1024"] = result.rows["step_over_reference"]
     elif options.large:
-        _large(found, options, name)
+        _large(result, options, name)
     else:
-        found.rows["step_over_reference_1024"] = Row(note="left out")
-    return found
+        result.rows["step_over_reference_1024"] = Row(note="left out")
+    return result
 
 
 def _iv(options: Options, name: str, activation_checkpointing: str | None = None) -> Trunk:
@@ -71,9 +70,9 @@ def _reference(options: Options, name: str) -> Trunk:
     return plain(_iv(options, name))
 
 
-def _steps(found: Found, options: Options, name: str, size: tuple[int, int], bound: float) -> None:
-    """Everything at one size, in one set of rounds."""
-    x = options.pair(size)
+def _steps(result: Result, options: Options, name: str, size: tuple[int, int], bound: float) -> None:
+    """Time, memory and utilization of all methods at one size, in one set of rounds."""
+    x = options.random_pairs(size)
     modes = [mode for mode in ACTIVATION_CHECKPOINTING if mode]
     makers = {
         "full": partial(build, name, SumStem(), Full(), options.depth, device=options.device),
@@ -85,34 +84,34 @@ def _steps(found: Found, options: Options, name: str, size: tuple[int, int], bou
     saved: dict[str, int] = {}
     steps = fitting({key: partial(_prepare, make, x, options, saved, key) for key, make in makers.items()})
     times = interleaved(steps, options.repeats, "step", options.warmup, may_not_fit=True)
-    # What is added to the weights and AdamW's state, which all are there at once.
+    # What a step adds to the weights and AdamW's state; those of all methods exist at the same time.
     peaks = fitting({key: partial(peak_bytes, step) for key, step in steps.items()})
-    found.raw |= {"saved_bytes": saved, "step_seconds": summary(times)}
+    result.raw |= {"saved_bytes": saved, "step_seconds": summary(times)}
     if peaks:
-        found.raw["peak_bytes"] = peaks
+        result.raw["peak_bytes"] = peaks
 
     aim = f"<= {1.08 * bound:.3f}: 1.08 x {bound:.3f} (counted FLOPs, frozen / full)"
-    found.rows["step_over_full"] = Row.between(times, "iv", "full", target=aim)
-    found.rows["step_frozen_over_full"] = Row.between(times, "frozen", "full")
-    found.rows["step_over_reference"] = Row.between(times, "iv", "reference")
+    result.rows["step_over_full"] = Row.between(times, "iv", "full", target=aim)
+    result.rows["step_frozen_over_full"] = Row.between(times, "frozen", "full")
+    result.rows["step_over_reference"] = Row.between(times, "iv", "reference")
     note = ""
-    if not lost(saved, "frozen", "full"):
-        least = found.facts["saved_floor"] = saved["frozen"] / saved["full"]
+    if not missing_note(saved, "frozen", "full"):
+        least = result.facts["saved_floor"] = saved["frozen"] / saved["full"]
         note = f"floor without adapters {least:.3f}; full keeps {saved['full'] / 1e6:,.0f} MB"
-    found.rows["saved_over_full"] = Row.of_bytes(saved, "iv", "full", note)
+    result.rows["saved_over_full"] = Row.of_bytes(saved, "iv", "full", note)
     for mode in modes:
-        found.rows[f"saved_over_full_{mode}"] = Row.of_bytes(saved, f"iv_{mode}", "full")
-        found.rows[f"step_over_full_{mode}"] = Row.between(times, f"iv_{mode}", "full")
+        result.rows[f"saved_over_full_{mode}"] = Row.of_bytes(saved, f"iv_{mode}", "full")
+        result.rows[f"step_over_full_{mode}"] = Row.between(times, f"iv_{mode}", "full")
     for key in ("iv", "full"):
-        found.rows[f"utilization_{key}"] = _utilization(found, times, key, options.batch)
+        result.rows[f"utilization_{key}"] = _utilization(result, times, key, options.batch)
     columns = {"saved GB": saved, **({"peak GB": peaks} if peaks else {})}
-    found.listings.append(absolute(makers, times, options.batch, "ms a step", columns))
+    result.listings.append(absolute(makers, times, options.batch, "ms a step", columns))
 
 
 def _prepare(
     make: Callable[[], Trunk], x: Tensor, options: Options, saved: dict[str, int], key: str
 ) -> Callable[[], None]:
-    """A trunk's training step; what its forward pass keeps becomes `saved[key]`."""
+    """A trunk's training step. The bytes that its forward pass saves are stored in `saved[key]`."""
     trunk = make()
     saved[key] = _saved(trunk, x, options)
     return training_step(trunk, x, options)
@@ -126,19 +125,19 @@ def _saved(trunk: Trunk, x: Tensor, options: Options) -> int:
     return saved_bytes(trunk, run)
 
 
-def _utilization(found: Found, times: Times, key: str, batch: int) -> Row:
-    """The share of the machine's rate that a step reaches; what it computes again does not count."""
+def _utilization(result: Result, times: Times, key: str, batch: int) -> Row:
+    """The share of the machine's rate that a step reaches. Recomputed arithmetic does not count."""
     if key not in times:
-        return Row(note=lost(times, key))
-    # The same as a ratio to the step that would be nothing but arithmetic at that rate.
-    least = found.raw["flops"][key] * batch / found.raw["rate"]
-    note = f"of {found.facts['rate_tflops']:.2f} TFLOP/s, one large matrix product"
+        return Row(note=missing_note(times, key))
+    # This is the ratio to a step that consists of nothing but arithmetic at that rate.
+    least = result.raw["flops"][key] * batch / result.raw["rate"]
+    note = f"of {result.facts['rate_tflops']:.2f} TFLOP/s, one large matrix product"
     return Row.of(ratio({"least": [least] * len(times[key]), **times}, "least", key), note=note)
 
 
-def _share(found: Found, options: Options, name: str, size: tuple[int, int]) -> None:
-    """The adapters' share of a forward pass that keeps its graph: the same stem with and without them."""
-    x = options.pair(size)
+def _share(result: Result, options: Options, name: str, size: tuple[int, int]) -> None:
+    """The adapters' share of a forward pass with gradients: the same stem, with and without them."""
+    x = options.random_pairs(size)
 
     def forward(make: Callable[[], Trunk]) -> Callable[[], object]:
         trunk = make()
@@ -155,23 +154,23 @@ def _share(found: Found, options: Options, name: str, size: tuple[int, int]) -> 
     }
     runs = fitting({key: partial(forward, make) for key, make in makers.items()})
     times = interleaved(runs, options.repeats, "forward", options.warmup, may_not_fit=True)
-    found.raw["forward_seconds"] = summary(times)
-    note = lost(times, "bare", "iv")
+    result.raw["forward_seconds"] = summary(times)
+    note = missing_note(times, "bare", "iv")
     if note:
-        found.rows["adapter_forward_share"] = Row(note=note)
+        result.rows["adapter_forward_share"] = Row(note=note)
         return
     middle, low, high = ratio(times, "bare", "iv")
-    found.rows["adapter_forward_share"] = Row(1 - middle, (1 - high, 1 - low))
+    result.rows["adapter_forward_share"] = Row(1 - middle, (1 - high, 1 - low))
 
 
-def _large(found: Found, options: Options, name: str) -> None:
+def _large(result: Result, options: Options, name: str) -> None:
     """IV-tuning and the reference at 1024 x 1024 pixels."""
-    x = options.pair(LARGE)
+    x = options.random_pairs(LARGE)
 
     def step(make: Callable[[Options, str], Trunk]) -> Callable[[], None]:
         return training_step(make(options, name), x, options)
 
     runs = fitting({"iv": partial(step, _iv), "reference": partial(step, _reference)})
     times = interleaved(runs, options.repeats, "step at 1024 px", options.warmup, may_not_fit=True)
-    found.raw["step_seconds_1024"] = summary(times)
-    found.rows["step_over_reference_1024"] = Row.between(times, "iv", "reference")
+    result.raw["step_seconds_1024"] = summary(times)
+    result.rows["step_over_reference_1024"] = Row.between(times, "iv", "reference")

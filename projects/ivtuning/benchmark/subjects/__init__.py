@@ -1,0 +1,1 @@
+"""What is measured: trunks, the plain reference, and random batches."""

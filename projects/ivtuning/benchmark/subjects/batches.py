@@ -1,4 +1,4 @@
-"""Random batches that any model of this project trains on."""
+"""Random batches for any model of this package."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ OBJECTS, CLASSES = 12, 2
 
 
 def random_batch(model: nn.Module, size: tuple[int, int], batch: int) -> list[dict]:
-    """What the mapper gives `model`, on the host: images of its channels, stacked, and labels of all tasks.
+    """Samples as the mapper makes them for `model`, in host memory, with labels for all tasks.
 
-    A model reads what it knows: "instances" of 12 boxes (with masks where it has a mask head), "sem_seg" or
-    "label". All are of the classes 0 and 1, which every model has.
+    A model reads the labels of its own task: "instances" of 12 boxes (with masks if it has a mask head),
+    "sem_seg" or "label". All are of the classes 0 and 1, which every model has.
     """
     generator = torch.Generator().manual_seed(0)
     masks = getattr(getattr(model, "roi_heads", None), "mask_on", False)
@@ -38,7 +38,7 @@ def _sample(channels: int, size: tuple[int, int], masks: bool, generator: torch.
         "file_name": "a random sample",
         "height": height,
         "width": width,
-        # As the loader's workers leave it.
+        # Pinned, as the loader returns it.
         "image": image.pin_memory() if torch.cuda.is_available() else image,
         "instances": instances,
         "sem_seg": integers(CLASSES, height, width),

@@ -1,4 +1,4 @@
-"""The trunks that are measured, by name, whole or shortened."""
+"""Trunks to measure, by name, whole or shortened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...errors import UserError, nearest
 from ...tuning import Tuner
 
 _NANO = dict(embed_dim=24, depth=8, num_heads=2, patch_size=8, img_size=48, pretrain_img_size=48)
-# The published ones, and two that take no time at all.
+# The published ones, and two tiny ones for tests.
 MAKERS: dict[str, Callable[..., Trunk]] = {
     **TRUNKS,
     "vitdet_nano": partial(ViTDet, window_size=4, **_NANO),
@@ -37,7 +37,7 @@ def build(
 
     Args:
         depth: see :func:`shortened`.
-        activation_checkpointing: "mlp" or "block", what the backward pass computes again.
+        activation_checkpointing: "mlp" or "block", which the backward pass then recomputes.
 
     Raises:
         UserError: no such trunk or depth.
@@ -50,12 +50,12 @@ def build(
 
 
 def shortened(name: str, depth: int) -> dict:
-    """What makes the trunk `name` one of `depth` blocks that is otherwise alike.
+    """The constructor arguments that shorten the trunk `name` to `depth` blocks.
 
-    ViTDet keeps the share of its global blocks; Swin gives up blocks of its third stage.
+    ViTDet keeps the share of its global blocks; Swin loses blocks of its third stage.
 
     Raises:
-        UserError: `depth` cannot do that.
+        UserError: the trunk cannot have that depth.
     """
     maker = _maker(name)
     options = maker.keywords
@@ -77,10 +77,10 @@ def shortened(name: str, depth: int) -> dict:
 
 
 def depths(name: str, most: int | None = None) -> list[int]:
-    """Up to four depths that the trunk `name` can be shortened to, evenly spread; the last is `most`, or all.
+    """Up to four evenly spread depths of the trunk `name`; the last is `most`, by default its full depth.
 
     Raises:
-        UserError: no such trunk, or `most` is no depth of it.
+        UserError: no such trunk, or it cannot have the depth `most`.
     """
     options = _maker(name).keywords
     whole = most or (sum(options["depths"]) if "depths" in options else options["depth"])
@@ -95,7 +95,7 @@ def depths(name: str, most: int | None = None) -> list[int]:
 
 
 def usual_size(name: str) -> tuple[int, int]:
-    """Height and width in pixels at which the trunk `name` is measured unless told otherwise."""
+    """Height and width in pixels at which the trunk `name` is measured by default."""
     if name.endswith("nano"):
         return 48, 48
     return (480, 640) if name.startswith("swin") else (512, 512)

@@ -1,4 +1,4 @@
-"""One process against several under DDP: samples per second, the all-reduce's share, and its bytes."""
+"""Several processes under DDP, against one: samples per second, the all-reduce's share, and its bytes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from ...errors import UserError
 from ...tuning import Full, IVTuning
 from ..measures.timing import interleaved, ratio, summary
 from ..options import Options
-from ..report import Found, Row
+from ..report import Result, Row
 from ..subjects.trunks import build, usual_size
 from .step import training_step
 
+FILE = "measured.json"
 
-def measure(options: Options) -> Found:
-    """Rows scale_*. Every process has the whole batch: the work grows with the processes.
 
-    The share is that of a step which waits for the all-reduce over one without it, so what overlaps with the
-    backward pass does not count.
+def measure(options: Options) -> Result:
+    """Rows distributed_*. Every process has a whole batch, so the work grows with their number.
+
+    The all-reduce's share compares a step with it to a step without it; what overlaps with the backward pass
+    does not count.
 
     Raises:
         UserError: more processes than CUDA devices.
@@ -43,26 +45,26 @@ def measure(options: Options) -> Found:
         )
     name = options.trunk or "vitdet_t"
     size = options.size or usual_size(name)
-    found = Found(
+    result = Result(
         f"{options.describe(name, size)} for each process; "
         + ("NCCL, one device each" if cuda else "gloo, one thread each")
     )
-    # (processes, threads); on a CPU also one process with as many threads as the others have together
+    # (processes, threads); on a CPU also one process that has as many threads as all the others together
     cases = [(1, 1), (processes, 1)] if cuda else [(1, 1), (1, processes), (processes, 1)]
-    runs = found.raw["runs"] = [_launch(options, name, size, *case) for case in cases]
+    runs = result.raw["runs"] = [_launch(options, name, size, *case) for case in cases]
     one, many = runs[0], runs[-1]
     note = f"{processes} processes; full {_gain(many, one, 'full'):.2f}"
     if not cuda:
         note += f"; 1 process, {processes} threads: {_gain(runs[1], one, 'iv'):.2f}"
-    found.rows["scale_speedup"] = Row(_gain(many, one, "iv"), note=note)
+    result.rows["distributed_speedup"] = Row(_gain(many, one, "iv"), note=note)
     share, bytes_ = many["share"], many["bytes"]
-    found.rows["scale_reduce_share"] = Row(
+    result.rows["distributed_reduce_share"] = Row(
         share["iv"][0], tuple(share["iv"][1:]), note=f"full {share['full'][0]:.3f}"
     )
-    found.rows["scale_bytes_ratio"] = Row(
+    result.rows["distributed_bytes_ratio"] = Row(
         bytes_["iv"] / bytes_["full"], note=f"{bytes_['iv'] / 1e6:.2f} MB of {bytes_['full'] / 1e6:,.2f} MB"
     )
-    return found
+    return result
 
 
 def _gain(run: dict[str, Any], one: dict[str, Any], kind: str) -> float:
@@ -71,18 +73,18 @@ def _gain(run: dict[str, Any], one: dict[str, Any], kind: str) -> float:
 
 def _launch(options: Options, name: str, size: tuple[int, int], processes: int, threads: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        # A forked process starts at once, and CUDA does not survive it.
+        # A forked process starts at once, but CUDA does not survive a fork.
         method = "spawn" if torch.cuda.is_available() else "fork"
         arguments = processes, threads, options, name, size, folder
         start_processes(_process, arguments, nprocs=processes, start_method=method)
-        found = json.loads(Path(folder, "found.json").read_text())
-    return {"processes": processes, "threads": threads, **found}
+        measured = json.loads(Path(folder, FILE).read_text())
+    return {"processes": processes, "threads": threads, **measured}
 
 
 def _process(
     rank: int, processes: int, threads: int, options: Options, name: str, size: tuple[int, int], folder: str
 ) -> None:
-    """One of the processes; the first one writes what was found."""
+    """One of the processes. The first one writes the measurements to FILE in `folder`."""
     os.environ["RANK"] = str(rank)  # as torchrun does: one progress bar
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
@@ -93,7 +95,7 @@ def _process(
     dist.init_process_group(
         "nccl" if cuda else "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes
     )
-    x = options.pair(size)
+    x = options.random_pairs(size)
     runs: dict[str, Callable[[], None]] = {}
     bytes_: dict[str, int] = {}
     for kind, stem, tuner in (("iv", PromptStem(), IVTuning()), ("full", SumStem(), Full())):
@@ -106,20 +108,20 @@ def _process(
         if processes > 1:
             runs[f"{kind}_alone"] = _together(_without_reduction(trunk, step))
     times = interleaved(runs, options.repeats, f"{processes} x {threads} threads")
-    found: dict[str, Any] = {"seconds": summary(times), "bytes": bytes_}
-    found["samples_per_second"] = {
-        kind: processes * options.batch / found["seconds"][kind]["median"] for kind in ("iv", "full")
+    measured: dict[str, Any] = {"seconds": summary(times), "bytes": bytes_}
+    measured["samples_per_second"] = {
+        kind: processes * options.batch / measured["seconds"][kind]["median"] for kind in ("iv", "full")
     }
     if processes > 1:
         shares = {kind: ratio(times, f"{kind}_alone", kind) for kind in bytes_}
-        found["share"] = {kind: [1 - r.median, 1 - r.high, 1 - r.low] for kind, r in shares.items()}
+        measured["share"] = {kind: [1 - r.median, 1 - r.high, 1 - r.low] for kind, r in shares.items()}
     if rank == 0:
-        Path(folder, "found.json").write_text(json.dumps(found))
+        Path(folder, FILE).write_text(json.dumps(measured))
     dist.destroy_process_group()
 
 
 def _together(step: Callable[[], None]) -> Callable[[], None]:
-    """A step ends for all when the slowest has made it."""
+    """The step with a barrier after it: it ends for all processes with the slowest one."""
 
     def run() -> None:
         step()
@@ -137,10 +139,10 @@ def _without_reduction(trunk: DistributedDataParallel, step: Callable[[], None])
 
 
 def _count_bytes(trunk: DistributedDataParallel, step: Callable[[], None]) -> int:
-    """Bytes of gradients that a step hands to the all-reduce, counted where DDP hands them over."""
+    """Bytes of gradients that a step gives to the all-reduce, counted in DDP's communication hook."""
     sizes: list[int] = []
 
-    def hook(state, bucket):  # annotated, it would have to be by types and not by their names
+    def hook(state, bucket):  # without annotations: DDP accepts types only, not their names as strings
         sizes.append(bucket.buffer().nbytes)
         return allreduce_hook(state, bucket)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ivtuning.benchmark.measures import flops
-from ivtuning.benchmark.measures.out_of_memory import attempt, fitting, lost
+from ivtuning.benchmark.measures.memory import attempt, fitting, missing_note
 from ivtuning.benchmark.measures.timing import interleaved
 from ivtuning.benchmark.options import Options
 from ivtuning.benchmark.parts import infer, profile, step
@@ -39,20 +39,20 @@ def test_what_does_not_fit_is_none_and_freed():
     gc.collect()
     assert held[0]() is None
     assert fitting({"a": lambda: 1, "b": full, "c": lambda: 3}) == {"a": 1, "c": 3}
-    with pytest.raises(ValueError):  # another error is no matter of room
+    with pytest.raises(ValueError):  # any other error is the caller's
         attempt(lambda: int("x"))
 
 
 def test_notes_name_what_did_not_fit():
     times = {"a": [1.0, 3.0], "b": [2.0, 2.0]}
-    assert lost(times, "a", "b") == ""
+    assert missing_note(times, "a", "b") == ""
     assert Row.between(times, "a", "b", target="t") == Row(1.0, (0.5, 1.5), "t")
     assert Row.between(times, "a", "c", target="t") == Row(None, None, "t", "out of memory: c")
     assert Row.of_bytes({"a": 2, "b": 4}, "a", "b", "n") == Row(0.5, note="n")
     assert Row.of_bytes({"a": 2}, "c", "b", "n").note == "out of memory: c, b"
 
 
-def test_rounds_go_on_without_it():
+def test_rounds_go_on_without_the_run_that_does_not_fit():
     calls = []
 
     def breaks():
@@ -62,22 +62,24 @@ def test_rounds_go_on_without_it():
 
     runs = {"a": lambda: calls.append("a"), "b": breaks, "c": lambda: calls.append("c")}
     times = interleaved(dict(runs), 3, "test", may_not_fit=True)
-    assert {name: len(found) for name, found in times.items()} == {"a": 3, "c": 3}
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "c": 3}
     assert "".join(calls) == "abcabcabcac"
     calls.clear()
     with pytest.raises(torch.OutOfMemoryError):
         interleaved(dict(runs), 3, "test")
 
 
+@pytest.mark.slow
 def test_step_without_the_reference(monkeypatch):
     monkeypatch.setattr(step, "plain", full)
-    found = step.measure(NANO)
-    assert found.rows["step_over_reference"] == Row(note="out of memory: reference")
-    assert "reference" not in found.raw["saved_bytes"] and "reference" not in found.raw["step_seconds"]
-    assert found.rows["step_over_full"].value > 0 and found.rows["saved_over_full"].value > 0
-    assert found.listings[0].lines[-1][:3] == ["reference", "out of memory", ""]
+    result = step.measure(NANO)
+    assert result.rows["step_over_reference"] == Row(note="out of memory: reference")
+    assert "reference" not in result.raw["saved_bytes"] and "reference" not in result.raw["step_seconds"]
+    assert result.rows["step_over_full"].value > 0 and result.rows["saved_over_full"].value > 0
+    assert result.listings[0].lines[-1][:3] == ["reference", "out of memory", ""]
 
 
+@pytest.mark.slow
 def test_step_whose_forward_fits_alone(monkeypatch):
     """Full fine-tuning breaks in its first step, after its activations were counted."""
     make = step.training_step
@@ -88,22 +90,24 @@ def test_step_whose_forward_fits_alone(monkeypatch):
         )
 
     monkeypatch.setattr(step, "training_step", training_step)
-    found = step.measure(NANO)
-    assert found.rows["step_over_full"].note == found.rows["utilization_full"].note == "out of memory: full"
-    assert found.rows["utilization_iv"].value > 0 and found.rows["step_over_reference"].value > 0
-    assert found.rows["saved_over_full"].value > 0 and found.facts["saved_floor"] > 0
+    result = step.measure(NANO)
+    assert result.rows["step_over_full"].note == result.rows["utilization_full"].note == "out of memory: full"
+    assert result.rows["utilization_iv"].value > 0 and result.rows["step_over_reference"].value > 0
+    assert result.rows["saved_over_full"].value > 0 and result.facts["saved_floor"] > 0
 
 
+@pytest.mark.slow
 def test_step_without_anything(monkeypatch):
     monkeypatch.setattr(step, "build", full)
     monkeypatch.setattr(step, "frozen_trunk", full)
     monkeypatch.setattr(step, "LARGE", (64, 64))
-    found = step.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
-    assert all(row.value is None and row.note.startswith("out of memory: ") for row in found.rows.values())
-    assert found.rows["adapter_forward_share"].note == "out of memory: bare, iv"
-    assert found.rows["step_over_reference_1024"].note == "out of memory: iv, reference"
+    result = step.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
+    assert all(row.value is None and row.note.startswith("out of memory: ") for row in result.rows.values())
+    assert result.rows["adapter_forward_share"].note == "out of memory: bare, iv"
+    assert result.rows["step_over_reference_1024"].note == "out of memory: iv, reference"
 
 
+@pytest.mark.slow
 def test_inference_and_profile_of_what_is_left(monkeypatch):
     build = infer.build
 
@@ -113,10 +117,10 @@ def test_inference_and_profile_of_what_is_left(monkeypatch):
         return build(name, stem, tuner, *args, **kwargs)
 
     monkeypatch.setattr(infer, "build", small)
-    found = infer.measure(NANO)
-    assert found.rows["infer_over_trunk"].note == "out of memory: trunk"
-    assert [line[1] == "out of memory" for line in found.listings[0].lines] == [False, True]
+    result = infer.measure(NANO)
+    assert result.rows["infer_over_trunk"].note == "out of memory: trunk"
+    assert [line[1] == "out of memory" for line in result.listings[0].lines] == [False, True]
     monkeypatch.setattr(profile, "build", small)
-    found = profile.measure(NANO)
-    assert found.raw.keys() == {"IV-tuning"} and len(found.listings) == 2
-    assert found.listings[0].lines[1] == ["full fine-tuning", "out of memory", "", ""]
+    result = profile.measure(NANO)
+    assert result.raw.keys() == {"IV-tuning"} and len(result.listings) == 2
+    assert result.listings[0].lines[1] == ["full fine-tuning", "out of memory", "", ""]
