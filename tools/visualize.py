@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw on pairs: boxes or label maps, ground truth and predictions, or what queries see. Or runs' curves."""
+"""Draw boxes, label maps or a detector's queries on pairs of images, or the curves of training runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SEGMENTATION = "configs/MSRS/segformer_ivtuning_swin_l.py"
 EXAMPLE = f"""\
 ground truth of a dataset
     tools/visualize.py --dataset m3fd_scene_val --output out/truth --limit 20
-  predictions beside it
+  ground truth and predictions
     tools/visualize.py --config-file {CONFIG} --weights model.pth --dataset m3fd_scene_val --output out/seen
-  one pair, or two folders of pairs with equal stems
+  one pair of files, or two folders whose files have the same stems
     tools/visualize.py --config-file {CONFIG} --weights base.pth --adapter adapter.safetensors \\
         --vis my/visible --ir my/infrared --output out/mine --threshold 0.4
-  label maps: the same, with a segmentation set or config
+  label maps: the same, with a segmentation set and config
     tools/visualize.py --config-file {SEGMENTATION} --weights model.pth --dataset msrs_seg_test \\
         --output out/labels
-  what DINO's queries look at
+  the points that DINO's queries sample
     tools/visualize.py --config-file {DETR} --weights model.pth --dataset m3fd_scene_val \\
         --output out/queries --queries 8 --threshold 0.3
   training curves of two runs
@@ -35,33 +35,35 @@ def parse(argv: Sequence[str]):
     """Read and check the command line.
 
     Raises:
-        UserError: flags that miss each other or make no sense together.
+        UserError: flags that need others or exclude each other.
     """
-    # Unlike the other tools' work, pictures of ground truth need no config.
+    # Unlike the other tools, pictures of ground truth need no config.
     parser = tool_parser(__doc__, EXAMPLE, config_required=False)
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint; without it no predictions are drawn")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint; no predictions are drawn without it")
     parser.add_argument(
-        "--adapter", metavar="FILE", help="adapter; --weights defaults to the config's init_checkpoint"
+        "--adapter", metavar="FILE", help="adapter file; --weights defaults to the config's init_checkpoint"
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val or msrs_seg_test"
     )
-    parser.add_argument("--vis", metavar="PATH", help="visible image, or a folder of them")
-    parser.add_argument("--ir", metavar="PATH", help="its infrared partner, or a folder with the same stems")
+    parser.add_argument("--vis", metavar="PATH", help="visible image, or a folder of images")
+    parser.add_argument("--ir", metavar="PATH", help="infrared image, or a folder with the same stems")
     parser.add_argument("--curves", nargs="+", metavar="RUN", help="output folders of training runs")
-    parser.add_argument("--output", required=True, metavar="DIR", help="where the pictures and index.html go")
-    parser.add_argument("--no-predictions", action="store_true", help="draw ground truth alone")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and index.html")
+    parser.add_argument("--no-predictions", action="store_true", help="draw ground truth only")
     parser.add_argument(
         "--queries",
         type=int,
         metavar="N",
-        help="draw how a query detector finds the N best objects: boxes through the decoder, sampled points",
+        help="draw the N best queries of a DINO or Co-DETR model: boxes through the decoder, sampled points",
     )
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="least score of a drawn box (default: 0.5)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="draw the first N pairs only")
-    parser.add_argument("--grid", action="store_true", help="also write contact_sheet.png, for a quick look")
+    parser.add_argument("--limit", type=int, metavar="N", help="draw only the first N pairs")
+    parser.add_argument(
+        "--grid", action="store_true", help="also write contact_sheet.png, one image of the first 24 pictures"
+    )
     args = parser.parse_args(argv)
 
     given = [bool(args.curves), bool(args.dataset), bool(args.vis or args.ir)]
@@ -79,7 +81,7 @@ def parse(argv: Sequence[str]):
         raise UserError(f"--output {args.output} is a file: name a folder")
     args.predict = bool(args.weights or args.adapter) and not args.no_predictions
     if args.queries and not args.predict:
-        raise UserError("--queries shows a model at work: give --weights, and not --no-predictions")
+        raise UserError("--queries needs predictions: give --weights, and not --no-predictions")
     return args
 
 
@@ -93,11 +95,11 @@ def main(argv: Sequence[str]) -> None:
         return
 
     from ivtuning.config import load_config
+    from ivtuning.predictor import Predictor, QueryTracer
     from ivtuning.visualization.gallery import (
         BoxPainter,
         QueryPainter,
         draw_records,
-        load_predictor,
         painter_of,
         read_dataset,
     )
@@ -112,7 +114,8 @@ def main(argv: Sequence[str]) -> None:
     if args.queries and isinstance(painter, BoxPainter):
         painter = QueryPainter(painter.classes, args.threshold, args.queries)
     records = records[: args.limit]
-    predict = load_predictor(cfg, args.weights, args.adapter, bool(args.queries)) if args.predict else None
+    kind = QueryTracer if args.queries else Predictor
+    predict = kind(cfg, args.weights, args.adapter) if args.predict else None
     page = draw_records(
         records,
         painter,
@@ -132,7 +135,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def read_files(vis: str, ir: str) -> list[dict]:
-    """Dataset dicts of image files."""
+    """Dataset dicts of the image files in `vis` and `ir`."""
     from ivtuning.visualization.pair_files import pair_files
 
     return [
@@ -142,7 +145,7 @@ def read_files(vis: str, ir: str) -> list[dict]:
 
 
 def painter_of_config(cfg, threshold: float):
-    """What draws predictions of `cfg`'s model: that of the dataset which it is evaluated on."""
+    """The painter for predictions of `cfg`'s model: that of the dataset it is evaluated on."""
     from ivtuning.visualization.gallery import BoxPainter, painter_of, read_dataset
 
     if cfg is not None:
@@ -151,7 +154,8 @@ def painter_of_config(cfg, threshold: float):
         with contextlib.suppress(UserError, OmegaConfBaseException):
             name = cfg.dataloader.evaluator.dataset_name
             with contextlib.suppress(UserError):
-                read_dataset(name)  # for its classes; if it is not on this machine, pictures show numbers
+                # This registers its class names. If it is not on this machine, pictures show numbers.
+                read_dataset(name)
             return painter_of(name, threshold)
     return BoxPainter([], threshold)
 

@@ -97,7 +97,7 @@ def test_objects_are_found_by_their_own_class(pairs, monkeypatch):
         return read_labels(records[record["image_id"]])
 
     cfg = OmegaConf.create({"train": {"output_dir": ""}})
-    monkeypatch.setattr(segmentation, "load_predictor", lambda *_: perfect)
+    monkeypatch.setattr(segmentation, "Predictor", lambda *_: perfect)
     found = segmentation.recall(cfg)
     assert set(found.values()) == {100.0}
 
@@ -105,7 +105,7 @@ def test_objects_are_found_by_their_own_class(pairs, monkeypatch):
         labels = perfect(record)
         return np.where(labels == 3, 4, labels)
 
-    monkeypatch.setattr(segmentation, "load_predictor", lambda *_: mistaken)
+    monkeypatch.setattr(segmentation, "Predictor", lambda *_: mistaken)
     share = defaultdict(list)
     for a in (a for record in objects for a in record["annotations"]):
         share[f"found_{a['modality']}"].append(classes[a["category_id"]] != "lamp")

@@ -1,9 +1,12 @@
-"""Boxes to draw."""
+"""Things to draw, and readings of what was drawn."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
+
+from ivtuning.visualization.panels import GAP
 
 CLASSES = ["person", "car"]
 
@@ -13,8 +16,28 @@ def annotation(box, category=0, **more):
 
 
 def instances(boxes, scores, classes, shape=(60, 80)):
-    found = Instances(shape)
-    found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    found.scores = torch.tensor(scores)
-    found.pred_classes = torch.tensor(classes, dtype=torch.int64)
-    return found
+    predictions = Instances(shape)
+    predictions.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    predictions.scores = torch.tensor(scores)
+    predictions.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    return predictions
+
+
+def gray_pair(height=60, width=80):
+    return np.full((height, width, 3), 90, np.uint8), np.full((height, width), 40, np.uint8)
+
+
+def panels(picture, rows, scale=7, width=80, height=60):
+    """{(row, column): (height*scale, width*scale, 3)} below each row's caption strip."""
+    wide, tall = width * scale, height * scale
+    footer_and_strips = picture.shape[0] - rows * tall
+    strip = footer_and_strips // (rows + 1)
+    return {
+        (r, c): picture[(r + 1) * strip + r * tall :][:tall, c * (wide + GAP) :][:, :wide]
+        for r in range(rows)
+        for c in range(3)
+    }
+
+
+def count(region, rgb):
+    return int((region == np.array(rgb)).all(-1).sum())

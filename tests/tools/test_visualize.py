@@ -12,19 +12,17 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.drawings import CLASSES, annotation, instances
 from helpers.tools import ROOT, load_tool
 from PIL import Image
 
+from ivtuning import predictor
 from ivtuning.data.datasets.segmentation import register_segmentation
 from ivtuning.data.labels import read_labels
-from ivtuning.engine import run
 from ivtuning.errors import UserError
 from ivtuning.visualization import gallery, label_maps
 from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
-from ivtuning.visualization.curves import plot_curves, read_metrics, smooth
 from ivtuning.visualization.label_maps import WRONG
 from ivtuning.visualization.pair_files import pair_files
 from ivtuning.visualization.panels import lay_out
@@ -56,7 +54,7 @@ def test_pairs_are_matched_by_stem(tmp_path):
     assert pair_files(vis / "b.png", ir / "a.jpg") == [(vis / "b.png", ir / "a.jpg")]
 
 
-def test_bad_pairs_are_told(tmp_path):
+def test_bad_pairs_are_reported(tmp_path):
     vis, ir = write_pairs(tmp_path, ["a", "b"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="gone"):
@@ -108,59 +106,6 @@ def test_contact_sheet_links_are_relative_and_resolve(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-# ---------------------------------------------------------------------------------------------- curves
-
-
-def write_run(folder: Path, losses, aps=()):
-    folder.mkdir(parents=True)
-    lines = [{"iteration": 20 * i, "total_loss": v, "lr": 1e-4} for i, v in enumerate(losses)]
-    lines += [{"iteration": 100 * i, "bbox/AP": v} for i, v in enumerate(aps)]
-    (folder / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    return folder
-
-
-def test_metrics_are_read_through_resume_and_a_killed_writer(tmp_path):
-    run = write_run(tmp_path / "run", [4.0, 3.0, 2.0], aps=[float("nan"), 12.5])
-    with open(run / "metrics.json", "a") as file:
-        file.write('{"iteration": 20, "total_loss": 2.5}\n{"iteration": 60, "total_lo')
-    got = read_metrics(run)
-    assert got["total_loss"].tolist() == [[0, 4.0], [20, 2.5], [40, 2.0]]
-    assert got["bbox/AP"].tolist() == [[100, 12.5]]
-
-
-def test_smoothing_keeps_level_and_ends():
-    assert smooth(np.full(50, 3.0), 7) == pytest.approx(3.0)
-    noisy = np.arange(100.0) + np.tile([5, -5], 50)
-    assert np.abs(smooth(noisy, 10)[10:-10] - np.arange(100)[10:-10]).max() < 1.1
-    assert smooth(np.array([1.0, 2.0, 3.0]), 9).tolist() == [1.5, 2.0, 2.5]
-    assert smooth(np.array([]), 3).size == 0
-
-
-def test_curves_of_two_runs_differ_from_those_of_one(tool, tmp_path, capsys):
-    a = write_run(tmp_path / "a", [4, 3, 2, 1.5] * 20, [10, 30])
-    b = write_run(tmp_path / "b", [5, 4.5, 4] * 20)
-    one = plot_curves([a], tmp_path / "one.png").read_bytes()
-    tool.main(["--curves", str(a), str(b), "--output", str(tmp_path / "out")])
-    assert "curves.png" in capsys.readouterr().out
-    with Image.open(tmp_path / "out" / "curves.png") as image:
-        assert image.width > 1000
-    assert (tmp_path / "out" / "curves.png").read_bytes() != one
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["curves.png"]
-
-
-def test_bad_runs_are_told(tmp_path):
-    with pytest.raises(UserError, match="metrics.json"):
-        read_metrics(tmp_path)
-    run = write_run(tmp_path / "run", [4.0])
-    path = run / "metrics.json"
-    path.write_text("not json\n" + path.read_text())
-    with pytest.raises(UserError, match="line 1"):
-        read_metrics(run)
-    path.write_text('{"iteration": 3, "lr": 0.1}\n')
-    with pytest.raises(UserError, match="neither total_loss"):
-        read_metrics(run)
-
-
 # ------------------------------------------------------------------------------------------------ tool
 
 
@@ -210,12 +155,12 @@ def test_tool_draws_truth_and_predictions_of_a_dataset(tool, dataset, tmp_path, 
         seen["config"] = (path, list(overrides))
         return OmegaConf.create({"train": {"init_checkpoint": "base.pth"}})
 
-    def load_predictor(cfg, weights, adapter, queries):
+    def load(cfg, weights, adapter):
         seen["weights"] = (weights, adapter)
         return lambda record: instances([[10, 10, 40, 40], [0, 0, 5, 5]], [0.8, 0.35], [1, 0])
 
     monkeypatch.setattr("ivtuning.config.load_config", load_config)
-    monkeypatch.setattr(gallery, "load_predictor", load_predictor)
+    monkeypatch.setattr(predictor, "Predictor", load)
     argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", dataset, "train.seed=3"]
     tool.main([*argv, "--output", str(tmp_path / "out"), "--threshold", "0.4"])
     assert seen == {"config": ("c.py", ["train.seed=3"]), "weights": ("w.pth", None)}
@@ -228,37 +173,6 @@ def test_tool_draws_truth_and_predictions_of_a_dataset(tool, dataset, tmp_path, 
     tool.main([*argv, "--output", str(tmp_path / "truth"), "--no-predictions"])
     assert "weights" not in seen and "w.pth" not in (tmp_path / "truth" / "index.html").read_text()
     assert Image.open(tmp_path / "truth" / "2N.png").height < with_both[1]
-
-
-def test_predictor_loads_weights_and_runs_the_test_mapper(monkeypatch):
-    from detectron2.config import LazyCall
-    from omegaconf import OmegaConf
-
-    loaded = []
-    monkeypatch.setattr(run, "load_weights", lambda model, path, adapter=None: loaded.append((path, adapter)))
-    cfg = OmegaConf.create({"train": {"init_checkpoint": "base.pth", "device": "cpu"}})
-    cfg.model = LazyCall(FakeModel)(classes=2)
-    cfg.dataloader = {"test": {"mapper": LazyCall(FakeMapper)(ir_range=[0, 100])}}
-    predict = gallery.load_predictor(cfg, None, "a.safetensors")
-    assert loaded == [("base.pth", "a.safetensors")] and list(predict.ir_range) == [0, 100]
-    assert predict({"image_id": 7}).scores.tolist() == [pytest.approx(0.7)]
-
-
-class FakeMapper:
-    def __init__(self, ir_range):
-        self.ir_range = ir_range
-
-    def __call__(self, record):
-        return {"mapped": record["image_id"]}
-
-
-class FakeModel(torch.nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-
-    def forward(self, inputs):
-        assert not self.training and not torch.is_grad_enabled()
-        return [{"instances": instances([[1, 1, 9, 9]], [x["mapped"] / 10], [0])} for x in inputs]
 
 
 @pytest.fixture
@@ -287,14 +201,14 @@ def labeled(tmp_path):
 
 
 def half_right(record):
-    found = np.zeros((60, 80), np.uint8)
-    found[20:40, 20:40] = 1
-    return found
+    labels = np.zeros((60, 80), np.uint8)
+    labels[20:40, 20:40] = 1
+    return labels
 
 
 def test_tool_draws_label_maps_of_a_dataset(tool, labeled, tmp_path, monkeypatch):
     monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
-    monkeypatch.setattr(gallery, "load_predictor", lambda *args: half_right)
+    monkeypatch.setattr(predictor, "Predictor", lambda *args: half_right)
     argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", labeled, "--grid"]
     tool.main([*argv, "--output", str(tmp_path / "out")])
     html = (tmp_path / "out" / "index.html").read_text()
@@ -337,7 +251,7 @@ def test_files_are_drawn_as_the_configs_task(tool, labeled, tmp_path, monkeypatc
 
     cfg = OmegaConf.create({"dataloader": {"evaluator": {"dataset_name": labeled}}})
     monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: cfg)
-    monkeypatch.setattr(gallery, "load_predictor", lambda *args: half_right)
+    monkeypatch.setattr(predictor, "Predictor", lambda *args: half_right)
     if not prepared:
         (tmp_path / "set" / "segmentation" / "val.json").unlink()
     legends = []
@@ -353,32 +267,16 @@ def test_files_are_drawn_as_the_configs_task(tool, labeled, tmp_path, monkeypatc
     assert Image.open(tmp_path / "bare" / "1D.png").width == 2 * 560 + 4
 
 
-def test_predictions_of_another_task_are_told(tool, labeled, dataset, tmp_path, monkeypatch):
+def test_predictions_of_another_task_are_reported(tool, labeled, dataset, tmp_path, monkeypatch):
     boxes = instances([[10, 10, 40, 40]], [0.8], [1])
     monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
-    for name, found, words in ((dataset, half_right(None), "label maps"), (labeled, boxes, "boxes")):
-        monkeypatch.setattr(gallery, "load_predictor", lambda *args, found=found: lambda record: found)
+    for name, prediction, words in ((dataset, half_right(None), "label maps"), (labeled, boxes, "boxes")):
+        monkeypatch.setattr(
+            predictor, "Predictor", lambda *args, prediction=prediction: lambda record: prediction
+        )
         argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", name]
         with pytest.raises(UserError, match=f"predicts {words}, which cannot be drawn on .*1D.png"):
             tool.main([*argv, "--output", str(tmp_path / "out")])
-
-
-def test_predictor_of_a_segmentor_gives_class_ids(monkeypatch):
-    from detectron2.config import LazyCall
-    from omegaconf import OmegaConf
-
-    monkeypatch.setattr(run, "load_weights", lambda model, path, adapter=None: None)
-    cfg = OmegaConf.create({"train": {"init_checkpoint": "base.pth", "device": "cpu"}})
-    cfg.model = LazyCall(FakeSegmentor)()
-    cfg.dataloader = {"test": {"mapper": LazyCall(FakeMapper)(ir_range=None)}}
-    found = gallery.load_predictor(cfg, None, None)({"image_id": 1, "file_name": "a.png"})
-    assert found.dtype == np.uint8 and found.tolist() == [[2, 0]]
-
-
-class FakeSegmentor(torch.nn.Module):
-    def forward(self, inputs):
-        assert not self.training and not torch.is_grad_enabled()
-        return [{"sem_seg": torch.tensor([[[0.1, 3]], [[0.2, 1]], [[0.3, 2]]])} for _ in inputs]
 
 
 @pytest.mark.parametrize(
@@ -394,7 +292,7 @@ class FakeSegmentor(torch.nn.Module):
         (["--dataset", "drawn_pair"], "did you mean 'drawn_pairs'"),
     ],
 )
-def test_bad_command_lines_are_told(tool, dataset, tmp_path, argv, words):
+def test_bad_command_lines_are_reported(tool, dataset, tmp_path, argv, words):
     with pytest.raises(UserError, match=words):
         tool.main([*argv, "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

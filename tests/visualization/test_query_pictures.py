@@ -13,6 +13,7 @@ from helpers.tiny import detector as faster_rcnn
 from helpers.tools import load_tool
 from PIL import Image
 
+from ivtuning import predictor
 from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.heads.dino.trace import Trace, trace_queries
@@ -130,7 +131,7 @@ def test_bad_command_lines_are_reported(tool, tmp_path, argv, words):
 
 
 def test_model_without_decoder_is_reported(tool, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery, "load_model", lambda *args: faster_rcnn())
+    monkeypatch.setattr(predictor, "load_model", lambda *args: faster_rcnn())
     argv = [
         "--config-file",
         "configs/synthetic/ivtuning.py",

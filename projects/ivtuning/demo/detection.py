@@ -9,7 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ..engine import run
-from ..visualization.gallery import draw_records, load_predictor, painter_of, read_dataset
+from ..predictor import Predictor
+from ..visualization.gallery import draw_records, painter_of, read_dataset
 from .rows import COSTS, final, layout, train_row
 
 # Row names of the table and the config of each.
@@ -75,10 +76,7 @@ def table(results: dict) -> str:
 
 def draw(configs: dict[str, DictConfig], output: Path) -> Path:
     """Predictions of the visible-only and the tuned model on every fourth pair of the validation set."""
-    models = {
-        name: load_predictor(configs[name], final(configs[name]), None)
-        for name in ("visible only", "IV-tuning")
-    }
+    models = {name: Predictor(configs[name], final(configs[name])) for name in ("visible only", "IV-tuning")}
     records, _ = read_dataset("synthetic_val")
     return draw_records(
         records[:: max(1, len(records) // PICTURES)],

@@ -11,7 +11,8 @@ from detectron2.structures.masks import polygons_to_bitmask
 from omegaconf import DictConfig
 
 from ..data.synthetic.generate import LABELS
-from ..visualization.gallery import draw_records, load_predictor, painter_of, read_dataset
+from ..predictor import Predictor
+from ..visualization.gallery import draw_records, painter_of, read_dataset
 from .detection import PICTURES
 from .rows import COSTS, final, layout, train_row
 
@@ -49,7 +50,7 @@ def recall(cfg: DictConfig) -> dict[str, float]:
     Returns:
         {"found_both" | "found_visible" | "found_infrared": 0..100}, by the images that show the object.
     """
-    predict = load_predictor(cfg, final(cfg), None)
+    predict = Predictor(cfg, final(cfg))
     records, kinds = read_dataset("synthetic_val")
     classes = list(LABELS)
     found = defaultdict(list)
@@ -92,7 +93,7 @@ def table(results: dict) -> str:
 
 def draw(configs: dict[str, DictConfig], output: Path) -> Path:
     """Label maps of all rows on every fourth pair of the validation set, those that have boxes drawn too."""
-    models = {name: load_predictor(cfg, final(cfg), None) for name, cfg in configs.items()}
+    models = {name: Predictor(cfg, final(cfg)) for name, cfg in configs.items()}
     records, _ = read_dataset("synthetic_seg_val")
     return draw_records(
         records[:: max(1, len(records) // PICTURES)],

@@ -1,4 +1,4 @@
-"""Pictures of a pair: visible | infrared | blend, with the boxes of truth and predictions in a row each."""
+"""Pictures of a pair with boxes: visible | infrared | blend, a row each for ground truth and predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PANELS = ("visible", "infrared", "blend")
 
 @dataclass
 class Objects:
-    """What is drawn in one row. Boxes are (N, 4) XYXY in pixels of the image, masks (H, W) bool or None."""
+    """Objects to draw in one row. Boxes are (N, 4) XYXY in pixels of the image, masks (H, W) bool or None."""
 
     boxes: np.ndarray
     classes: list[int]
@@ -40,18 +40,18 @@ def draw_pair(
     classes: Sequence[str] = (),
     threshold: float = 0.0,
 ) -> np.ndarray:
-    """Draw one pair as three captioned panels, side by side; a row each for ground truth and predictions.
+    """Draw one pair as three captioned panels side by side, a row each for ground truth and predictions.
 
     Args:
         vis: (H, W, 3) uint8 RGB.
         ir: (H, W) or (H, W, 3) uint8, of the same H, W.
         truth: annotations of a detectron2 dataset dict; those with ``modality`` "visible" or "infrared" get
-            a dashed outline. None leaves the row out.
+            a dashed outline. None: no such row.
         prediction: detectron2 `Instances` with `pred_boxes` in pixels of the image, `scores`,
-            `pred_classes` and perhaps `pred_masks`; or those of several models by name, a row each. None
-            leaves the row out.
+            `pred_classes` and optionally `pred_masks`; or those of several models by name, a row each.
+            None: no such row.
         classes: names by contiguous class id.
-        threshold: predictions that score less are left out.
+        threshold: least score of a drawn prediction.
 
     Returns:
         (H', W', 3) uint8 RGB. Without `truth` and `prediction`: one row of bare panels.
@@ -91,7 +91,7 @@ def draw_pair(
 
 
 def from_annotations(annotations: Sequence[dict], height: int, width: int) -> Objects:
-    """Objects of a detectron2 dataset dict's `annotations` on an image of `height` x `width` pixels."""
+    """The objects of a dataset dict's `annotations`, on an image of `height` x `width` pixels."""
     boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     return Objects(
         np.array(boxes, dtype=float).reshape(-1, 4),
@@ -103,7 +103,7 @@ def from_annotations(annotations: Sequence[dict], height: int, width: int) -> Ob
 
 
 def from_instances(instances, threshold: float = 0.0) -> Objects:
-    """Objects of detectron2 `Instances` that score at least `threshold`, best first."""
+    """The objects of detectron2 `Instances` that score at least `threshold`, best first."""
     instances = instances.to("cpu")
     scores = instances.scores.numpy()
     order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= threshold]
@@ -118,7 +118,7 @@ def from_instances(instances, threshold: float = 0.0) -> Objects:
 def draw_objects(
     image: Image.Image, objects: Objects, classes: Sequence[str], scale: int, font: ImageFont.FreeTypeFont
 ) -> Image.Image:
-    """A copy of `image` with `objects`, whose coordinates are multiplied by `scale`."""
+    """A copy of `image` with `objects` drawn on it, their coordinates multiplied by `scale`."""
     image = image.copy()
     for mask, category in zip(objects.masks, objects.classes, strict=False):
         if mask is not None:
@@ -137,7 +137,7 @@ def draw_objects(
             text += f" {objects.scores[i]:.2f}"
         if objects.notes and objects.notes[i]:
             text += f" ({objects.notes[i]})"
-        _label(pen, box, text, color(category), font, image.size, taken)
+        draw_label(pen, box, text, color(category), font, image.size, taken)
     return image
 
 
@@ -156,7 +156,7 @@ def _mask(segmentation, height: int, width: int) -> np.ndarray | None:
 
 
 def _outline(pen, box, rgb, line: int, dash: int) -> None:
-    """A rectangle on a dark seam, so that it shows on any ground; broken where `dash` (pixels) is not 0."""
+    """Draw a rectangle with a dark border, to show on any background; dashed if `dash` (pixels) is not 0."""
     x0, y0, x1, y1 = (int(v) for v in box)
     if not dash:
         pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=PAPER, width=line + 2)
@@ -170,7 +170,7 @@ def _outline(pen, box, rgb, line: int, dash: int) -> None:
     ):
         start, end = np.array(start, float), np.array(end, float)
         length = np.abs(end - start).sum()
-        # An odd number of equal pieces: every side begins and ends with a dash.
+        # With an odd number of equal pieces, every side begins and ends with a dash.
         pieces = max(3, 2 * round(length / dash / 2) + 1)
         for k in range(0, pieces, 2):
             piece = [tuple(start + (end - start) * f / pieces) for f in (k, k + 1)]
@@ -178,12 +178,12 @@ def _outline(pen, box, rgb, line: int, dash: int) -> None:
             pen.line(piece, fill=rgb, width=line)
 
 
-def _label(pen, box, text: str, rgb, font, size, taken: list[tuple]) -> None:
-    """Write `text` on a patch of `rgb` at the first place around `box` that no other label covers."""
+def draw_label(pen, box, text: str, rgb, font, size, taken: list[tuple]) -> None:
+    """Write `text` on a patch of `rgb`, at the place around `box` that other labels cover least."""
     pad = max(2, round(font.size / 6))
     wide, tall = round(pen.textlength(text, font)) + 2 * pad, round(font.size * 1.15) + pad
     x0, y0, x1, y1 = (int(v) for v in box)
-    places = [
+    corners = [
         (x0, y0 - tall),
         (x0, y1 + 1),
         (x1 - wide, y0 - tall),
@@ -192,7 +192,7 @@ def _label(pen, box, text: str, rgb, font, size, taken: list[tuple]) -> None:
         (x1 + 1, y0),
     ]
     patches = []
-    for x, y in places:
+    for x, y in corners:
         x, y = min(max(x, 0), max(size[0] - wide, 0)), min(max(y, 0), max(size[1] - tall, 0))
         patches.append((x, y, x + wide, y + tall))
     patch = min(patches, key=lambda p: sum(_overlap(p, t) for t in taken))

@@ -1,4 +1,4 @@
-"""An overview of many pictures: a page with thumbnails and, for a quick look, one image."""
+"""Contact sheets: an HTML page with thumbnails of many pictures and, optionally, one image of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .panels import FAINT, INK, PAPER, save_image
 
 THUMB = 640  # width of a thumbnail in pixels
-GRID = 24  # pictures of the one-image overview, at most
+GRID = 24  # most pictures in contact_sheet.png
 
 _STYLE = """
 body{margin:0;padding:2rem;background:#16181d;color:#eef0f3;font:15px/1.5 system-ui,sans-serif}
@@ -32,7 +32,7 @@ a{color:inherit}
 
 @dataclass
 class Picture:
-    """One entry of a sheet. Counts are None where nothing of the kind was drawn."""
+    """One entry of a sheet. A count is None if nothing of its kind was drawn."""
 
     file: str  # name of the picture, relative to the sheet's folder
     title: str
@@ -54,12 +54,12 @@ def write_contact_sheet(
     facts: Mapping[str, object] | None = None,
     grid: bool = False,
 ) -> Path:
-    """Write ``index.html`` and ``thumbs/*.jpg`` for `pictures`, which lie in `folder` already.
+    """Write ``index.html`` and ``thumbs/*.jpg`` for `pictures`, whose files are in `folder` already.
 
     All links are relative, so the folder can be moved or served as it is.
 
     Args:
-        facts: lines of the header, such as the config's and the weights' name.
+        facts: lines of the header, such as the names of the config and the weights.
         grid: also write ``contact_sheet.png`` with the first 24 thumbnails.
 
     Returns:
@@ -101,7 +101,7 @@ def write_contact_sheet(
 
 
 def _grid(thumbs: Sequence[Image.Image], pictures: Sequence[Picture]) -> np.ndarray:
-    """(H, W, 3) uint8: the thumbnails with their titles, in up to three columns."""
+    """The thumbnails with their titles, in up to three columns; (H, W, 3) uint8."""
     columns, gap, font = min(3, len(thumbs)), 12, ImageFont.load_default(16)
     cell_wide, cell_tall = THUMB + gap, max(t.height for t in thumbs) + 28 + gap
     rows = -(-len(thumbs) // columns)
@@ -117,7 +117,7 @@ def _grid(thumbs: Sequence[Image.Image], pictures: Sequence[Picture]) -> np.ndar
 
 
 def _cut(text: str, room: float, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
-    """`text`, shortened to `room` pixels; the page has it whole."""
+    """`text`, shortened to `room` pixels; the page has it in full."""
     if pen.textlength(text, font) <= room:
         return text
     while text and pen.textlength(text + "…", font) > room:

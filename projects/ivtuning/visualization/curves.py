@@ -1,34 +1,56 @@
-"""Training curves of several runs on one axis, from the metrics.json that detectron2's JSONWriter keeps."""
+"""Training curves of several runs on shared axes, from the metrics.json of detectron2's JSONWriter."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from ..errors import UserError
+from ..utils.files import atomic_write
+
+LOSS = "total_loss"
+# The figures of the tasks' evaluations that a run is judged by, and their names in the picture.
+METRICS = {"bbox/AP": "box AP", "sem_seg/mIoU": "mean IoU", "classification/top1": "top-1 accuracy"}
 
 
-def read_metrics(run: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read the finite `total_loss` and `bbox/AP` of the run in folder `run`.
+@dataclass
+class Curves:
+    """The curves of one run: (N, 2) float64 of (iteration, value), by iteration.
 
-    Where a resumed run repeats an iteration, the later line counts. A cut last line is left out: the run
-    is still writing, or was killed.
+    Attributes:
+        loss: the total loss.
+        metric: key of the figure that the run is judged by, such as "bbox/AP"; None if nothing says which.
+        scores: its values, on 0..100; empty before the first evaluation.
+    """
 
-    Returns:
-        {"total_loss": (N, 2), "bbox/AP": (M, 2)} float64 of (iteration, value), by iteration.
+    loss: np.ndarray
+    metric: str | None
+    scores: np.ndarray
+
+
+def read_curves(run: str | os.PathLike) -> Curves:
+    """Read the finite losses and scores of the run in folder `run`.
+
+    The metric is the config's `train.best_metric` if the run has values of it, otherwise the first of METRICS
+    that it has values of. If a resumed run repeats an iteration, the later line counts. A truncated last line
+    is ignored: the run is still writing, or was killed.
 
     Raises:
-        UserError: no such file, a line that is not JSON, or nothing to draw.
+        UserError: the file is missing, a line is not JSON, or there is nothing to draw.
     """
     path = Path(run) / "metrics.json"
     if not path.is_file():
         raise UserError(f"no {path}: --curves takes the output folders of training runs")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    found: dict[str, dict[int, float]] = {"total_loss": {}, "bbox/AP": {}}
+    chosen = _best_metric(path.parent)
+    metrics = dict.fromkeys([chosen, *METRICS] if chosen else METRICS)
+    points: dict[str, dict[int, float]] = {key: {} for key in (LOSS, *metrics)}
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
@@ -36,17 +58,18 @@ def read_metrics(run: str | os.PathLike) -> dict[str, np.ndarray]:
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
-            raise UserError(f"{path} line {number} is no line of metrics: remove it") from error
-        for key, points in found.items():
+            raise UserError(f"{path} line {number} is not a line of metrics: remove it") from error
+        for key, values in points.items():
             if np.isfinite(entry.get(key, np.nan)):
-                points[iteration] = entry[key]
-    if not any(found.values()):
-        raise UserError(f"{path} holds neither total_loss nor bbox/AP yet: let the run go on for a while")
-    return {k: np.array(sorted(v.items()), dtype=float).reshape(-1, 2) for k, v in found.items()}
+                values[iteration] = entry[key]
+    if not any(points.values()):
+        raise UserError(f"{path} has no {LOSS} and no scores yet: let the run go on for a while")
+    metric = next((key for key in metrics if points[key]), chosen)
+    return Curves(_array(points[LOSS]), metric, _array(points[metric] if metric else {}))
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centered moving mean of (N,) `values`; at the ends over what there is of the window."""
+    """Centered moving mean of (N,) `values`; at the ends, over the part of the window that exists."""
     window = min(window, len(values))
     window -= 1 - window % 2  # odd, or the curve would shift by half an entry
     if window < 2:
@@ -56,44 +79,75 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def plot_curves(runs: Sequence[str | os.PathLike], path: str | os.PathLike) -> Path:
-    """Draw `total_loss` (smoothed over 1/15 of the run, raw behind it) and the `bbox/AP` points of `runs`.
+    """Draw the losses and the scores of `runs` into the PNG `path`.
+
+    Losses are smoothed over 1/15 of the run, with the raw values behind. Every metric has a panel of its own.
 
     Returns:
-        `path`, a PNG.
+        `path`.
 
     Raises:
-        UserError: see :func:`read_metrics`.
+        UserError: see :func:`read_curves`.
     """
-    from matplotlib.figure import Figure
-
-    curves = {name: read_metrics(run) for name, run in zip(_names(runs), runs, strict=True)}
-    figure = Figure(figsize=(12, 4.6), dpi=130, layout="constrained")
-    loss, ap = figure.subplots(1, 2, sharex=True)
-    for i, (name, curve) in enumerate(curves.items()):
-        tint = f"C{i % 10}"
-        x, y = curve["total_loss"].T
-        loss.plot(x, y, color=tint, alpha=0.2, linewidth=0.8)
-        loss.plot(x, smooth(y, len(y) // 15), color=tint, linewidth=1.8, label=name)
-        x, y = curve["bbox/AP"].T
-        best = f"{name} (best {y.max():.1f})" if len(y) else name
-        ap.plot(x, y, color=tint, marker="o", markersize=4, linewidth=1.4, label=best)
-    for axis, what in ((loss, "total loss"), (ap, "box AP")):
-        axis.set(xlabel="iteration", title=what)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=9)
-    if not any(len(c["bbox/AP"]) for c in curves.values()):
-        ap.text(0.5, 0.5, "not evaluated yet", transform=ap.transAxes, ha="center", color="0.5")
+    curves = {name: read_curves(run) for name, run in zip(_names(runs), runs, strict=True)}
+    figure = draw_curves(curves)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png")
-    os.replace(part, path)
+    with atomic_write(path) as temp:
+        figure.savefig(temp, format="png")
     return path
 
 
+def draw_curves(curves: dict[str, Curves]):
+    """A matplotlib figure of the curves of runs, given by name: the losses, then each metric of the runs."""
+    from matplotlib.figure import Figure
+
+    metrics = list(dict.fromkeys(c.metric for c in curves.values() if c.metric)) or [None]
+    figure = Figure(figsize=(6 * (1 + len(metrics)), 4.6), dpi=130, layout="constrained")
+    loss, *panels = figure.subplots(1, 1 + len(metrics), sharex=True)
+    for i, (name, curve) in enumerate(curves.items()):
+        tint = f"C{i % 10}"
+        x, y = curve.loss.T
+        loss.plot(x, y, color=tint, alpha=0.2, linewidth=0.8)
+        loss.plot(x, smooth(y, len(y) // 15), color=tint, linewidth=1.8, label=name)
+        # A run that nothing is known about yet is listed in the first panel.
+        panel = panels[metrics.index(curve.metric) if curve.metric else 0]
+        x, y = curve.scores.T
+        best = f"{name} (best {y.max():.1f})" if len(y) else name
+        panel.plot(x, y, color=tint, marker="o", markersize=4, linewidth=1.4, label=best)
+    titles = ["total loss", *(METRICS.get(m, m) if m else "evaluation" for m in metrics)]
+    for panel, title in zip((loss, *panels), titles, strict=True):
+        panel.set(xlabel="iteration", title=title)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=9)
+    for panel, metric in zip(panels, metrics, strict=True):
+        if not any(len(c.scores) for c in curves.values() if c.metric == metric):
+            panel.text(0.5, 0.5, "not evaluated yet", transform=panel.transAxes, ha="center", color="0.5")
+    return figure
+
+
+def _best_metric(run: Path) -> str | None:
+    """`train.best_metric` of the config.yaml in the folder `run`; None if it is not there or empty."""
+    try:
+        config = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), _PlainLoader)
+        return config["train"]["best_metric"] or None
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        return None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """A YAML loader that reads Python objects, which configs may contain, as None."""
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
+
+
+def _array(points: dict[int, float]) -> np.ndarray:
+    return np.array(sorted(points.items()), dtype=float).reshape(-1, 2)
+
+
 def _names(runs: Sequence[str | os.PathLike]) -> list[str]:
-    """Folder names; whole paths where two would be alike."""
+    """The folders' names, or their whole paths if two names are equal."""
     paths = [Path(r) for r in runs]
     names = [p.resolve().name for p in paths]
     return names if len(set(names)) == len(names) else [str(p) for p in paths]

@@ -1,4 +1,4 @@
-"""From dataset dicts and a model to a folder of pictures."""
+"""Galleries: a folder of pictures of pairs with their annotations and predictions, and its index page."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
-from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
+from torch import Tensor
 
 from ..data.datasets import segmentation  # noqa: F401  (registers its sets)
 from ..data.datasets.detection import metadata
 from ..data.images import read_pair
 from ..data.labels import read_labels
 from ..data.modalities import absent_modality
-from ..engine.run import load_model
 from ..errors import UserError
-from ..evaluation.confusion import confusion, label_map, summary
-from ..heads.dino.trace import find_decoder, trace_queries
+from ..evaluation.confusion import confusion, summary
 from ..utils.progress import track
 from .boxes import draw_pair
 from .contact_sheet import Picture, write_contact_sheet
@@ -28,36 +25,39 @@ from .label_maps import caption, draw_label_maps
 from .panels import RGB, save_image
 from .query_pictures import draw_queries
 
-Pixels = np.ndarray | None  # (H, W, 3) uint8; None: missing
+Pixels = np.ndarray | None  # (H, W, 3) uint8; None if the image is missing
+
+# What a prediction that is not boxes holds.
+KINDS = {np.ndarray: "label maps", Tensor: "class scores"}
 
 
 class Painter(Protocol):
-    """Draws the pairs of one kind of task."""
+    """Draws the pairs of one task."""
 
-    def draw(self, record: dict, vis: Pixels, ir: Pixels, found) -> tuple[np.ndarray, dict]:
-        """The picture of a dataset dict, and the fields of its :class:`Picture`.
+    def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction) -> tuple[np.ndarray, dict]:
+        """Draw a dataset dict; return the picture and the fields of its :class:`Picture`.
 
-        `found` is what a model predicts, that of several models by name, or None.
+        `prediction` is the prediction of a model, a dict of several models' by name, or None.
         """
 
     def facts(self) -> dict:
-        """Lines for the page's header, about all that was drawn."""
+        """Lines for the page's header that concern all drawn pairs."""
 
 
 class BoxPainter:
-    """Boxes and masks; see :func:`draw_pair`. What is missing is drawn black."""
+    """Draws boxes and masks, see :func:`draw_pair`. A missing image is black."""
 
     def __init__(self, classes: Sequence[str], threshold: float):
         self.classes, self.threshold = classes, threshold
 
-    def draw(self, record, vis, ir, found):
-        _check(found, Instances, record)
+    def draw(self, record, vis, ir, prediction):
+        _check(prediction, Instances, record)
         vis, ir = _fill(vis, ir)
         truth = record.get("annotations")
-        picture = draw_pair(vis, ir, truth, found, self.classes, self.threshold)
+        picture = draw_pair(vis, ir, truth, prediction, self.classes, self.threshold)
         fields = {"truth": None if truth is None else len(truth)}
-        if hasattr(found, "scores"):
-            fields["predictions"] = int((found.scores >= self.threshold).sum())
+        if hasattr(prediction, "scores"):
+            fields["predictions"] = int((prediction.scores >= self.threshold).sum())
         return picture, fields
 
     def facts(self):
@@ -65,15 +65,15 @@ class BoxPainter:
 
 
 class QueryPainter(BoxPainter):
-    """The best queries of a pair, at most `count`; see :func:`draw_queries`."""
+    """Draws the best queries of a pair, at most `count`, see :func:`draw_queries`."""
 
     def __init__(self, classes: Sequence[str], threshold: float, count: int):
         super().__init__(classes, threshold)
         self.count = count
 
-    def draw(self, record, vis, ir, found):
-        shown = found.best(self.count, self.threshold)
-        picture = draw_queries(*_fill(vis, ir), found, shown, self.classes)
+    def draw(self, record, vis, ir, prediction):
+        shown = prediction.best(self.count, self.threshold)
+        picture = draw_queries(*_fill(vis, ir), prediction, shown, self.classes)
         return picture, {"predictions": len(shown.scores)}
 
     def facts(self):
@@ -81,19 +81,19 @@ class QueryPainter(BoxPainter):
 
 
 class LabelPainter:
-    """Label maps, see :func:`draw_label_maps`; `protocol` is that of the set, if there is one."""
+    """Draws label maps, see :func:`draw_label_maps`. `protocol` is the set's evaluation protocol or None."""
 
     def __init__(self, classes: Sequence[str] = (), colors: Sequence[RGB] = (), protocol: str | None = None):
         self.classes, self.colors, self.protocol = classes, colors, protocol
         self._confusion: dict[str, np.ndarray] = {}
 
-    def draw(self, record, vis, ir, found):
-        _check(found, np.ndarray, record)
+    def draw(self, record, vis, ir, prediction):
+        _check(prediction, np.ndarray, record)
         truth = read_labels(record) if "sem_seg_file_name" in record else None
-        picture = draw_label_maps(vis, ir, truth, found, self.classes, self.colors)
-        if truth is None or found is None:
+        picture = draw_label_maps(vis, ir, truth, prediction, self.classes, self.colors)
+        if truth is None or prediction is None:
             return picture, {}
-        models = found if isinstance(found, Mapping) else {"": found}
+        models = prediction if isinstance(prediction, Mapping) else {"": prediction}
         for name, labels in models.items():
             matrix = confusion(truth, labels, len(self.classes))
             self._confusion[name] = matrix + self._confusion.get(name, 0)
@@ -101,7 +101,7 @@ class LabelPainter:
         return picture, {"score": "; ".join(scores).strip()}
 
     def facts(self):
-        """Protocol, and the mean IoU of each model over all pixels that were drawn."""
+        """The protocol, and the mean IoU of each model over all drawn pixels."""
         facts = {"protocol": f"{self.protocol} ({len(self.classes)} classes)"} if self.protocol else {}
         for name, matrix in self._confusion.items():
             facts[f"mIoU here {name}".strip()] = f"{summary(matrix)['mIoU']:.1f}"
@@ -109,14 +109,15 @@ class LabelPainter:
 
 
 def _fill(vis: Pixels, ir: Pixels) -> list[np.ndarray]:
-    """Both images; black for a missing one."""
+    """Both images, with black in place of a missing one."""
     return [np.zeros_like(b) if a is None else a for a, b in ((vis, ir), (ir, vis))]
 
 
-def _check(found, kind: type, record: dict) -> None:
-    for one in found.values() if isinstance(found, Mapping) else [found]:
+def _check(prediction, kind: type, record: dict) -> None:
+    """Raise UserError if a prediction is not of the type `kind`."""
+    for one in prediction.values() if isinstance(prediction, Mapping) else [prediction]:
         if one is not None and not isinstance(one, kind):
-            what = "label maps" if isinstance(one, np.ndarray) else "boxes"
+            what = next((name for type_, name in KINDS.items() if isinstance(one, type_)), "boxes")
             raise UserError(
                 f"the model predicts {what}, which cannot be drawn on the dataset of {record['file_name']}: "
                 "name one of the config's own task"
@@ -131,18 +132,19 @@ def draw_records(
     grid: bool,
     facts: Mapping[str, object],
 ) -> Path:
-    """Draw every dataset dict of `records` into `output` and index them.
+    """Draw every dataset dict of `records` into the folder `output`, and write its index page.
 
     Args:
-        predict: from a dataset dict to what `painter` draws: detectron2 `Instances` in pixels of the file, or
-            class ids (H, W) uint8; or those of several models by name. None: no predictions.
+        predict: maps a dataset dict to the prediction that `painter` draws, or to those of several models by
+            name; such as :class:`ivtuning.predictor.Predictor`. If it has an `ir_range`, 16-bit infrared
+            images are shown in that range. None: no predictions.
         grid, facts: see :func:`write_contact_sheet`; `facts` has "source".
 
     Returns:
         Path of the page.
 
     Raises:
-        UserError: a pair that cannot be read, or predictions of another kind than the painter's.
+        UserError: a pair that cannot be read, or predictions of another task than the painter's.
     """
     output.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Picture] = {}
@@ -150,7 +152,7 @@ def draw_records(
         vis, ir = read_pair(record, getattr(predict, "ir_range", None), absent_modality(record))
         picture, fields = painter.draw(record, vis, ir, predict(record) if predict else None)
         stem = Path(record["file_name"]).stem
-        if f"{stem}.png" in pictures:  # the same name in another folder
+        if f"{stem}.png" in pictures:  # a file of the same name in another folder
             stem = f"{stem}_{record['image_id']}"
         save_image(picture, output / f"{stem}.png")
         title = f"{stem}, {record['time']}" if "time" in record else stem
@@ -160,46 +162,19 @@ def draw_records(
 
 
 def read_dataset(name: str) -> tuple[list[dict], list[str]]:
-    """Dataset dicts and class names of a registered dataset."""
-    known = metadata(name)
+    """The dataset dicts and the class names of a registered dataset."""
+    facts = metadata(name)
     records = DatasetCatalog.get(name)
-    return records, known.stuff_classes if known.get("evaluator_type") == "sem_seg" else known.thing_classes
+    return records, facts.stuff_classes if facts.get("evaluator_type") == "sem_seg" else facts.thing_classes
 
 
 def painter_of(name: str, threshold: float) -> Painter:
-    """What draws a registered dataset. Until the set has been read, its classes have numbers for names.
+    """The painter of a registered dataset. Until the set has been read, its classes are shown as numbers.
 
     Raises:
         UserError: an unknown name.
     """
-    known = metadata(name)
-    if known.get("evaluator_type") == "sem_seg":
-        return LabelPainter(known.get("stuff_classes", []), known.get("stuff_colors", []), known.protocol)
-    return BoxPainter(known.get("thing_classes", []), threshold)
-
-
-def load_predictor(cfg, weights: str | None, adapter: str | None, queries: bool = False):
-    """The model of `cfg` as a callable from a dataset dict to what :func:`draw_records` takes, on the CPU.
-
-    Args:
-        queries: give the :class:`.queries.Trace` of the model's decoder, not its predictions.
-
-    Raises:
-        UserError: queries of a model that has none.
-    """
-    mapper = instantiate(cfg.dataloader.test.mapper)
-    model = load_model(cfg, weights or cfg.train.init_checkpoint, adapter).eval()
-    if queries:
-        find_decoder(model)  # before any picture is drawn
-
-    @torch.inference_mode()
-    def predict(record: dict):
-        if queries:
-            return trace_queries(model, [mapper(record)])[0]
-        output = model([mapper(record)])[0]
-        if "sem_seg" in output:
-            return label_map(output["sem_seg"], record["file_name"])
-        return output["instances"].to("cpu")
-
-    predict.ir_range = getattr(mapper, "ir_range", None)
-    return predict
+    facts = metadata(name)
+    if facts.get("evaluator_type") == "sem_seg":
+        return LabelPainter(facts.get("stuff_classes", []), facts.get("stuff_colors", []), facts.protocol)
+    return BoxPainter(facts.get("thing_classes", []), threshold)

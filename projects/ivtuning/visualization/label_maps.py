@@ -1,4 +1,4 @@
-"""Pictures of label maps: each over visible | over infrared, with its errors or the bare map beside."""
+"""Pictures of label maps: over visible | over infrared | the map's errors, or the map itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..evaluation.confusion import confusion, summary
 from .panels import RGB, Panel, color, enlargement, lay_out
 
-VEIL = 0.55  # share of a class' color over the image
+VEIL = 0.55  # opacity of a class' color over the image
 EDGE = 0.5  # and over white, on outlines
 WRONG, IGNORED = (255, 64, 64), (110, 114, 122)
 DIM = 0.45  # brightness of the image below the errors
@@ -29,28 +29,28 @@ def draw_label_maps(
 ) -> np.ndarray:
     """Draw the label maps of one pair, a row each for ground truth and prediction.
 
-    A row has the map over the visible image, over the infrared image, and on its own; a prediction that has a
-    ground truth shows its errors there instead, with ignored pixels in gray. A black class, the background
-    in every palette that has one, leaves the image as it is.
+    A row shows the map over the visible image, over the infrared image, and alone. A prediction with a ground
+    truth shows its errors instead of the map alone, with ignored pixels in gray. A black class, which is the
+    background in every palette that has one, leaves the image unchanged.
 
     Args:
-        vis, ir: (H, W, 3) uint8 RGB of equal size; None leaves the column out, but not both.
-        truth: (H, W) uint8 class ids, 255 where ignored; None leaves the row out.
-        prediction: (H, W) uint8 class ids, or those of several models by name, a row each; None leaves the
-            row out.
+        vis, ir: (H, W, 3) uint8 RGB of equal size; one of them may be None, and has no column then.
+        truth: (H, W) uint8 class ids, 255 where ignored; None: no such row.
+        prediction: (H, W) uint8 class ids, or those of several models by name, a row each; None: no such
+            row.
         classes: names by class id.
-        colors: RGB by class id; classes beyond them get the colors of boxes.
+        colors: RGB by class id; further classes get the colors of boxes.
 
     Returns:
         (H', W', 3) uint8 RGB. Without `truth` and `prediction`: one row of bare images.
 
     Raises:
-        UserError: a map's size is not the image's.
+        UserError: a map and the image differ in size.
     """
     base = vis if vis is not None else ir
     height, width = base.shape[:2]
-    found = prediction if isinstance(prediction, Mapping) else {"prediction": prediction}
-    maps = {"ground truth": truth, **found}
+    predictions = prediction if isinstance(prediction, Mapping) else {"prediction": prediction}
+    maps = {"ground truth": truth, **predictions}
     maps = {name: labels for name, labels in maps.items() if labels is not None}
     for name, labels in maps.items():
         if labels.shape != (height, width):
@@ -92,26 +92,26 @@ def draw_label_maps(
     return lay_out(rows, legend)
 
 
-def caption(truth: np.ndarray, found: np.ndarray, classes: int) -> str:
-    """Pixel accuracy and mean IoU of one prediction, on 0..100, over the classes that its truth shows."""
-    known = max(classes, *(1 + int(a[a != IGNORE].max(initial=0)) for a in (truth, found)))
-    figures = summary(confusion(truth, found, known))
+def caption(truth: np.ndarray, prediction: np.ndarray, classes: int) -> str:
+    """Pixel accuracy and mean IoU of one prediction, on 0..100, over the classes in its ground truth."""
+    count = max(classes, *(1 + int(a[a != IGNORE].max(initial=0)) for a in (truth, prediction)))
+    figures = summary(confusion(truth, prediction, count))
     return f"pixel accuracy {figures['pACC']:.1f}, mIoU {figures['mIoU']:.1f}"
 
 
 def palette(colors: Sequence[RGB] = ()) -> np.ndarray:
-    """(256, 3) uint8 RGB by label; 255 is gray."""
+    """The color of each label, (256, 3) uint8 RGB; 255 is gray."""
     table = [colors[k] if k < len(colors) else color(k) for k in range(IGNORE)]
     return np.array([*table, IGNORED], np.uint8)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: the colors of `labels` (H, W) over `image` (H, W, 3), with light outlines inside."""
+    """The colors of `labels` (H, W) over `image` (H, W, 3), with light outlines inside; (H, W, 3) uint8."""
     kernel = np.ones((3, 3), np.uint8)
     edge = cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)
     share = np.where(table.any(1), VEIL, 0).astype(np.float32)[labels][..., None]
     veil = image + share * (table[labels].astype(np.float32) - image)
-    # Palettes are dark and so are scenes at night: what shows where an object ends must be lighter than both.
+    # Palettes are dark and so are scenes at night: an outline must be lighter than both to be seen.
     light = 255 - (255 - table[labels].astype(np.float32)) * EDGE
     return np.rint(np.where(edge[..., None] & (share > 0), light, veil)).astype(np.uint8)
 

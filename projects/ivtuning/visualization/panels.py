@@ -1,4 +1,4 @@
-"""What all pictures share: captioned panels in rows above a legend, and colors."""
+"""Captioned panels in rows above a legend, and the colors of classes: what all pictures share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RGB = tuple[int, int, int]
 
 @dataclass
 class Panel:
-    """One image of a picture, with the words above it: `name` on the left, `title` on the right."""
+    """One image of a picture, with `name` above it on the left and `title` on the right."""
 
     image: Image.Image
     name: str
@@ -32,7 +32,7 @@ class Panel:
 
 
 def enlargement(width: int) -> int:
-    """How many times an image of `width` pixels is enlarged for its panel."""
+    """The factor by which an image of `width` pixels is enlarged for its panel."""
     return max(1, -(-MIN_PANEL // width))
 
 
@@ -44,11 +44,11 @@ def caption_font(width: int) -> ImageFont.FreeTypeFont:
 def lay_out(
     rows: Sequence[Sequence[Panel]], legend: Sequence[tuple[str, RGB]] = (), remark: str = ""
 ) -> np.ndarray:
-    """A picture of captioned panels, all of one size, in rows, with a legend in as many lines as it needs.
+    """Arrange captioned panels of one size in rows, above a legend of as many lines as it needs.
 
     Args:
-        legend: (name, RGB); none leaves it out.
-        remark: last words of the legend.
+        legend: (name, RGB) of each entry; empty: no legend.
+        remark: text at the end of the legend.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -83,7 +83,7 @@ def lay_out(
 
 
 def _legend(legend, remark: str, width: int, font) -> list[tuple[int, float, str, RGB | None]]:
-    """(line, x, text, RGB; None for the remark) of each entry; a new line where `width` pixels are full."""
+    """(line, x, text, RGB) of each entry, in lines of `width` pixels; RGB is None for the remark."""
     entries, line, first, side = [], 0, font.size * 0.6, font.size * 0.8
     x = first
     for name, rgb in [*legend, *([(remark, None)] if remark else [])]:
@@ -96,7 +96,7 @@ def _legend(legend, remark: str, width: int, font) -> list[tuple[int, float, str
 
 
 def color(category: int) -> RGB:
-    """RGB of a contiguous class id; distinct for as many classes as anyone can tell apart."""
+    """The RGB color of a contiguous class id."""
     if category < len(COLORS):
         return COLORS[category]
     hue = category * 0.618034 % 1  # golden ratio: neighbors lie far apart

@@ -1,4 +1,4 @@
-"""Pictures of queries on a pair: how the decoder moves their boxes, and where its last layer looks."""
+"""Pictures of queries on a pair: their boxes through the decoder, and the points its last layer samples."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from .boxes import Objects, draw_objects
 from .panels import PAPER, RGB, Panel, caption_font, color, enlargement, lay_out
 
 DOT = (255, 255, 255)
-SHARES = (0.25, 1, 2, 4)  # weights of the legend, in even shares; the scale ends with the last
-FAINTEST = 0.6  # brightness of the first box, of the last one's
+# Attention weights in the legend, relative to an equal distribution; the color scale ends with the last.
+SHARES = (0.25, 1, 2, 4)
+FAINTEST = 0.6  # brightness of the first box, relative to the last one
 
 
 def draw_queries(
@@ -23,14 +24,15 @@ def draw_queries(
 ) -> np.ndarray:
     """Draw queries on both images, in two rows.
 
-    Above, the boxes of `shown` through the decoder: from the encoder's selection, thin and dark, to the
-    detection, thick and named; dots are the places of all `queries`. Below, the points that the heads of the
-    last layer sample for `shown` in all maps, colored by weight, the strongest on top.
+    The upper row has the boxes of `shown` through the decoder: from the encoder's selection, thin and dark,
+    to the detection, thick and named. Dots mark the centers that all `queries` start from. The lower row has
+    the points that the heads of the last layer sample for `shown` in all maps, colored by attention weight,
+    with the strongest on top.
 
     Args:
         vis, ir: (H, W, 3) uint8 RGB of equal size.
-        queries: all that the encoder selected.
-        shown: those to draw.
+        queries: all queries that the encoder selected.
+        shown: the queries to draw.
         classes: names by contiguous class id.
 
     Returns:
@@ -47,19 +49,19 @@ def draw_queries(
     scores, categories = shown.scores.max(1)
     objects = Objects(boxes[-1], categories.tolist(), scores.tolist())
     font = caption_font(size[0])
-    places = queries.boxes[0, :, :2].numpy() * size
+    starts = queries.boxes[0, :, :2].numpy() * size
     layers = len(boxes) - 1
 
-    moves = [_moves(i, boxes[:-1] * scale, objects, places) for i in images.values()]
+    moves = [_moves(i, boxes[:-1] * scale, objects, starts) for i in images.values()]
     moves = [draw_objects(i, objects, classes, scale, font) for i in moves]
-    looks = [_points(i, boxes[-1] * scale, objects, shown) for i in images.values()]
+    sampled = [_points(i, boxes[-1] * scale, objects, shown) for i in images.values()]
     titles = (
-        f"best {len(objects)} of {len(places)} queries",
+        f"best {len(objects)} of {len(starts)} queries",
         f"points that decoder layer {layers} samples for them",
     )
     rows = [
         [Panel(image, name, title) for image, name in zip(row, images, strict=True)]
-        for row, title in zip((moves, looks), titles, strict=True)
+        for row, title in zip((moves, sampled), titles, strict=True)
     ]
     even = 1 / (shown.weights.shape[2] * shown.weights.shape[3])
     legend = [
@@ -69,16 +71,16 @@ def draw_queries(
         )
         for i, share in enumerate(SHARES)
     ]
-    remark = f"thin to thick: the encoder's box, then after layers 1 to {layers}; dots: places of all queries"
+    remark = f"thin to thick: the encoder's box, then after layers 1 to {layers}; dots: start of all queries"
     return lay_out(rows, legend, remark)
 
 
-def _moves(image: Image.Image, boxes: np.ndarray, objects: Objects, places: np.ndarray) -> Image.Image:
-    """`image` with dots at `places` (Q, 2) and the boxes (D, N, 4) before the last, all in its pixels."""
+def _moves(image: Image.Image, boxes: np.ndarray, objects: Objects, starts: np.ndarray) -> Image.Image:
+    """`image` with dots at `starts` (Q, 2) and the boxes (D, N, 4) before the last, all in its pixels."""
     image = image.copy()
     pen = ImageDraw.Draw(image)
     radius = image.width / 400
-    for x, y in places:
+    for x, y in starts:
         _dot(pen, x, y, radius, DOT)
     widest = max(2, round(image.width / 300))
     for d, layer in enumerate(boxes):
@@ -109,6 +111,8 @@ def _dot(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, rgb: RGB) 
 
 
 def ramp(share: float) -> RGB:
-    """From violet at 0 to yellow at 1, in steps that look equal."""
-    level = np.array([[round(40 + 215 * share)]], np.uint8)  # the darkest part would be lost in the night
+    """The color of a share: from violet at 0 to yellow at 1, perceptually uniform."""
+    level = np.array(
+        [[round(40 + 215 * share)]], np.uint8
+    )  # the darkest colors would not show on scenes at night
     return tuple(cv2.applyColorMap(level, cv2.COLORMAP_PLASMA)[0, 0, ::-1].tolist())

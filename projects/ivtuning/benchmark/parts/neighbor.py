@@ -34,10 +34,17 @@ from ..report import Listing, Result, Row
 from .model import make_trainer
 
 CONFIG = "configs/synthetic/ivtuning.py"
-# Training steps and images in one timed run.
-STEPS, IMAGES = 2, 16
+# Images evaluated in one timed run; the other kind of run is one training step.
+IMAGES = 8
 BUSY = (0, 1, 2)
-BUSY_LOOP = "while True: pass"
+# It ends when this process is gone, however that ended.
+BUSY_LOOP = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
 WORKER = ["-m", "ivtuning.benchmark.parts.neighbor"]
 # heading of a worker: what its environment sets
 ENVIRONMENTS = {"OpenMP's defaults": {}, "tools' settings": SETTINGS}
@@ -50,7 +57,7 @@ def measure(options: Options) -> Result:
     With as many busy processes as cores, half of the machine is left to a worker: 2 is the fair ratio.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        generate(Path(folder, "synthetic"), train=16, val=IMAGES)
+        generate(Path(folder, "synthetic"), train=8, val=IMAGES)
         workers = {
             name: stack.enter_context(worker(name, values, folder)) for name, values in ENVIRONMENTS.items()
         }
@@ -62,10 +69,11 @@ def measure(options: Options) -> Result:
             for name, ask in workers.items()
         }
         times = interleaved(runs, options.repeats, "beside busy processes")
+    settings = ", ".join(f"{key}={value}" for key, value in SETTINGS.items())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result = Result(
-        f"{CONFIG} with random weights on a CPU with {cores} cores; a run is {STEPS} training steps of batch "
-        f"8, or {IMAGES} images evaluated one by one; {', '.join(f'{k}={v}' for k, v in SETTINGS.items())}"
+        f"{CONFIG} with random weights on a CPU with {cores} cores; a run is one training step of batch 8, "
+        f"or the evaluation of {IMAGES} images one by one; tools' settings: {settings}"
     )
     result.raw["seconds"] = summary(times)
     default, ours = ENVIRONMENTS
@@ -92,8 +100,7 @@ def serve(questions: TextIO, answers: TextIO) -> None:
         if question.strip() == "step":
             model.train()
             with trainer.storage:
-                for _ in range(STEPS):
-                    trainer.run_step()
+                trainer.run_step()
         else:
             run.evaluate(cfg, model)
         print("done", file=answers, flush=True)

@@ -1,0 +1,95 @@
+"""Pictures of label maps: what is drawn, where, and in which color."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.drawings import count, panels
+
+from ivtuning.errors import UserError
+from ivtuning.visualization.label_maps import IGNORED, WRONG, caption, draw_label_maps, palette
+from ivtuning.visualization.panels import color, lay_out
+
+PLACES = ["ground", "car", "person"]
+PAINT = [[0, 0, 0], [64, 0, 128], [0, 128, 192]]
+
+
+def label_maps():
+    """A car and an ignored strip; the prediction has half of the car as a person, and moves nothing else."""
+    truth = np.zeros((60, 80), np.uint8)
+    truth[20:40, 20:60] = 1
+    truth[50:] = 255
+    prediction = truth.copy()
+    prediction[20:40, 40:60] = 2
+    prediction[50:] = 1
+    return truth, prediction
+
+
+def pair(height=60, width=80):
+    return [np.full((height, width, 3), value, np.uint8) for value in (90, 40)]
+
+
+def at(cell, y, x, scale=7):
+    return cell[y * scale + 3, x * scale + 3].tolist()
+
+
+def test_label_maps_lie_over_both_images_and_errors_beside():
+    truth, prediction = label_maps()
+    cells = panels(draw_label_maps(*pair(), truth, prediction, PLACES, PAINT), rows=2)
+    for c, gray in ((0, 90), (1, 40)):
+        assert at(cells[0, c], 10, 10) == [gray] * 3  # black ground leaves the image as it is
+        assert at(cells[0, c], 30, 30) == [round(gray + 0.55 * (v - gray)) for v in PAINT[1]]
+        assert at(cells[0, c], 30, 50) == at(cells[0, c], 30, 30)
+        assert at(cells[1, c], 30, 50) == [round(gray + 0.55 * (v - gray)) for v in PAINT[2]]
+        outline = cells[0, c][20 * 7, 30 * 7]
+        assert (outline > at(cells[0, c], 30, 30)).all() and outline.min() > gray
+    assert [at(cells[0, 2], *p) for p in ((10, 10), (30, 30), (55, 10))] == [*PAINT[:2], list(IGNORED)]
+    errors = cells[1, 2]
+    assert at(errors, 30, 50) == list(WRONG) and at(errors, 55, 10) == list(IGNORED)
+    assert at(errors, 10, 10) == at(errors, 30, 30) == [40] * 3  # right: the image, dimmed
+    assert count(errors, WRONG) == 20 * 20 * 49
+
+
+def test_pairs_caption_has_accuracy_and_mean_iou():
+    truth, prediction = label_maps()
+    # 4000 pixels count, 400 are wrong; ground 3200/3200, car 400/800, person is not in the truth
+    assert caption(truth, prediction, 3) == caption(truth, prediction, 0) == "pixel accuracy 90.0, mIoU 75.0"
+
+
+def test_legend_names_what_is_shown(monkeypatch):
+    seen = {}
+
+    def remember(rows, legend=(), remark=""):
+        seen.update(legend=dict(legend), titles=[[(p.name, p.title) for p in row] for row in rows])
+        return lay_out(rows, legend, remark)
+
+    monkeypatch.setattr("ivtuning.visualization.label_maps.lay_out", remember)
+    truth, prediction = label_maps()
+    draw_label_maps(*pair(), truth, prediction, PLACES, PAINT)
+    assert list(seen["legend"]) == [*PLACES, "wrong", "ignored"]
+    assert seen["legend"]["car"] == (64, 0, 128)
+    score = "prediction · pixel accuracy 90.0, mIoU 75.0"
+    assert seen["titles"] == [
+        [("visible", "ground truth"), ("infrared", "ground truth"), ("label map", "2 classes")],
+        [("visible", score), ("infrared", score), ("errors", "10.0 % of the pixels")],
+    ]
+    draw_label_maps(*pair(), None, {"full": prediction, "tuned": truth}, PLACES[:1])
+    assert list(seen["legend"]) == ["ground", "class 1", "class 2", "ignored"]
+    assert seen["legend"]["class 2"] == color(2)
+    assert [row[2] for row in seen["titles"]] == [("label map", "3 classes"), ("label map", "2 classes")]
+    draw_label_maps(pair()[0], None, truth, None, PLACES, PAINT)  # a visible-only set
+    assert [name for name, _ in seen["titles"][0]] == ["visible", "label map"]
+    draw_label_maps(*pair())
+    assert seen["titles"] == [[("visible", ""), ("infrared", "")]] and not seen["legend"]
+
+
+def test_palette_has_a_color_for_every_label():
+    table = palette(PAINT)
+    assert table.shape == (256, 3) and table[:3].tolist() == PAINT and tuple(table[255]) == IGNORED
+    assert tuple(table[7]) == color(7)
+
+
+def test_label_maps_of_another_size_are_reported():
+    truth, prediction = label_maps()
+    with pytest.raises(UserError, match="prediction is 40x60 but the image 80x60"):
+        draw_label_maps(*pair(), truth, prediction[:, :40], PLACES, PAINT)
