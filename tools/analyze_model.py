@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print who trains and who is frozen in a model, with both ratios; or compare all tuners on one trunk."""
+"""Print which parameters of a model train and which are frozen; or compare all tuners on one trunk."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ import json
 from ivtuning.config import load_config, tool_parser
 from ivtuning.errors import UserError, run_tool
 
-EXAMPLE = (
-    "tools/analyze_model.py --config-file configs/M3FD/vitdet_ivtuning_b.py model.backbone.net.tuner=Full\n"
-    "  tools/analyze_model.py --trunk swin_l --all-tuners --size 512 512"
-)
+EXAMPLE = """\
+tools/analyze_model.py --config-file configs/M3FD/vitdet_ivtuning_b.py model.backbone.net.tuner=Full
+  tools/analyze_model.py --trunk swin_l --all-tuners --size 512 512
+"""
+
+
+class TrunkNames:
+    """The names of all trunks, as text. They need torch, so only ``--help`` imports them."""
+
+    def __str__(self) -> str:
+        from ivtuning.backbones.presets import TRUNKS
+
+        return ", ".join(TRUNKS)
 
 
 def main(argv):
     parser = tool_parser(__doc__, EXAMPLE, config_required=False)
-    parser.add_argument(
-        "--trunk",
-        metavar="NAME",
-        help="swin_{t,s,b,l}, swin_{b,l}_w12, vit_{t,s,b,l,h}, vitdet_{t,s,b,l,h} or eva02_{b,l}, instead "
-        "of a config",
-    )
-    parser.add_argument("--all-tuners", action="store_true", help="compare every tuner on --trunk")
+    trunk = parser.add_argument("--trunk", metavar="NAME")
+    trunk.names, trunk.help = TrunkNames(), "a trunk instead of a config: %(names)s"
+    parser.add_argument("--all-tuners", action="store_true", help="compare all tuners on --trunk")
     parser.add_argument(
         "--size",
         nargs=2,
         type=int,
         metavar=("H", "W"),
-        help="pixels for which multiply-accumulates are counted (default: 480 640)",
+        help="image size in pixels for counting multiply-accumulates (default: 480 640)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
     args = parser.parse_args(argv)

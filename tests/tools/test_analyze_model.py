@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import timm
@@ -14,8 +15,8 @@ from helpers.tools import load_tool
 from ivtuning.backbones.presets import TRUNKS, VIT_14_SIZES, VIT_SIZES
 from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.checkpoint.adapter import group_sizes, save_adapter
-from ivtuning.comparison import costs as compare
-from ivtuning.errors import UserError
+from ivtuning.comparison import costs
+from ivtuning.errors import UserError, run_tool
 from ivtuning.tuning import TUNERS, Frozen, IVTuning, Mona
 
 # Trainable parameters counted in the Mona paper's released modules, all four outputs; then the base.
@@ -57,7 +58,7 @@ def main():
 
 @pytest.fixture(scope="module")
 def swin_l():
-    return compare.compare_tuners("swin_l", (512, 512))
+    return costs.compare_tuners("swin_l", (512, 512))
 
 
 @pytest.fixture
@@ -67,24 +68,27 @@ def few(monkeypatch):
         monkeypatch.delitem(TUNERS, name)
 
 
+@pytest.mark.slow
 def test_published_counts_of_swin_l(swin_l):
     check("swin_l", swin_l)
     assert list(swin_l["tuners"]) == list(TUNERS)
 
 
+@pytest.mark.slow
 def test_published_counts_of_swin_b():
-    found = compare.compare_tuners("swin_b", (64, 64))
-    check("swin_b", found)
+    counts = costs.compare_tuners("swin_b", (64, 64))
+    check("swin_b", counts)
 
 
-def check(name, found):
-    assert (found["trunk"], found["base"]) == (name, PUBLISHED[name]["Full"])
-    assert {k: found["tuners"][k]["trainable"] for k in PUBLISHED[name]} == PUBLISHED[name]
+def check(name, counts):
+    assert (counts["trunk"], counts["base"]) == (name, PUBLISHED[name]["Full"])
+    assert {k: counts["tuners"][k]["trainable"] for k in PUBLISHED[name]} == PUBLISHED[name]
     for tuner, ratios in RATIOS[name].items():
-        row = found["tuners"][tuner]
+        row = counts["tuners"][tuner]
         assert (round(row["ratio_of_base"], 5), round(row["ratio_of_total"], 5)) == ratios
 
 
+@pytest.mark.slow
 def test_published_compute_overhead_of_swin_l(swin_l):
     assert round(swin_l["base_macs"] / 1e9, 1) == 193.9 and swin_l["size"] == [512, 512]
     # Mona is a little under the released code's 3.8: its three depthwise convolutions run as one.
@@ -95,21 +99,23 @@ def test_published_compute_overhead_of_swin_l(swin_l):
         assert swin_l["tuners"][tuner]["extra_macs"] == 0
 
 
+@pytest.mark.slow
 def test_iv_tuning_counts_its_stem_too(few):
-    found = compare.compare_tuners("vitdet_b")
-    assert found["size"] == [480, 640] and found["base"] == 85_889_024
-    assert found["tuners"]["IVTuning"]["trainable"] == 3_695_236
-    assert found["tuners"]["IVTuning"]["adapter_mb"] == pytest.approx(14.8, abs=0.05)
-    assert found["tuners"]["Full"]["ratio_of_total"] == 1
+    counts = costs.compare_tuners("vitdet_b")
+    assert counts["size"] == [480, 640] and counts["base"] == 85_889_024
+    assert counts["tuners"]["IVTuning"]["trainable"] == 3_695_236
+    assert counts["tuners"]["IVTuning"]["adapter_mb"] == pytest.approx(14.8, abs=0.05)
+    assert counts["tuners"]["Full"]["ratio_of_total"] == 1
 
 
+@pytest.mark.slow
 def test_adapter_megabytes_are_those_of_the_file(tmp_path, monkeypatch, few):
     monkeypatch.setitem(TRUNKS, "tiny", swin)
-    found = compare.compare_tuners("tiny", (32, 48))["tuners"]
+    counts = costs.compare_tuners("tiny", (32, 48))["tuners"]
     for stem, tuner in ((PromptStem(), IVTuning()), (VisibleOnly(), Mona())):
         file = tmp_path / f"{type(tuner).__name__}.safetensors"
         save_adapter(swin(stem, tuner), file, groups=["backbone"])
-        assert found[type(tuner).__name__]["adapter_mb"] * 1e6 == pytest.approx(group_sizes(file)["backbone"])
+        assert counts[type(tuner).__name__]["adapter_mb"] * 1e6 == pytest.approx(group_sizes(file)["backbone"])
 
 
 @pytest.mark.parametrize("tuner", [Frozen, Mona])
@@ -118,14 +124,15 @@ def test_meta_counts_what_fvcore_counts_on_real_tensors(tuner):
     # Off, so that fvcore sees attention's two products; norms are no products.
     for block in trunk.blocks:
         block.attn.fused_attn = False
-    ours = compare.count_macs(trunk, (32, 48))
+    ours = costs.count_macs(trunk, (32, 48))
     analysis = FlopCountAnalysis(trunk, torch.zeros(1, 6, 32, 48)).unsupported_ops_warnings(False)
     theirs = analysis.uncalled_modules_warnings(False).by_operator()
     assert ours == sum(theirs[op] for op in ("conv", "linear", "matmul"))
     with torch.device("meta"):
-        assert compare.count_macs(swin(VisibleOnly(), tuner()).eval(), (32, 48)) == ours
+        assert costs.count_macs(swin(VisibleOnly(), tuner()).eval(), (32, 48)) == ours
 
 
+@pytest.mark.slow
 def test_vision_transformers_come_in_their_published_sizes():
     with torch.device("meta"):
         trunks = {n: TRUNKS[n](VisibleOnly(), Frozen()) for n in TRUNKS if n.startswith("vit")}
@@ -161,11 +168,12 @@ def test_the_largest_ones_are_timms_without_the_last_norm(name, theirs, count):
     assert {n: p.shape for n, p in ours.items()} == {n: p.shape for n, p in theirs.items()}
 
 
+@pytest.mark.slow
 def test_command_line(main, capsys, few):
     main(["--trunk", "vit_t", "--all-tuners", "--size", "64", "96", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["size"] == [64, 96] and set(found["tuners"]) == {"IVTuning", "Mona", "Full"}
-    assert set(found["tuners"]["Mona"]) == {
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["size"] == [64, 96] and set(counts["tuners"]) == {"IVTuning", "Mona", "Full"}
+    assert set(counts["tuners"]["Mona"]) == {
         "trainable",
         "ratio_of_base",
         "ratio_of_total",
@@ -174,7 +182,7 @@ def test_command_line(main, capsys, few):
     }
     main(["--trunk", "vit_t", "--all-tuners", "--size", "64", "96"])
     text = capsys.readouterr().out
-    mona = found["tuners"]["Mona"]
+    mona = counts["tuners"]["Mona"]
     for part in (f"{mona['trainable']:,}", f"{mona['ratio_of_base']:.2%}", "64 x 96", "extra GMACs"):
         assert part in text
 
@@ -182,8 +190,21 @@ def test_command_line(main, capsys, few):
 def test_a_config_is_still_counted(main, capsys):
     config = "configs/synthetic/ivtuning.py"
     main(["--config-file", config, "model.backbone.net.tuner=Frozen", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["groups"]["tuner"]["total"] == 0 and found["backbone_trainable"] > 0  # the stem
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["groups"]["tuner"]["total"] == 0 and counts["backbone_trainable"] > 0  # the stem
+
+
+def test_help_names_every_trunk(main, capsys):
+    with pytest.raises(SystemExit):
+        run_tool(main, ["--help"])
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert set(TRUNKS) <= set(words)
+
+
+def test_only_help_needs_the_trunks(main, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ivtuning.backbones.presets", None)  # its import would fail
+    with pytest.raises(UserError, match="give either"):
+        main([])
 
 
 @pytest.mark.parametrize(
@@ -198,6 +219,6 @@ def test_a_config_is_still_counted(main, capsys):
         ("--trunk swin_t --all-tuners --size 0 4", "size 0 x 4: give a height"),
     ],
 )
-def test_wrong_command_lines_are_told(main, line, message):
+def test_wrong_command_lines_are_reported(main, line, message):
     with pytest.raises(UserError, match=message):
         main(line.split())
