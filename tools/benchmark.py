@@ -7,7 +7,6 @@ import argparse
 import json
 import warnings
 
-from ivtuning.benchmark.parts import PARTS, measure
 from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
@@ -23,10 +22,10 @@ that size. On CUDA, a run that does not fit into memory is skipped, and its rows
 """
 
 
-def describe_parts() -> str:
+def describe(parts) -> str:
     """The parts with their descriptions, a line each."""
-    lines = [f"  {name:12}{part.description}" for name, part in PARTS.items()]
-    together = ", ".join(name for name, part in PARTS.items() if part.in_all)
+    lines = [f"  {name:12}{part.description}" for name, part in parts.items()]
+    together = ", ".join(name for name, part in parts.items() if part.in_all)
     return "\n".join(["parts:", *lines, f"  {'all':12}{together}"])
 
 
@@ -43,8 +42,10 @@ def parse(argv) -> argparse.Namespace:
     Raises:
         UserError: a value out of range, or flags that do not go with the part.
     """
+    from ivtuning.benchmark.parts import PARTS
+
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\n\n{describe_parts()}",
+        description=f"{__doc__}\n\n{describe(PARTS)}",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -116,6 +117,7 @@ def main(argv):
     import torch
 
     from ivtuning.benchmark.options import Options
+    from ivtuning.benchmark.parts import PARTS, measure
     from ivtuning.benchmark.report import as_json, machine, table
     from ivtuning.utils.heap import keep_freed_memory
 

@@ -8,7 +8,6 @@ import weakref
 import pytest
 import torch
 
-from ivtuning.benchmark.measures import flops
 from ivtuning.benchmark.measures.memory import attempt, fitting, missing_note
 from ivtuning.benchmark.measures.timing import interleaved
 from ivtuning.benchmark.options import Options
@@ -16,11 +15,6 @@ from ivtuning.benchmark.parts import infer, profile, step
 from ivtuning.benchmark.report import Row
 
 NANO = Options(trunk="vitdet_nano", depth=2, repeats=1, large=False)
-
-
-@pytest.fixture(autouse=True)
-def small_product(monkeypatch):
-    monkeypatch.setattr(flops, "SIDES", {"cpu": 64, "cuda": 64})
 
 
 def full(*_, **__):

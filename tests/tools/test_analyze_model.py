@@ -115,7 +115,9 @@ def test_adapter_megabytes_are_those_of_the_file(tmp_path, monkeypatch, few):
     for stem, tuner in ((PromptStem(), IVTuning()), (VisibleOnly(), Mona())):
         file = tmp_path / f"{type(tuner).__name__}.safetensors"
         save_adapter(swin(stem, tuner), file, groups=["backbone"])
-        assert counts[type(tuner).__name__]["adapter_mb"] * 1e6 == pytest.approx(group_sizes(file)["backbone"])
+        assert counts[type(tuner).__name__]["adapter_mb"] * 1e6 == pytest.approx(
+            group_sizes(file)["backbone"]
+        )
 
 
 @pytest.mark.parametrize("tuner", [Frozen, Mona])

@@ -1,0 +1,63 @@
+"""Parts of the benchmark by themselves. Nothing here is timed."""
+
+from __future__ import annotations
+
+import pytest
+
+from ivtuning.benchmark.options import Options
+from ivtuning.benchmark.parts import eval as evaluation
+from ivtuning.benchmark.parts import growth, relpos, step
+
+
+def test_activation_checkpointing_and_the_large_size_itself(monkeypatch):
+    monkeypatch.setattr(step, "LARGE", (48, 48))
+    result = step.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
+    assert result.rows["step_over_reference_1024"] == result.rows["step_over_reference"]
+    saved = result.raw["saved_bytes"]
+    assert saved["iv_block"] < saved["iv_mlp"] < saved["iv"] < saved["reference"]
+    assert saved["frozen"] < saved["full"]
+    seconds = result.raw["step_seconds"]
+    assert result.rows["step_frozen_over_full"].value == pytest.approx(
+        seconds["frozen"]["median"] / seconds["full"]["median"]
+    )
+    for key in ("iv", "full"):
+        ideal = result.raw["flops"][key] / (result.facts["rate_tflops"] * 1e12)
+        assert result.rows[f"utilization_{key}"].value == pytest.approx(ideal / seconds[key]["median"])
+    for mode in ("mlp", "block"):
+        assert result.rows[f"saved_over_full_{mode}"].value == saved[f"iv_{mode}"] / saved["full"]
+        assert result.rows[f"step_over_full_{mode}"].value > 0
+
+
+@pytest.mark.slow
+def test_large_size_has_its_own_row(monkeypatch):
+    monkeypatch.setattr(step, "LARGE", (64, 64))
+    result = step.measure(Options(trunk="vitdet_nano", depth=2, size=(48, 64), repeats=1))
+    row = result.rows["step_over_reference_1024"]
+    seconds = result.raw["step_seconds_1024"]
+    assert row.value == seconds["iv"]["median"] / seconds["reference"]["median"]
+
+
+def test_both_evaluations_agree():
+    result = evaluation.measure(Options(images=6, repeats=1))
+    assert result.facts["coco_eval_difference"] < 1e-12
+    truth, detections = evaluation.random_records(6)
+    assert (len(truth), len(detections)) == (6 * evaluation.OBJECTS, 6 * evaluation.DETECTIONS)
+    # They would also agree on nothing at all.
+    boxes = {tuple(d["bbox"][2:]) for d in detections}
+    assert all(tuple(t["bbox"][2:]) in boxes for t in truth)
+
+
+def test_relpos_in_reduced_precision():
+    result = relpos.measure(Options(tokens=6, repeats=1, dtype="bf16"))
+    assert result.rows["relpos_saved_ratio"].value > 0
+    assert result.facts["relpos_time_ratio"] > 0
+
+
+def test_exponents_are_slopes():
+    assert growth.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    assert growth.exponent([5, 50], [7, 7]) == pytest.approx(0)
+
+
+def test_growth_of_one_depth_alone():
+    result = growth.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
+    assert result.rows["growth_step_depth"].note == "the trunk has one depth only"
