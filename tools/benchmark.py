@@ -24,9 +24,9 @@ that size. On CUDA, a run that does not fit into memory is skipped, and its rows
 
 def describe(parts) -> str:
     """The parts with their descriptions, a line each."""
-    lines = [f"  {name:12}{part.description}" for name, part in parts.items()]
+    lines = [f"  {name:13}{part.description}" for name, part in parts.items()]
     together = ", ".join(name for name, part in parts.items() if part.in_all)
-    return "\n".join(["parts:", *lines, f"  {'all':12}{together}"])
+    return "\n".join(["parts:", *lines, f"  {'all':13}{together}"])
 
 
 def positive(text: str) -> int:

@@ -9,5 +9,5 @@ from ivtuning.benchmark.measures import flops
 
 @pytest.fixture(autouse=True)
 def small_product(monkeypatch):
-    """The one that tells a machine's rate takes seconds, and no test asks for that rate."""
+    """Measure the machine's rate with a small product: the large one takes seconds, and no test needs it."""
     monkeypatch.setattr(flops, "SIDES", {"cpu": 64, "cuda": 64})
