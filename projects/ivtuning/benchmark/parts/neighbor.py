@@ -52,7 +52,7 @@ WORK = {"step": "training step", "eval": "evaluation"}
 
 
 def measure(options: Options) -> Result:
-    """Rows neighbor_*: the tools' slowdown beside busy processes; the listing has the defaults' as well.
+    """Rows neighbor_*: the slowdown beside busy processes. Facts: the tools' settings / the defaults, alone.
 
     With as many busy processes as cores, half of the machine is left to a worker: 2 is the fair ratio.
     """
@@ -78,11 +78,14 @@ def measure(options: Options) -> Result:
     result.raw["seconds"] = summary(times)
     default, ours = ENVIRONMENTS
     for work in WORK:
+        alone = ratio(times, f"{ours} {work} 0", f"{default} {work} 0")
+        result.facts[f"neighbor_{work}_alone_over_defaults"] = alone.median
         for count in BUSY[1:]:
-            theirs = ratio(times, f"{default} {work} {count}", f"{default} {work} 0")
+            mine, theirs = f"{ours} {work} {count}", f"{default} {work} {count}"
+            slowdown, gain = ratio(times, theirs, f"{default} {work} 0"), ratio(times, theirs, mine)
             result.rows[f"neighbor_{work}_{count}"] = Row.of(
-                ratio(times, f"{ours} {work} {count}", f"{ours} {work} 0"),
-                note=f"with OpenMP's defaults {theirs.median:.2f} ({theirs.low:.2f} to {theirs.high:.2f})",
+                ratio(times, mine, f"{ours} {work} 0"),
+                note=f"with OpenMP's defaults {slowdown.median:.2f}, in {gain.median:.1f} x the time",
             )
     result.listings.append(_listing(times))
     return result
