@@ -95,7 +95,7 @@ def test_attention_has_timms_gradients(shift, form, monkeypatch):
         out = block.attend(x)
     assert ("_TiledWindows" in graph_of(out)) == (form != "torch's fused kernel")
     found = torch.autograd.grad(out, wanted, grad)
-    block.attn.fused_attn = False
+    block.set_attn_backend("plain")
     explicit = block.attend(x)
     torch.testing.assert_close(out, explicit, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found, torch.autograd.grad(explicit, wanted, grad), rtol=1e-4, atol=1e-5)
@@ -110,16 +110,16 @@ def graph_of(out):
     return names
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_attention_keeps_no_scores(fused):
-    """Not even with a bias that trains."""
+@pytest.mark.parametrize("backend", ["auto", "plain", "fused"])
+def test_only_plain_attention_keeps_scores(backend):
+    """Even with a bias that trains."""
     block = randomize(SwinBlock(16, 2, 7, 3))
-    block.attn.fused_attn = fused
+    block.set_attn_backend(backend)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         block.attend(torch.randn(2, 12, 20, 16, requires_grad=True))
     # 2 images of 2 x 3 windows, 2 heads, 49 tokens.
-    assert (2 * 6 * 2 * 49**2 in kept) != fused
+    assert (2 * 6 * 2 * 49**2 in kept) == (backend == "plain")
 
 
 @pytest.mark.skipif(not compat.has_vit(), reason="this detectron2 has no Swin of its own")
@@ -205,7 +205,7 @@ class Spy(IVTuning):
         return adapters
 
 
-@pytest.mark.parametrize("stem", [lambda: PromptStem(zero_init=False), VisibleOnly])
+@pytest.mark.parametrize("stem", [lambda: PromptStem(zero_init=False), SumStem])
 def test_prompt_is_p0_in_the_first_stage_then_each_stages_merged_input(stem):
     torch.manual_seed(0)
     trunk = swin(stem(), Spy()).eval()
@@ -334,7 +334,7 @@ def test_output_norms_are_the_identity_or_absent():
     torch.testing.assert_close(trunk(x)["p2"], normed)
 
 
-def test_wrong_options_are_told():
+def test_wrong_options_are_reported():
     with pytest.raises(UserError, match="names stage 3, the trunk has 3"):
         swin(out_indices=(0, 3))
     with pytest.raises(UserError, match="depths has 2 stages, num_heads 3"):

@@ -140,7 +140,8 @@ def test_lora_starts_as_the_frozen_trunk(trunk):
 @on_every_trunk
 @pytest.mark.parametrize("tuner", ["IVTuning", "Mona", "Adapter", "AdaptFormer"])
 def test_zero_init_starts_as_the_frozen_trunk(trunk, tuner):
-    net = TRUNKS[trunk](VisibleOnly(), TUNERS[tuner](hidden_dim=8, zero_init=True)).eval()
+    stem = PromptStem() if tuner == "IVTuning" else VisibleOnly()
+    net = TRUNKS[trunk](stem, TUNERS[tuner](hidden_dim=8, zero_init=True)).eval()
     plain = frozen(trunk).eval()
     plain.load_state_dict(base(net))
     assert torch.equal(outputs(net), outputs(plain))
@@ -394,12 +395,23 @@ def test_partial_takes_the_last_blocks(trunk):
         (lambda: PromptStem(hidden_dim=2), "stem.hidden_dim=2: give a whole number from 4"),
         (
             lambda: vitdet(tuner="Partial(2)"),
-            r"tuner='Partial\(2\)' is none: .*Mona.*tuner.<option>=<value>",
+            r"tuner='Partial\(2\)' is not a tuner: .*Mona.*tuner.<option>=<value>",
         ),
-        (lambda: swin(stem="Visible"), "stem='Visible' is none: .*VisibleOnly.*stem.<option>=<value>"),
-        (lambda: swin(stem=VisibleOnly), "stem=.* is none"),
+        (lambda: swin(stem="Visible"), "stem='Visible' is not a stem: .*VisibleOnly.*stem.<option>=<value>"),
+        (lambda: swin(stem=VisibleOnly), "stem=.* is not a stem"),
+        (lambda: TUNERS["IVTuning"](backend="fuse"), "tuner.backend='fuse': give auto.*did you mean 'fused'"),
+        (lambda: TUNERS["IVTuning"](norm="LN"), "tuner.norm='LN': give BN, SyncBN or GN"),
+        (lambda: PromptStem(norm="Sync"), "stem.norm='Sync': give .*did you mean 'SyncBN'"),
+        (lambda: vitdet(attn_backend="trion"), "attn_backend='trion'.*did you mean 'triton'"),
+        (lambda: swin(attn_backend="triton"), "attn_backend='triton': give auto, plain or fused"),
+        (
+            lambda: vitdet(VisibleOnly(), TUNERS["IVTuning"]()),
+            "tuner=IVTuning works on visible and infrared, but stem=VisibleOnly ignores infrared: give "
+            "stem=PromptStem",
+        ),
+        (lambda: swin(InfraredOnly(), TUNERS["IVTuning"]()), "stem=InfraredOnly ignores visible"),
     ],
 )
-def test_wrong_options_are_told(make, message):
+def test_wrong_options_are_reported(make, message):
     with pytest.raises(UserError, match=message):
         make()

@@ -50,30 +50,16 @@ def build(
 
 
 def shortened(name: str, depth: int) -> dict:
-    """What makes the trunk `name` one of `depth` blocks that is otherwise alike.
-
-    ViTDet keeps the share of its global blocks; Swin gives up blocks of its third stage.
+    """Options that give the trunk `name` `depth` blocks and leave all else as it is.
 
     Raises:
         UserError: `depth` cannot do that.
     """
     maker = _maker(name)
-    options = maker.keywords
-    if maker.func is Swin:
-        first, second, third, last = options["depths"]
-        other = first + second + last
-        if depth % 2 or not other + 2 <= depth <= other + third:
-            raise UserError(f"--depth {depth}: give an even number from {other + 2} to {other + third}")
-        return {"depths": (first, second, depth - other, last)}
-    full = options["depth"]
-    if maker.func is not ViTDet:
-        if not 1 <= depth <= full:
-            raise UserError(f"--depth {depth}: give 1 to {full}")
-        return {"depth": depth, "out_indices": (depth - 1,)}
-    step = full // 4
-    if depth % step or not step <= depth <= full:
-        raise UserError(f"--depth {depth}: give a multiple of {step} up to {full}, every {step}th is global")
-    return {"depth": depth, "global_blocks": range(step - 1, depth, step)}
+    try:
+        return maker.func.shortened(maker.keywords, depth)
+    except UserError as error:
+        raise UserError(f"--depth {depth}: {error}") from None
 
 
 def depths(name: str, most: int | None = None) -> list[int]:
@@ -96,9 +82,7 @@ def depths(name: str, most: int | None = None) -> list[int]:
 
 def usual_size(name: str) -> tuple[int, int]:
     """Height and width in pixels at which the trunk `name` is measured unless told otherwise."""
-    if name.endswith("nano"):
-        return 48, 48
-    return (480, 640) if name.startswith("swin") else (512, 512)
+    return (48, 48) if name.endswith("nano") else _maker(name).func.typical_size
 
 
 def _maker(name: str) -> partial:
