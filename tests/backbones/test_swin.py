@@ -94,11 +94,11 @@ def test_attention_has_timms_gradients(shift, form, monkeypatch):
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
         out = block.attend(x)
     assert ("_TiledWindows" in graph_of(out)) == (form != "torch's fused kernel")
-    found = torch.autograd.grad(out, wanted, grad)
+    grads = torch.autograd.grad(out, wanted, grad)
     block.set_attn_backend("plain")
     explicit = block.attend(x)
     torch.testing.assert_close(out, explicit, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found, torch.autograd.grad(explicit, wanted, grad), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grads, torch.autograd.grad(explicit, wanted, grad), rtol=1e-4, atol=1e-5)
 
 
 def graph_of(out):
@@ -182,7 +182,7 @@ def test_zero_init_starts_as_the_frozen_trunk():
 
 
 class Spy(IVTuning):
-    """Records what every block's sites are given."""
+    """Records the arguments of every block's sites."""
 
     def __init__(self):
         super().__init__(hidden_dim=16, zero_init=False)
@@ -296,8 +296,8 @@ def test_layer_decay_and_weight_decay():
     trunk = swin(SumStem(), Full())
     model = torch.nn.ModuleDict({"net": trunk})
     groups = param_groups(model, 1.0, 0.05, layer_decay=0.5)
-    found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    at = {n: found[id(p)] for n, p in trunk.named_parameters()}
+    groups_of = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    at = {n: groups_of[id(p)] for n, p in trunk.named_parameters()}
     assert at["patch_embed.proj.weight"] == (0.5**7, 0.05)
     assert at["layers.0.blocks.0.mlp.fc1.weight"] == (0.5**6, 0.05)
     assert at["layers.1.blocks.0.attn.relative_position_bias_table"] == (0.5**4, 0.0)

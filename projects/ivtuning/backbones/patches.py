@@ -36,18 +36,19 @@ class PatchEmbed(layers.PatchEmbed):
         if down or right:
             image = F.pad(image, (0, right, 0, down))
         # On a CPU oneDNN's convolution beats the product in full precision; cuDNN's is several times slower.
-        embed = _convolution if image.is_cpu else _product
+        embed = by_convolution if image.is_cpu else by_product
         return self.norm(embed(image, self.proj))
 
 
-def _convolution(image: Tensor, proj: nn.Conv2d) -> Tensor:
+def by_convolution(image: Tensor, proj: nn.Conv2d) -> Tensor:
+    """(B, 3, H, W) -> (B, h, w, C), contiguous."""
     # The output is laid out as the input is.
     x = proj(image.contiguous(memory_format=torch.channels_last))
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _product(image: Tensor, proj: nn.Conv2d) -> Tensor:
-    """The convolution as one matrix product; its stride is its kernel's size."""
+def by_product(image: Tensor, proj: nn.Conv2d) -> Tensor:
+    """The same as one matrix product, which works since the stride is the size of the kernel."""
     height, width = proj.kernel_size
     patches = image.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
     return F.linear(patches.flatten(3), proj.weight.flatten(1), proj.bias)

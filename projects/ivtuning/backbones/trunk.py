@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
@@ -211,16 +211,30 @@ def set_frozen_eval(module: nn.Module) -> None:
             set_frozen_eval(child)
 
 
-def find_trunk(model: nn.Module) -> tuple[str, Trunk]:
-    """Name and module of the trunk inside `model`, which DDP may wrap: ("backbone.net", trunk).
+class TrunkPlace(NamedTuple):
+    """A trunk and its name in the model that holds it, such as "backbone.net"; "" where it is the model."""
+
+    name: str
+    trunk: Trunk
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the trunk's tensors start with in the model's state dict."""
+        return f"{self.name}." if self.name else ""
+
+
+def find_trunk(model: nn.Module) -> TrunkPlace:
+    """Search `model` (possibly wrapped in DDP) for its trunk.
+
+    Call it once where a model is built or comes in, and hand the result on.
 
     Raises:
         UserError: there is none, or more than one.
     """
     model = getattr(model, "module", model)
-    trunks = [(name, module) for name, module in model.named_modules() if isinstance(module, Trunk)]
-    if len(trunks) != 1:
+    places = [TrunkPlace(name, module) for name, module in model.named_modules() if isinstance(module, Trunk)]
+    if len(places) != 1:
         raise UserError(
-            f"expected one ivtuning trunk in the model, found {len(trunks)}: its place is model.backbone.net"
+            f"expected one ivtuning trunk in the model, found {len(places)}: its place is model.backbone.net"
         )
-    return trunks[0]
+    return places[0]
