@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.tools import package_environment
 
 CODE = """
 import sys
@@ -38,6 +39,7 @@ for name, tuner in ivtuning.tuning.TUNERS.items():
 def test_adapters_are_built_and_run_without_detectron2():
     from ivtuning.tuning import TUNERS
 
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    command = [sys.executable, "-c", CODE]
+    done = subprocess.run(command, capture_output=True, text=True, env=package_environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == list(TUNERS)

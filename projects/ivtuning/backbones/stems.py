@@ -130,8 +130,8 @@ def _require_infrared(infrared: Tensor | None, stem: Stem) -> Tensor:
     if infrared is None:
         raise UserError(
             f"{type(stem).__name__} needs infrared, but the model's input has 3 channels: give "
-            "model.pixel_mean and model.pixel_std six values, or use model.backbone.net.stem=VisibleOnly with "
-            "another tuner than IVTuning"
+            "model.pixel_mean and model.pixel_std six values, or use stem=VisibleOnly and a tuner other than "
+            "IVTuning"
         )
     return infrared
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from helpers.tiny import eva, plain_vit, swin, vitdet
+from helpers.tools import package_environment
 from torch import nn
 
 from ivtuning.backbones.stems import PromptStem
@@ -218,7 +219,7 @@ def test_training_mode_drops_the_constants():
 @pytest.mark.slow
 def test_importing_registers_no_hook():
     code = "import torch.optim.optimizer as o, ivtuning.tuning; assert not o._global_optimizer_post_hooks"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, env=package_environment())
 
 
 @pytest.mark.parametrize("kind", TRUNKS)
