@@ -19,6 +19,7 @@ from .modules import HybridAdapter, PromptAdapter
 if triton is not None:
     from . import triton_backward as backward_kernels
     from . import triton_forward as kernels
+    from . import triton_totals as totals_kernels
 
 # Programs that sum over tokens: two for each of Hopper's 132 multiprocessors, fewer do no harm elsewhere.
 PROGRAMS = 256
@@ -277,7 +278,7 @@ class _Site(torch.autograd.Function):
                 grad_prompt_down, grad_prompt_down_bias, grad_prompt_up, grad_prompt_up_bias,
                 grad_last_gamma, grad_last_beta,
             ) = grads  # fmt: skip
-            backward_kernels.finish[(triton.cdiv(c, 32),)](
+            totals_kernels.finish[(triton.cdiv(c, 32),)](
                 wide, splits, total[6], totals, len(totals),
                 norm_weight, norm_bias, gamma, beta, down,
                 prompt_norm_weight, prompt_norm_bias, prompt_gamma, prompt_beta, prompt_down, last_gamma,
