@@ -90,7 +90,8 @@ def test_infrared_changes_the_prediction():
 
 def test_three_channel_model_takes_the_visible_image_alone():
     model = detector(
-        "model.pixel_mean=[1,2,3]", "model.pixel_std=[1,1,1]", "model.backbone.net.stem=VisibleOnly"
+        *("model.pixel_mean=[1,2,3]", "model.pixel_std=[1,1,1]"),
+        *("model.backbone.net.stem=VisibleOnly", "model.backbone.net.tuner=Mona"),
     ).eval()
     x = sample()
     del x["image_ir"]

@@ -1,4 +1,4 @@
-"""Activation activation_checkpointing: the same figures, fewer bytes, running statistics counted once."""
+"""Activation checkpointing: the same figures, fewer bytes, running statistics counted once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ivtuning.tuning import TUNERS
 TRUNKS = {"ViTDet": vitdet, "PlainViT": plain_vit, "Swin": swin, "Eva02": eva}
 
 
-def trained(make, activation_checkpointing, tuner="IVTuning"):
+def trained(make, activation_checkpointing, tuner="IVTuning", **options):
     """Outputs, gradients and buffers after one pass of a trunk with random adapters, in training mode."""
     torch.manual_seed(0)
-    options = {} if tuner == "Frozen" else dict(zero_init=False) if tuner == "IVTuning" else {}
+    options = {**(dict(zero_init=False) if tuner == "IVTuning" else {}), **options}
     trunk = make(
         tuner=TUNERS[tuner](**options),
         activation_checkpointing=activation_checkpointing,
@@ -36,14 +36,46 @@ def trained(make, activation_checkpointing, tuner="IVTuning"):
 @pytest.mark.parametrize("kind", TRUNKS)
 @pytest.mark.parametrize("tuner", ["IVTuning", "Mona", "Full"])
 def test_same_figures(kind, activation_checkpointing, tuner):
-    expected, found = (trained(TRUNKS[kind], r, tuner) for r in (None, activation_checkpointing))
+    compare(*(trained(TRUNKS[kind], r, tuner) for r in (None, activation_checkpointing)))
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+@pytest.mark.parametrize(
+    "options", [dict(backend="plain"), dict(backend="fused"), dict(norm="SyncBN")], ids=str
+)
+def test_same_figures_by_every_backend(kind, options):
+    compare(*(trained(TRUNKS[kind], r, **options) for r in (None, "block")))
+
+
+def compare(expected, result):
     for name, value in expected[0].items():
-        assert torch.equal(found[0][name], value)
-    assert found[1].keys() == expected[1].keys()
+        assert torch.equal(result[0][name], value)
+    assert result[1].keys() == expected[1].keys()
     for name, grad in expected[1].items():
-        assert torch.allclose(found[1][name], grad, rtol=1e-5, atol=1e-6 * grad.abs().max()), name
+        assert torch.allclose(result[1][name], grad, rtol=1e-5, atol=1e-6 * grad.abs().max()), name
     for name, buffer in expected[2].items():
-        assert torch.equal(found[2][name], buffer), name
+        assert torch.equal(result[2][name], buffer), name
+
+
+@pytest.mark.parametrize("activation_checkpointing", ["mlp", "block"])
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_two_passes_of_other_sizes_before_one_backward(kind, activation_checkpointing):
+    """Every pass is recomputed with the positions of its own size."""
+
+    def gradients(mode):
+        torch.manual_seed(0)
+        trunk = TRUNKS[kind](tuner=TUNERS["Full"](), activation_checkpointing=mode).eval()
+        torch.manual_seed(1)
+        outputs = [trunk(torch.randn(1, 6, *size)) for size in ((40, 56), (48, 32))]
+        sum(o.square().sum() for out in outputs for o in out.values()).backward()
+        return {name: p.grad for name, p in trunk.named_parameters() if p.grad is not None}
+
+    expected, result = gradients(None), gradients(activation_checkpointing)
+    assert result.keys() == expected.keys()
+    for name, grad in expected.items():
+        torch.testing.assert_close(
+            result[name], grad, rtol=1e-4, atol=1e-5 * grad.abs().max().item(), msg=name
+        )
 
 
 @pytest.mark.parametrize("kind", TRUNKS)
@@ -59,7 +91,7 @@ def wide(kind):
 
 
 def test_mlp_recompute_spares_the_frozen_last_layer():
-    """Of the MLP's two layers the first alone runs a second time."""
+    """Only the first of the MLP's two layers runs a second time."""
     totals = {}
     for activation_checkpointing in (None, "mlp"):
         trunk = vitdet(activation_checkpointing=activation_checkpointing).train()

@@ -55,13 +55,13 @@ def test_equals_timms(size, tmp_path):
     assert report.fresh == report.missing == [] and {n.split(".")[0] for n in report.ignored} == {"head"}
     x = torch.randn(2, 3, *size)
     expected = theirs.forward_features(x)[:, 1:].transpose(1, 2)
-    found = ours(x)["block3"]
-    assert found.shape == (2, 24, size[0] // 8, -(-size[1] // 8))
-    assert torch.allclose(found.flatten(2), expected, atol=1e-4)
+    out = ours(x)["block3"]
+    assert out.shape == (2, 24, size[0] // 8, -(-size[1] // 8))
+    assert torch.allclose(out.flatten(2), expected, atol=1e-4)
 
 
 def released() -> dict:
-    """timm's weights under the names of EVA-02's own release, with what else its files hold."""
+    """timm's weights under the names of EVA-02's own release, and the other tensors of its files."""
     names = {"mlp.norm": "mlp.ffn_ln", "mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.fc2": "mlp.w3"}
     names |= {"q_proj.bias": "q_bias", "v_proj.bias": "v_bias"}
     state = {"mask_token": torch.zeros(1, 1, 24), "rope.freqs_cos": torch.zeros(36, 12)}
@@ -88,7 +88,7 @@ def test_the_releases_own_names(tmp_path, wrapper):
     assert all(torch.equal(t, plain.state_dict()[n]) for n, t in ours.state_dict().items())
 
 
-def test_another_architecture_is_told(tmp_path):
+def test_another_architecture_is_reported(tmp_path):
     torch.save(released(), tmp_path / "eva.pt")
     plain = PlainViT(VisibleOnly(), Frozen(), **SIZE, out_indices=(3,))
     with pytest.raises(UserError, match="has EVA-02's separate projections .*, which PlainViT lacks"):
@@ -104,10 +104,10 @@ def test_another_architecture_is_told(tmp_path):
 
 def test_presets_come_in_their_published_sizes():
     with torch.device("meta"):
-        found = {n: TRUNKS[n](VisibleOnly(), Frozen()) for n in ("eva02_b", "eva02_l")}
-        counts = {n: sum(p.numel() for p in trunk.parameters()) for n, trunk in found.items()}
+        trunks = {n: TRUNKS[n](VisibleOnly(), Frozen()) for n in ("eva02_b", "eva02_l")}
+        counts = {n: sum(p.numel() for p in trunk.parameters()) for n, trunk in trunks.items()}
     assert counts == {"eva02_b": 86_485_248, "eva02_l": 304_237_504}
-    assert found["eva02_b"].out_indices == (11,) and found["eva02_l"].out_indices == (23,)
+    assert trunks["eva02_b"].out_indices == (11,) and trunks["eva02_l"].out_indices == (23,)
 
 
 def test_rotary_positions_matter():
@@ -138,6 +138,6 @@ def test_published_counts(stem, tuner, img_size, trained, base):
     assert sum(p.numel() for p in trunk.base_parameters()) == base
 
 
-def test_wrong_taps_are_told():
+def test_wrong_out_indices_are_reported():
     with pytest.raises(UserError, match="out_indices names block 4, the trunk has 4"):
         eva02(out_indices=(4,))

@@ -14,10 +14,10 @@ from ivtuning.backbones.patches import PatchEmbed, resize_positions
 
 @pytest.mark.parametrize("norm", [None, nn.LayerNorm])
 @pytest.mark.parametrize("size", [(16, 24), (13, 21), (8, 5)])
-@pytest.mark.parametrize("form", [patches._convolution, patches._product])
+@pytest.mark.parametrize("form", [patches.by_convolution, patches.by_product])
 def test_patches_are_timms(form, size, norm, monkeypatch):
     """Both forms on this device: the one for CUDA gives the same values and gradients."""
-    monkeypatch.setattr(patches, "_convolution", form)
+    monkeypatch.setattr(patches, "by_convolution", form)
     torch.manual_seed(0)
     ours = PatchEmbed(8, 12, norm)
     theirs = layers.PatchEmbed(
@@ -25,11 +25,11 @@ def test_patches_are_timms(form, size, norm, monkeypatch):
     )
     theirs.load_state_dict(ours.state_dict())
     image = torch.randn(2, 3, *size, requires_grad=True)
-    found, expected = ours(image), theirs(image)
-    assert found.is_contiguous() and found.shape == (2, -(-size[0] // 8), -(-size[1] // 8), 12)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    out, expected = ours(image), theirs(image)
+    assert out.is_contiguous() and out.shape == (2, -(-size[0] // 8), -(-size[1] // 8), 12)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     grad = torch.randn(expected.shape)
-    ours = torch.autograd.grad(found, (image, *ours.parameters()), grad)
+    ours = torch.autograd.grad(out, (image, *ours.parameters()), grad)
     theirs = torch.autograd.grad(expected, (image, *theirs.parameters()), grad)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -37,11 +37,11 @@ def test_patches_are_timms(form, size, norm, monkeypatch):
 @pytest.mark.parametrize("size", [(14, 14), (9, 30), (32, 7), (3, 3)])
 def test_positions_are_interpolations(size):
     grid = torch.randn(1, 14, 14, 5, requires_grad=True)
-    found = resize_positions(grid, size)
+    out = resize_positions(grid, size)
     expected = F.interpolate(grid.permute(0, 3, 1, 2), size=size, mode="bicubic").permute(0, 2, 3, 1)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=2e-6)
     grad = torch.randn(expected.shape)
-    ours, theirs = (torch.autograd.grad(out, grid, grad)[0] for out in (found, expected))
+    ours, theirs = (torch.autograd.grad(y, grid, grad)[0] for y in (out, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

@@ -94,11 +94,11 @@ def test_attention_has_timms_gradients(shift, form, monkeypatch):
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
         out = block.attend(x)
     assert ("_TiledWindows" in graph_of(out)) == (form != "torch's fused kernel")
-    found = torch.autograd.grad(out, wanted, grad)
-    block.attn.fused_attn = False
+    grads = torch.autograd.grad(out, wanted, grad)
+    block.set_attn_backend("plain")
     explicit = block.attend(x)
     torch.testing.assert_close(out, explicit, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found, torch.autograd.grad(explicit, wanted, grad), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grads, torch.autograd.grad(explicit, wanted, grad), rtol=1e-4, atol=1e-5)
 
 
 def graph_of(out):
@@ -110,16 +110,16 @@ def graph_of(out):
     return names
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_attention_keeps_no_scores(fused):
-    """Not even with a bias that trains."""
+@pytest.mark.parametrize("backend", ["auto", "plain", "fused"])
+def test_only_plain_attention_keeps_scores(backend):
+    """Even with a bias that trains."""
     block = randomize(SwinBlock(16, 2, 7, 3))
-    block.attn.fused_attn = fused
+    block.set_attn_backend(backend)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         block.attend(torch.randn(2, 12, 20, 16, requires_grad=True))
     # 2 images of 2 x 3 windows, 2 heads, 49 tokens.
-    assert (2 * 6 * 2 * 49**2 in kept) != fused
+    assert (2 * 6 * 2 * 49**2 in kept) == (backend == "plain")
 
 
 @pytest.mark.skipif(not compat.has_vit(), reason="this detectron2 has no Swin of its own")
@@ -182,7 +182,7 @@ def test_zero_init_starts_as_the_frozen_trunk():
 
 
 class Spy(IVTuning):
-    """Records what every block's sites are given."""
+    """Records the arguments of every block's sites."""
 
     def __init__(self):
         super().__init__(hidden_dim=16, zero_init=False)
@@ -205,7 +205,7 @@ class Spy(IVTuning):
         return adapters
 
 
-@pytest.mark.parametrize("stem", [lambda: PromptStem(zero_init=False), VisibleOnly])
+@pytest.mark.parametrize("stem", [lambda: PromptStem(zero_init=False), SumStem])
 def test_prompt_is_p0_in_the_first_stage_then_each_stages_merged_input(stem):
     torch.manual_seed(0)
     trunk = swin(stem(), Spy()).eval()
@@ -296,8 +296,8 @@ def test_layer_decay_and_weight_decay():
     trunk = swin(SumStem(), Full())
     model = torch.nn.ModuleDict({"net": trunk})
     groups = param_groups(model, 1.0, 0.05, layer_decay=0.5)
-    found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    at = {n: found[id(p)] for n, p in trunk.named_parameters()}
+    groups_of = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    at = {n: groups_of[id(p)] for n, p in trunk.named_parameters()}
     assert at["patch_embed.proj.weight"] == (0.5**7, 0.05)
     assert at["layers.0.blocks.0.mlp.fc1.weight"] == (0.5**6, 0.05)
     assert at["layers.1.blocks.0.attn.relative_position_bias_table"] == (0.5**4, 0.0)
@@ -334,7 +334,7 @@ def test_output_norms_are_the_identity_or_absent():
     torch.testing.assert_close(trunk(x)["p2"], normed)
 
 
-def test_wrong_options_are_told():
+def test_wrong_options_are_reported():
     with pytest.raises(UserError, match="names stage 3, the trunk has 3"):
         swin(out_indices=(0, 3))
     with pytest.raises(UserError, match="depths has 2 stages, num_heads 3"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from helpers import tiny
@@ -11,7 +13,7 @@ from ivtuning.backbones.attention.relpos import RelPosAttention
 from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.backbones.trunk import Trunk
 from ivtuning.benchmark.measures.memory import saved_bytes
-from ivtuning.benchmark.subjects.reference import explicit, plain
+from ivtuning.benchmark.subjects.reference import plain
 from ivtuning.tuning import Frozen, IVTuning
 
 
@@ -57,10 +59,12 @@ def test_reference_is_plain_and_leaves_the_original_alone(fast):
     slow = plain(fast)
     assert [type(m) for m in fast.modules()] == before
     assert [n for n, _ in slow.named_parameters()] == [n for n, _ in fast.named_parameters()]
-    kinds = [type(m).__name__ for m in slow.modules()]
-    assert kinds.count("PlainBlockAdapters") == len(fast.blocks)
-    assert "RelPosAttention" not in kinds and "IVBlockAdapters" not in kinds
-    assert not any(getattr(m, "fused_attn", False) for m in slow.modules())
+    for trunk, backend in ((fast, "auto"), (slow, "plain")):
+        assert trunk.attn_backend == trunk.tuner.backend == backend
+        assert {adapters.backend for adapters in trunk.tuner.blocks} == {backend}
+    # timm's own modules and ours.
+    assert not any(getattr(b.attn, "backend", "plain") != "plain" for b in slow.blocks)
+    assert not any(b.attn.fused_attn for b in slow.blocks if not hasattr(b.attn, "backend"))
 
 
 def test_reference_of_a_trunk_without_adapters():
@@ -73,6 +77,7 @@ def test_explicit_attention_keeps_all_scores():
     fast = RelPosAttention(24, 2, use_rel_pos=True, input_size=(16, 16)).requires_grad_(False)
     x = torch.randn(1, 16, 16, 24, requires_grad=True)
     little = saved_bytes(fast, lambda: fast(x))
-    slow = explicit(fast)
+    slow = copy.deepcopy(fast)
+    slow.backend = "plain"
     scores = 2 * 256 * 256 * 4
     assert little < scores < saved_bytes(slow, lambda: slow(x))

@@ -27,7 +27,7 @@ from ivtuning.checkpoint.adapter import (
 )
 from ivtuning.config import load_config
 from ivtuning.errors import UserError, run_tool
-from ivtuning.tuning import IVTuning
+from ivtuning.tuning import IVTuning, Mona
 
 
 def image(seed=0):
@@ -200,7 +200,7 @@ def test_another_base_is_refused_with_both_names(tmp_path):
     "make, message",
     [
         (lambda: trained_on(0, 1, tuner="Frozen"), "made by tuner IVTuning, not Frozen: set "),
-        (lambda: trained_on(0, 1, stem="VisibleOnly"), "made by stem PromptStem, not VisibleOnly"),
+        (lambda: trained_on(0, 1, stem="SumStem"), "made by stem PromptStem, not SumStem"),
         (lambda: _wide(trained_on(0, 1)), "adapter1.down.weight: file 8x32, model 16x32; "),
         (lambda: _more_classes(trained_on(0, 1)), "2 tensors do not fit .task/roi_heads.*cls_score.weight"),
         (lambda: _no_heads(trained_on(0, 1)), "file 12x8, model none"),
@@ -383,7 +383,5 @@ def test_the_tool_on_bad_input(tmp_path, capsys, arguments, message):
 
 
 def test_stems_without_tensors():
-    trunk = ViTDet(
-        VisibleOnly(), IVTuning(), img_size=64, embed_dim=32, depth=1, num_heads=2, global_blocks=(0,)
-    )
+    trunk = ViTDet(VisibleOnly(), Mona(), img_size=64, embed_dim=32, depth=1, num_heads=2, global_blocks=(0,))
     assert all(n.startswith("tuner.") for n in trained_tensors(trunk))

@@ -93,7 +93,7 @@ def test_processes_of_their_own_give_the_same_results_and_the_same_failures(tiny
     )
     for found in here, apart:
         assert [row["name"] for row in found["rows"]] == ["BitFit"]
-        assert found["failed"]["IVTuning, seed 0"].startswith("norm 'XN' is not one of")
+        assert found["failed"]["IVTuning, seed 0"].startswith("tuner.norm='XN': give BN, SyncBN or GN")
     assert here["rows"][0]["figures"] == apart["rows"][0]["figures"]
     assert apart["rows"][0]["processes"] == [2]
 

@@ -85,7 +85,8 @@ def test_one_batch_may_mix_complete_and_incomplete_pairs():
 
 
 def test_three_channel_model_fills_visible_and_never_misses_infrared():
-    plain = ["model.pixel_mean=[1,2,3]", "model.pixel_std=[1,1,1]", "model.backbone.net.stem=VisibleOnly"]
+    plain = ["model.pixel_mean=[1,2,3]", "model.pixel_std=[1,1,1]"]
+    plain += ["model.backbone.net.stem=VisibleOnly", "model.backbone.net.tuner=Mona"]
     assert entering(detector(*plain), [without("infrared")]).shape[1] == 3
     assert not entering(detector(*plain, "model.fill_missing=mean"), [without("visible")]).any()
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""How the specs fill modules and inputs for their golden values."""
+"""How modules and inputs are filled for golden values, which the papers' released code gave."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fill(
 
 
 def wave(*shape: int) -> Tensor:
-    """The specs' input: flat index i -> ``sin(.013 i) + .3 cos(.0071 i)``."""
+    """The input: flat index i -> ``sin(.013 i) + .3 cos(.0071 i)``."""
     i = torch.arange(math.prod(shape), dtype=torch.float64)
     return (torch.sin(0.013 * i) + 0.3 * torch.cos(0.0071 * i)).view(shape).float()
 

@@ -16,27 +16,35 @@ from ivtuning.heads.segmentation.fcn import FCN
 from ivtuning.heads.segmentation.head import SemSegHead
 from ivtuning.heads.segmentation.segmentor import PairedSemanticSegmentor
 from ivtuning.necks.multi_scale import MultiScale
-from ivtuning.tuning import IVTuning, Tuner
+from ivtuning.tuning import IVTuning, Mona, Tuner
 
 SIZE = dict(embed_dim=24, depth=4, num_heads=2, patch_size=8)
+
+
+def plugins(stem: Stem | None, tuner: Tuner | None) -> tuple[Stem, Tuner]:
+    """Defaults for what a test leaves open: IV-tuning, or Mona with a stem that uses one image alone."""
+    stem = stem or PromptStem()
+    if tuner is None:
+        tuner = (IVTuning if len(getattr(stem, "uses", "")) == 2 else Mona)(hidden_dim=16)
+    return stem, tuner
 
 
 def vitdet(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> ViTDet:
     """Four blocks of width 24, patch 8, windows of 3; blocks 1 and 3 are global."""
     options = dict(img_size=48, pretrain_img_size=40, window_size=3, global_blocks=(1, 3), **SIZE)
-    return ViTDet(stem or PromptStem(), tuner or IVTuning(hidden_dim=16), **{**options, **kwargs})
+    return ViTDet(*plugins(stem, tuner), **{**options, **kwargs})
 
 
 def plain_vit(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> PlainViT:
     """Four blocks of width 24, patch 8, with a cls token."""
     options = dict(img_size=48, out_indices=(1, 3), **SIZE)
-    return PlainViT(stem or PromptStem(), tuner or IVTuning(hidden_dim=16), **{**options, **kwargs})
+    return PlainViT(*plugins(stem, tuner), **{**options, **kwargs})
 
 
 def swin(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> Swin:
     """Three stages of two blocks, widths 8, 16 and 32, windows of 3, patch 4."""
     options = dict(embed_dim=8, depths=(2, 2, 2), num_heads=(1, 2, 4), window_size=3, out_indices=(0, 1, 2))
-    return Swin(stem or PromptStem(), tuner or IVTuning(hidden_dim=16), **{**options, **kwargs})
+    return Swin(*plugins(stem, tuner), **{**options, **kwargs})
 
 
 def detector(*overrides: str):
@@ -102,8 +110,9 @@ def labeled(height=37, width=53, seed=0) -> dict:
     return {**x, "sem_seg": labels}
 
 
-def eva(stem=None, tuner=None, **kwargs):
+def eva(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> Eva02:
+    """Four blocks of width 24, patch 8, with a cls token and rotary positions."""
     options = dict(
         img_size=48, patch_size=8, embed_dim=24, depth=4, num_heads=2, out_indices=(1, 3), rope_grid=4
     )
-    return Eva02(stem or PromptStem(), tuner or IVTuning(hidden_dim=16), **options, **kwargs)
+    return Eva02(*plugins(stem, tuner), **{**options, **kwargs})

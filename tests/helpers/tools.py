@@ -36,6 +36,11 @@ def help_without_packages(name: str, folder: str, cwd: Path) -> str:
     ).stdout
 
 
+def package_environment() -> dict[str, str]:
+    """The environment in which a new Python process imports the same packages as this one."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 def line_of(capsys, argv: list[str], tool: str = "train_net") -> str:
     """Run a tool that must fail; returns its one line on stderr."""
     with pytest.raises(SystemExit) as exit:

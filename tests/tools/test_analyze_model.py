@@ -123,9 +123,8 @@ def test_adapter_megabytes_are_those_of_the_file(tmp_path, monkeypatch, few):
 @pytest.mark.parametrize("tuner", [Frozen, Mona])
 def test_meta_counts_what_fvcore_counts_on_real_tensors(tuner):
     trunk = swin(VisibleOnly(), tuner()).eval()
-    # Off, so that fvcore sees attention's two products; norms are no products.
-    for block in trunk.blocks:
-        block.attn.fused_attn = False
+    # So that fvcore sees attention's two products; norms are no products.
+    trunk.set_attn_backend("plain")
     ours = costs.count_macs(trunk, (32, 48))
     analysis = FlopCountAnalysis(trunk, torch.zeros(1, 6, 32, 48)).unsupported_ops_warnings(False)
     theirs = analysis.uncalled_modules_warnings(False).by_operator()

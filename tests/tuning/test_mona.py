@@ -115,6 +115,8 @@ def test_closed_forms(d):
 
 VOC = dict(out_indices=(1, 2, 3))  # with a frozen patch embedding
 CLASSIFICATION = dict(out_indices=(3,))
+# On Swin-L with any outputs.
+SWIN_L = dict(Partial=28_339_632, Adapter=4_659_456, LoRA=4_620_288, AdaptFormer=2_329_728, Mona=5_267_712)
 COUNTS = {
     ("swin_b", ""): dict(
         base=86_745_016,
@@ -128,18 +130,6 @@ COUNTS = {
         AdaptFormer=1_553_664,
         Mona=3_667_456,
     ),
-    ("swin_l", ""): dict(
-        base=194_998_164,
-        Full=194_998_164,
-        Frozen=0,
-        BitFit=302_484,
-        NormTuning=89_088,
-        Partial=28_339_632,
-        Adapter=4_659_456,
-        LoRA=4_620_288,
-        AdaptFormer=2_329_728,
-        Mona=5_267_712,
-    ),
     ("swin_t", ""): dict(
         base=27_520_698,
         Full=27_520_698,
@@ -152,27 +142,12 @@ COUNTS = {
         AdaptFormer=570_432,
         Mona=1_408_128,
     ),
-    ("swin_l", "VOC"): dict(
-        base=194_997_780,
-        Full=194_987_988,
-        BitFit=301_908,
-        NormTuning=88_320,
-        Partial=28_339_632,
-        Adapter=4_659_456,
-        LoRA=4_620_288,
-        AdaptFormer=2_329_728,
-        Mona=5_267_712,
+    ("swin_l", ""): dict(
+        base=194_998_164, Full=194_998_164, Frozen=0, BitFit=302_484, NormTuning=89_088, **SWIN_L
     ),
+    ("swin_l", "VOC"): dict(base=194_997_780, Full=194_987_988, BitFit=301_908, NormTuning=88_320, **SWIN_L),
     ("swin_l", "classification"): dict(
-        base=194_995_476,
-        Full=194_995_476,
-        BitFit=301_140,
-        NormTuning=86_400,
-        Partial=28_339_632,
-        Adapter=4_659_456,
-        LoRA=4_620_288,
-        AdaptFormer=2_329_728,
-        Mona=5_267_712,
+        base=194_995_476, Full=194_995_476, BitFit=301_140, NormTuning=86_400, **SWIN_L
     ),
 }
 

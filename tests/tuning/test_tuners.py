@@ -1,85 +1,39 @@
-"""What every tuning method keeps to, on every trunk."""
+"""What every tuning method must do, on every trunk."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import instantiate
-from helpers.tiny import eva, plain_vit, swin, vitdet
+from helpers.tiny import swin, vitdet
+from helpers.tuned import (
+    ADDING,
+    SELECTING,
+    TRUNKS,
+    base,
+    build,
+    by_adding,
+    by_every_tuner,
+    by_selecting,
+    frozen,
+    images,
+    on_every_trunk,
+    outputs,
+    wake,
+)
 from torch import nn
 
 from ivtuning import tuning
-from ivtuning.backbones.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
-from ivtuning.backbones.trunk import PLUGINS
+from ivtuning.backbones.stems import InfraredOnly, PromptStem, VisibleOnly
 from ivtuning.checkpoint import load_adapter, save_adapter
 from ivtuning.checkpoint.adapter import read_metadata
 from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.tuning import TUNERS, LoRA, Partial
-
-TRUNKS = {"vitdet": vitdet, "plain_vit": plain_vit, "swin": swin, "eva02": eva}
-ADDING = {
-    "IVTuning": dict(hidden_dim=8, dropout=0.5, zero_init=False),
-    "Mona": dict(hidden_dim=8, dropout=0.5),
-    "Adapter": dict(hidden_dim=8, dropout=0.5),
-    "AdaptFormer": dict(hidden_dim=8, dropout=0.5),
-    "LoRA": dict(rank=2),
-}
-SELECTING = ("BitFit", "NormTuning", "Partial", "Full")
-# A method that trains nothing of its own comes with a stem that does.
-STEMS = {"IVTuning": lambda: PromptStem(zero_init=False), "Full": SumStem, "Frozen": SumStem}
-
-on_every_trunk = pytest.mark.parametrize("trunk", TRUNKS)
-by_every_tuner = pytest.mark.parametrize("tuner", TUNERS)
-by_adding = pytest.mark.parametrize("tuner", ADDING)
-by_selecting = pytest.mark.parametrize("tuner", SELECTING)
-
-
-@functools.cache
-def pretrained(trunk: str) -> dict:
-    torch.manual_seed(0)
-    return TRUNKS[trunk](VisibleOnly(), TUNERS["Frozen"]()).state_dict()
-
-
-def build(trunk: str, tuner: str, seed: int = 0, stem=None):
-    """A trunk whose base is always the same."""
-    torch.manual_seed(seed)
-    net = TRUNKS[trunk]((stem or STEMS.get(tuner, VisibleOnly))(), TUNERS[tuner](**ADDING.get(tuner, {})))
-    net.load_state_dict(pretrained(trunk), strict=False)
-    return net
-
-
-def frozen(trunk: str):
-    return build(trunk, "Frozen", stem=VisibleOnly)
-
-
-@torch.no_grad()
-def wake(net, seed: int = 0):
-    """Give whatever trains weights that matter, so that nothing starts as the identity."""
-    torch.manual_seed(seed)
-    for parameter in net.parameters():
-        if parameter.requires_grad:
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return net
-
-
-def base(net) -> dict:
-    return {n: t.clone() for n, t in net.state_dict().items() if n.split(".")[0] not in PLUGINS}
-
-
-def images(seed: int = 1):
-    return torch.randn(2, 6, 24, 40, generator=torch.Generator().manual_seed(seed))
-
-
-def outputs(net, x=None) -> torch.Tensor:
-    with torch.no_grad():
-        maps = net(images() if x is None else x).values()
-        return torch.cat([m.flatten() for m in maps])
 
 
 def adamw(net, steps: int = 3, seed: int = 2):
@@ -140,7 +94,8 @@ def test_lora_starts_as_the_frozen_trunk(trunk):
 @on_every_trunk
 @pytest.mark.parametrize("tuner", ["IVTuning", "Mona", "Adapter", "AdaptFormer"])
 def test_zero_init_starts_as_the_frozen_trunk(trunk, tuner):
-    net = TRUNKS[trunk](VisibleOnly(), TUNERS[tuner](hidden_dim=8, zero_init=True)).eval()
+    stem = PromptStem() if tuner == "IVTuning" else VisibleOnly()
+    net = TRUNKS[trunk](stem, TUNERS[tuner](hidden_dim=8, zero_init=True)).eval()
     plain = frozen(trunk).eval()
     plain.load_state_dict(base(net))
     assert torch.equal(outputs(net), outputs(plain))
@@ -245,88 +200,6 @@ def test_disabling_leaves_a_stem_without_parameters_as_it_is():
         assert torch.equal(outputs(net), outputs(frozen("vitdet").eval()))
 
 
-@on_every_trunk
-def test_lora_merges_and_unmerges(trunk):
-    net = wake(build(trunk, "LoRA")).eval()
-    before, weights = outputs(net), base(net)
-    net.merge_adapters()
-    net.merge_adapters()  # twice is once
-    merged = frozen(trunk).eval()
-    merged.load_state_dict(base(net))
-    assert not torch.equal(outputs(merged), outputs(frozen(trunk).eval()))
-    for same in (net, merged):
-        assert (outputs(same) - before).abs().max() < 1e-5
-    net.unmerge_adapters()
-    net.unmerge_adapters()
-    assert all((t - weights[n]).abs().max() < 1e-6 for n, t in base(net).items())
-    assert (outputs(net) - before).abs().max() < 1e-5
-
-
-def test_a_merged_lora_is_guarded(tmp_path):
-    net = wake(build("vitdet", "LoRA")).train()
-    with pytest.raises(UserError, match="call model.eval"):
-        net.merge_adapters()
-    save_adapter(net.eval(), tmp_path / "a.safetensors")
-    net.merge_adapters()
-    with pytest.raises(UserError, match="does not train"):
-        net.train()
-    with pytest.raises(UserError, match="unmerge_adapters"), net.disable_adapters():
-        pass
-    with pytest.raises(UserError, match="unmerge_adapters"):
-        save_adapter(net, tmp_path / "b.safetensors")
-    with pytest.raises(UserError, match="unmerge_adapters"):
-        load_adapter(net, tmp_path / "a.safetensors")
-    net.eval().unmerge_adapters()
-    net.train()
-
-
-def test_lora_that_is_not_finite_leaves_the_base_alone():
-    net = wake(build("vitdet", "LoRA")).eval()
-    net.tuner.updates[3]["v"].lora_A.data[0, 0] = torch.nan
-    weights = base(net)
-    with pytest.raises(UserError, match="infinite or NaN"):
-        net.merge_adapters()
-    assert all(torch.equal(t, weights[n]) for n, t in base(net).items())
-
-
-def test_lora_goes_along_with_a_copy():
-    net = wake(build("vitdet", "LoRA")).eval()
-    twin, before = copy.deepcopy(net), outputs(net)
-    assert torch.equal(outputs(twin), before)
-    twin.tuner.reset_to_identity()
-    assert torch.equal(outputs(net), before)
-    assert torch.equal(outputs(twin), outputs(frozen("vitdet").eval()))
-
-
-def test_lora_updates_the_rows_of_its_targets():
-    torch.manual_seed(0)
-    net = vitdet(VisibleOnly(), LoRA(rank=2, targets=["k"])).eval()
-    weight = net.blocks[1].attn.qkv.weight.detach().clone()
-    wake(net).merge_adapters()
-    changed = (net.blocks[1].attn.qkv.weight != weight).any(1)
-    assert changed.tolist() == [False] * 24 + [True] * 24 + [False] * 24
-
-
-@pytest.mark.parametrize("tuner, reason", [("Adapter", "GELU"), ("AdaptFormer", "GELU")] + [
-    (name, "convolutions") for name in ("Mona", "IVTuning")
-])  # fmt: skip
-def test_what_cannot_merge_says_why(tuner, reason):
-    net = build("vitdet", tuner).eval()
-    with pytest.raises(UserError, match=f"{tuner} cannot be merged into the base: .*{reason}"):
-        net.merge_adapters()
-    with pytest.raises(UserError, match=f"{tuner} is never merged"):
-        net.unmerge_adapters()
-
-
-@by_selecting
-def test_a_changed_base_is_merged_as_it_is(tuner):
-    net = wake(build("vitdet", tuner)).eval()
-    weights = base(net)
-    net.merge_adapters()
-    net.unmerge_adapters()
-    assert all(torch.equal(t, weights[n]) for n, t in base(net).items())
-
-
 def written_out(net, tuner: str, x, drop=lambda y: y):
     """The papers' block, tuned by `tuner`; `drop` is drop-path on the MLP."""
     block, adapters = net.blocks[1], net.tuner.blocks[1]
@@ -394,12 +267,23 @@ def test_partial_takes_the_last_blocks(trunk):
         (lambda: PromptStem(hidden_dim=2), "stem.hidden_dim=2: give a whole number from 4"),
         (
             lambda: vitdet(tuner="Partial(2)"),
-            r"tuner='Partial\(2\)' is none: .*Mona.*tuner.<option>=<value>",
+            r"tuner='Partial\(2\)' is not a tuner: .*Mona.*tuner.<option>=<value>",
         ),
-        (lambda: swin(stem="Visible"), "stem='Visible' is none: .*VisibleOnly.*stem.<option>=<value>"),
-        (lambda: swin(stem=VisibleOnly), "stem=.* is none"),
+        (lambda: swin(stem="Visible"), "stem='Visible' is not a stem: .*VisibleOnly.*stem.<option>=<value>"),
+        (lambda: swin(stem=VisibleOnly), "stem=.* is not a stem"),
+        (lambda: TUNERS["IVTuning"](backend="fuse"), "tuner.backend='fuse': give auto.*did you mean 'fused'"),
+        (lambda: TUNERS["IVTuning"](norm="LN"), "tuner.norm='LN': give BN, SyncBN or GN"),
+        (lambda: PromptStem(norm="Sync"), "stem.norm='Sync': give .*did you mean 'SyncBN'"),
+        (lambda: vitdet(attn_backend="trion"), "attn_backend='trion'.*did you mean 'triton'"),
+        (lambda: swin(attn_backend="triton"), "attn_backend='triton': give auto, plain or fused"),
+        (
+            lambda: vitdet(VisibleOnly(), TUNERS["IVTuning"]()),
+            "tuner=IVTuning works on visible and infrared, but stem=VisibleOnly ignores infrared: give "
+            "stem=PromptStem",
+        ),
+        (lambda: swin(InfraredOnly(), TUNERS["IVTuning"]()), "stem=InfraredOnly ignores visible"),
     ],
 )
-def test_wrong_options_are_told(make, message):
+def test_wrong_options_are_reported(make, message):
     with pytest.raises(UserError, match=message):
         make()

@@ -15,12 +15,10 @@ from .vit import LayerNorm, PlainViT
 
 
 class Eva02Block(OpenBlock, eva.EvaBlock):
-    """An EVA-02 block on tokens, (B, N, C): rotary positions, a SwiGLU MLP with a norm inside.
+    """An EVA-02 block on tokens, (B, N, C): rotary positions, and a SwiGLU MLP with a norm inside.
 
-    `rope`, (patches, 2 C / heads), is set by the trunk before each pass: all blocks share one.
+    Its attention takes `rope`, the rotary positions of the patches, (patches, 2 C / heads).
     """
-
-    rope: Tensor | None = None
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, prefix: int):
         super().__init__(
@@ -36,9 +34,6 @@ class Eva02Block(OpenBlock, eva.EvaBlock):
         )
         self.ls1 = self.ls2 = nn.Identity()
 
-    def attend(self, x: Tensor) -> Tensor:
-        return self.attn(x, rope=self.rope)
-
 
 class Eva02(PlainViT):
     """EVA-02: a plain ViT with rotary positions besides the absolute ones.
@@ -49,59 +44,37 @@ class Eva02(PlainViT):
     Args:
         stem, tuner: the plugins.
         img_size: side of the images behind `pos_embed`, in pixels.
-        rope_grid: side, in patches, of the first pretraining's grid: rotary positions keep its range.
         out_indices: indices of the blocks whose output is returned, as "block<i>".
-        class_token: prepend a cls token.
-        final_norm: end with a LayerNorm (applied to the last block's tap).
-        frozen_eval, activation_checkpointing: see :meth:`ivtuning.backbones.trunk.Trunk.attach`.
+        rope_grid: side, in patches, of the first pretraining's grid: rotary positions keep its range.
+        options: all others of :class:`ivtuning.backbones.vit.PlainViT`.
 
-    Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)} for each tap.
+    Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)}.
     """
+
+    layout = "eva02"
 
     def __init__(
         self,
         stem: Stem,
         tuner: Tuner,
         img_size: int = 512,
-        patch_size: int = 16,
+        out_indices: Sequence[int] = (7, 11, 15, 23),
+        rope_grid: int = 16,
+        *,
         embed_dim: int = 1024,
         depth: int = 24,
         num_heads: int = 16,
         mlp_ratio: float = 4 * 2 / 3,
-        drop_path_rate: float = 0.0,
-        rope_grid: int = 16,
-        out_indices: Sequence[int] = (7, 11, 15, 23),
-        class_token: bool = True,
-        final_norm: bool = False,
-        frozen_eval: bool = True,
-        activation_checkpointing: str | None = None,
+        **options,
     ):
-        super().__init__(
-            stem,
-            tuner,
-            img_size,
-            patch_size,
-            embed_dim,
-            depth,
-            num_heads,
-            mlp_ratio,
-            drop_path_rate,
-            out_indices,
-            class_token,
-            final_norm,
-            frozen_eval,
-            activation_checkpointing,
-        )
+        size = dict(embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        super().__init__(stem, tuner, img_size, out_indices, **size, **options)
         self.rope = create_rope_embed(
             "cat", dim=embed_dim, num_heads=num_heads, in_pixels=False, ref_feat_shape=(rope_grid, rope_grid)
         )
 
-    def _block(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> OpenBlock:
-        return Eva02Block(dim, num_heads, mlp_ratio, drop_path, self.prefix)
+    def make_block(self, drop_path: float) -> Eva02Block:
+        return Eva02Block(self.embed_dim, self.num_heads, self.mlp_ratio, drop_path, self.prefix)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        size = [-(-side // self.size_divisibility) for side in x.shape[2:]]
-        rope = self.rope.get_embed(size)
-        for block in self.blocks:
-            block.rope = rope
-        return super().forward(x)
+    def attention_options(self, size: tuple[int, int]) -> dict[str, Tensor]:
+        return {"rope": self.rope.get_embed(size)}

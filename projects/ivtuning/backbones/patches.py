@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from timm import layers
 from torch import Tensor, nn
 
+from ..utils.precision import at_least_float32, without_autocast
+
 
 class PatchEmbed(layers.PatchEmbed):
-    """timm's patch embedding of images of any size, padded with zeros at the right and the bottom.
+    """timm's patch embedding for images of any size, padded with zeros at the right and the bottom.
 
-    Parameter names are timm's. The map's channels lie side by side in memory, as all blocks want them: timm's
-    is a view of (B, C, h, w), which sums keep as it is and every norm and every linear layer would copy.
+    Parameter names are timm's. The map's channels lie side by side in memory, as all blocks want them. timm's
+    map is a view of (B, C, h, w), a layout that sums keep and that every norm and linear layer would copy.
     """
 
     def __init__(self, patch_size: int, embed_dim: int, norm_layer: type[nn.Module] | None = None):
@@ -35,19 +35,20 @@ class PatchEmbed(layers.PatchEmbed):
         down, right = -image.shape[2] % height, -image.shape[3] % width
         if down or right:
             image = F.pad(image, (0, right, 0, down))
-        # oneDNN's convolution beats the product of full precision on a CPU, cuDNN's is several times slower.
-        embed = _convolution if image.is_cpu else _product
+        # On a CPU oneDNN's convolution beats the product in full precision; cuDNN's is several times slower.
+        embed = by_convolution if image.is_cpu else by_product
         return self.norm(embed(image, self.proj))
 
 
-def _convolution(image: Tensor, proj: nn.Conv2d) -> Tensor:
+def by_convolution(image: Tensor, proj: nn.Conv2d) -> Tensor:
+    """(B, 3, H, W) -> (B, h, w, C), contiguous."""
     # The output is laid out as the input is.
     x = proj(image.contiguous(memory_format=torch.channels_last))
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _product(image: Tensor, proj: nn.Conv2d) -> Tensor:
-    """The convolution as one matrix product; its stride is its kernel's size."""
+def by_product(image: Tensor, proj: nn.Conv2d) -> Tensor:
+    """The same as one matrix product, which works since the stride is the size of the kernel."""
     height, width = proj.kernel_size
     patches = image.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
     return F.linear(patches.flatten(3), proj.weight.flatten(1), proj.bias)
@@ -61,11 +62,8 @@ def resize_positions(grid: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if size == tuple(grid.shape[1:3]):
         return grid
-    # Autocast would round the positions; the meta device, on which trunks are counted, has none.
-    kind = grid.device.type
-    plain = torch.amp.is_autocast_available(kind)
-    with torch.autocast(kind, enabled=False) if plain else contextlib.nullcontext():
-        x = grid.to(torch.promote_types(grid.dtype, torch.float32))
+    with without_autocast(grid.device.type):  # which would round the positions
+        x = at_least_float32(grid)
         rows, columns = (_weights(old, new, x) for old, new in zip(x.shape[1:3], size, strict=True))
         x = (rows @ x.flatten(2)).unflatten(2, x.shape[2:])
         return (columns @ x).to(grid.dtype)

@@ -1,4 +1,4 @@
-"""Trunks by name, in their published sizes; what a config need not say is left to each trunk's defaults."""
+"""The table of trunks by name, in their published sizes. A new trunk is one file and entries here."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ VIT_SIZES = {
     "l": (1024, 24, 16),
     "h": (1280, 32, 16),
 }
-# The largest ones, with patches of 14 px: (width, depth, heads, width of the MLP)
+# The largest ones, with patches of 14 px: (width, depth, heads, width of the MLP's hidden layer)
 VIT_14_SIZES = {"vit_h14": (1280, 32, 16, 5120), "vit_g": (1408, 40, 16, 6144)}
 
 
 def _vits() -> dict[str, Callable[..., Trunk]]:
-    found = {}
+    trunks = {}
     for letter, (width, depth, heads) in VIT_SIZES.items():
         size = dict(embed_dim=width, depth=depth, num_heads=heads)
-        found[f"vit_{letter}"] = partial(PlainViT, img_size=512, out_indices=(depth - 1,), **size)
-        found[f"vitdet_{letter}"] = partial(ViTDet, **size)
+        trunks[f"vit_{letter}"] = partial(PlainViT, img_size=512, out_indices=(depth - 1,), **size)
+        trunks[f"vitdet_{letter}"] = partial(ViTDet, **size)
         if letter in "bl":
-            found[f"eva02_{letter}"] = partial(Eva02, out_indices=(depth - 1,), **size)
+            trunks[f"eva02_{letter}"] = partial(Eva02, out_indices=(depth - 1,), **size)
     for name, (width, depth, heads, hidden) in VIT_14_SIZES.items():
         size = dict(embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=hidden / width)
-        found[name] = partial(PlainViT, img_size=518, patch_size=14, out_indices=(depth - 1,), **size)
-    return found
+        trunks[name] = partial(PlainViT, img_size=518, patch_size=14, out_indices=(depth - 1,), **size)
+    return trunks
 
 
-# Each is called with a stem and a tuner: swin_{t,s,b,l}, swin_{b,l}_w12, vit_{t,s,b,l,h} and eva02_{b,l}
-# (positions for 512 px), vitdet_{t,s,b,l,h} (for 1024 px), vit_h14 and vit_g (for 518 px).
+# Each is called with a stem and a tuner, and other options as keywords. There are swin_{t,s,b,l},
+# swin_{b,l}_w12, vit_{t,s,b,l,h} and eva02_{b,l} (positions for 512 px), vitdet_{t,s,b,l,h} (for 1024 px),
+# vit_h14 and vit_g (for 518 px).
 TRUNKS: dict[str, Callable[..., Trunk]] = {
     **{name: partial(Swin, **size) for name, size in SWIN_SIZES.items()},
     **_vits(),

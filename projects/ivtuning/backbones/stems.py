@@ -1,8 +1,7 @@
 """Stems: how the two images become the first tokens.
 
 A stem is called with the visible and the infrared image, (B, 3, H, W) each, normalized, and the trunk's own
-patch embedding (image -> (B, h, w, C) map). It returns the first map and the prompt p0 (None where there is
-none).
+patch embedding (image -> (B, h, w, C) map). It returns the first map, and the prompt p0 or None.
 """
 
 from __future__ import annotations
@@ -14,17 +13,25 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning.iv_tuning.modules import PromptGenerator
-from ..tuning.options import need_whole
+from ..tuning.layers import set_zero
+from ..tuning.options import need_choice, need_whole
+from ..utils.norms import NORMS
 
 
 class Stem(nn.Module):
-    """Base of all stems. Own parameters of a stem always train."""
+    """Base of all stems. A stem's own parameters always train.
+
+    Attributes:
+        uses: the images that have an influence, of "visible" and "infrared".
+    """
+
+    uses: tuple[str, ...] = ("visible", "infrared")
 
     def attach(self, embed: nn.Module) -> None:
-        """Build what depends on the trunk; `embed` is its patch embedding."""
+        """Build the parts that depend on the trunk; `embed` is its patch embedding."""
 
     def base_loaded(self, embed: nn.Module) -> None:
-        """Called when pretrained weights have been read into the trunk."""
+        """Called after pretrained weights have been read into the trunk."""
 
     def forward(
         self, visible: Tensor, infrared: Tensor | None, embed: nn.Module
@@ -33,25 +40,29 @@ class Stem(nn.Module):
 
 
 class VisibleOnly(Stem):
-    """The visible image alone; infrared is not looked at."""
+    """The visible image alone; infrared is ignored."""
+
+    uses = ("visible",)
 
     def forward(self, visible, infrared, embed):
         return embed(visible), None
 
 
 class InfraredOnly(Stem):
-    """The infrared image alone, through the trunk's own patch embedding."""
+    """The infrared image alone, through the trunk's own patch embedding; the visible image is ignored."""
+
+    uses = ("infrared",)
 
     def forward(self, visible, infrared, embed):
-        return embed(_needed(infrared, self)), None
+        return embed(_require_infrared(infrared, self)), None
 
 
 class TwoEmbeddings(Stem):
     """Base of the stems that give infrared a patch embedding of its own.
 
     Args:
-        from_visible: start it as a copy of the trunk's (once its weights are read) instead of at random; see
-            docs/defaults.md for what that is worth.
+        from_visible: start it as a copy of the trunk's own, once its weights are read, instead of at random.
+            docs/defaults.md shows the effect.
     """
 
     def __init__(self, from_visible: bool = False):
@@ -71,25 +82,25 @@ class TwoEmbeddings(Stem):
 
 
 class SumStem(TwoEmbeddings):
-    """Both patch embeddings, added: the full fine-tuning baseline on pairs."""
+    """The sum of both patch embeddings: the full fine-tuning baseline on pairs."""
 
     def forward(self, visible, infrared, embed):
-        return embed(visible) + self.embed(_needed(infrared, self)), None
+        return embed(visible) + self.embed(_require_infrared(infrared, self)), None
 
 
 class PromptStem(TwoEmbeddings):
-    """IV-tuning's input stage (spec 1.3): ``x = X + EMPG(g(X), g(Z))`` with one shared LayerNorm g.
+    """IV-tuning's input stage (docs/method.md 1.4): ``x = X + EMPG(g(X), g(Z))``, g one shared LayerNorm.
 
     Infrared enters the trunk through the prompt p0 only.
 
     Args:
-        hidden_dim: e, the prompt generator's bottleneck.
+        hidden_dim: e, the width of the prompt generator's bottleneck.
         norm: normalization inside the generator, "BN" | "SyncBN" | "GN".
-        zero_init: start with p0 = 0, so that the trunk starts from the visible image it knows.
+        zero_init: start with p0 = 0, so that the trunk starts from the visible image, which it knows.
         from_visible: start the infrared embedding as a copy of the visible one.
 
     Raises:
-        UserError: `hidden_dim` is no whole number from 4.
+        UserError: an option of another kind or range.
     """
 
     def __init__(
@@ -97,6 +108,7 @@ class PromptStem(TwoEmbeddings):
     ):
         super().__init__(from_visible)
         need_whole("stem.hidden_dim", hidden_dim, least=4)  # a quarter of it has a convolution
+        need_choice("stem.norm", norm, NORMS)
         self.options = dict(hidden_dim=hidden_dim, norm=norm)
         self.zero_init = zero_init
 
@@ -106,20 +118,20 @@ class PromptStem(TwoEmbeddings):
         self.norm = nn.LayerNorm(channels)
         self.generator = PromptGenerator(channels, **self.options)
         if self.zero_init:
-            nn.init.zeros_(self.generator.out.weight)
-            nn.init.zeros_(self.generator.out.bias)
+            set_zero(self.generator.out)
 
     def forward(self, visible, infrared, embed):
         x = embed(visible)
-        prompt = self.generator(self.norm(x), self.norm(self.embed(_needed(infrared, self))))
+        prompt = self.generator(self.norm(x), self.norm(self.embed(_require_infrared(infrared, self))))
         return x + prompt, prompt
 
 
-def _needed(infrared: Tensor | None, stem: Stem) -> Tensor:
+def _require_infrared(infrared: Tensor | None, stem: Stem) -> Tensor:
     if infrared is None:
         raise UserError(
             f"{type(stem).__name__} needs infrared, but the model's input has 3 channels: give "
-            "model.pixel_mean and model.pixel_std six values, or use model.backbone.net.stem=VisibleOnly"
+            "model.pixel_mean and model.pixel_std six values, or use stem=VisibleOnly and a tuner other than "
+            "IVTuning"
         )
     return infrared
 

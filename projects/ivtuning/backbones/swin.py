@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ SWIN_SIZES = {
 def shift_mask(
     height: int, width: int, window: int, shift: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """What keeps a shifted window from attending across the seams of the rolled map.
+    """The attention mask of shifted windows, which hides what was no neighbor before the map was rolled.
 
     Args:
         height, width: of the padded map, multiples of `window`.
@@ -65,7 +66,7 @@ class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int, shift_size: int, **kwargs):
-        # The map's size is known in the forward pass alone: no window shrinks with it, no mask is stored.
+        # Maps have any size: no window shrinks to fit one, and no mask is stored for one.
         super().__init__(
             dim,
             input_resolution=window_size,
@@ -78,6 +79,9 @@ class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
         )
         self.attn = SwinAttention(dim, num_heads, window_size=window_size)
         self.ls1 = self.ls2 = nn.Identity()
+
+    def set_attn_backend(self, backend: str) -> None:
+        self.attn.backend = backend
 
     def attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -96,7 +100,7 @@ class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
 
 
 class SwinStage(nn.Module):
-    """Blocks of one width, every other one shifted, and the merging that leads to the next stage."""
+    """Blocks of one width, every other one shifted, and the patch merging in front of the next stage."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, drop_paths: Sequence[float], merge: bool):
         super().__init__()
@@ -108,10 +112,10 @@ class SwinStage(nn.Module):
 
 
 class Swin(Trunk):
-    """Swin as a trunk; inputs and maps of any size are padded where patches, windows and merging ask for it.
+    """Swin as a trunk. Inputs and maps of any size are padded where patches, windows and merging need it.
 
     Parameter names are those of the official code and of detectron2's Swin. The prompt is the same in a whole
-    stage (IV-tuning 1.5): the stem's in the first one, later the stage's input.
+    stage (docs/method.md 1.5): the stem's in the first stage, later the stage's input.
 
     Args:
         stem, tuner: the plugins.
@@ -119,12 +123,17 @@ class Swin(Trunk):
         depths, num_heads: blocks and heads of every stage. ``SWIN_SIZES`` has the published ones.
         window_size: side of the windows, in tokens.
         out_indices: stages whose output is returned.
-        output_norms: a LayerNorm on every output, part of the base. ImageNet weights lack them: they then are
-            the identity's scale and shift, and stay so unless the tuner trains them.
-        frozen_eval, activation_checkpointing: see :meth:`Trunk.attach`.
+        patch_size: side of a patch, in pixels.
+        drop_path_rate: of the last block; it grows from 0 at the first.
+        output_norms: a LayerNorm on every output, part of the base. ImageNet weights lack them; scale and
+            shift are then 1 and 0, and stay so unless the tuner trains them.
+        options: those of :class:`ivtuning.backbones.trunk.Trunk`.
 
     Forward: (B, 3 or 6, H, W) float -> {"p0": (B, C, H/4, W/4), "p1": (B, 2C, H/8, W/8), ...}, rounded up.
     """
+
+    layout = "swin"
+    typical_size = (480, 640)
 
     def __init__(
         self,
@@ -138,10 +147,9 @@ class Swin(Trunk):
         drop_path_rate: float = 0.0,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         output_norms: bool = True,
-        frozen_eval: bool = True,
-        activation_checkpointing: str | None = None,
+        **options,
     ):
-        super().__init__()
+        super().__init__(**options)
         stages = len(depths)
         if len(num_heads) != stages:
             raise UserError(f"depths has {stages} stages, num_heads {len(num_heads)}: give one for each")
@@ -169,13 +177,16 @@ class Swin(Trunk):
         self._out_features = [f"p{i}" for i in self.out_indices]
         self._out_feature_channels = {f"p{i}": widths[i] for i in self.out_indices}
         self._out_feature_strides = {f"p{i}": patch_size * 2**i for i in self.out_indices}
-        self.attach(
-            stem,
-            tuner,
-            [w for w, d in zip(widths, depths, strict=True) for _ in range(d)],
-            frozen_eval,
-            activation_checkpointing,
-        )
+        self.attach(stem, tuner, [w for w, d in zip(widths, depths, strict=True) for _ in range(d)])
+
+    @classmethod
+    def shortened(cls, options: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        """See :meth:`Trunk.shortened`; the third stage loses blocks."""
+        first, second, third, last = options["depths"]
+        others = first + second + last
+        if depth % 2 or not others + 2 <= depth <= others + third:
+            raise UserError(f"give an even number from {others + 2} to {others + third}")
+        return {"depths": (first, second, depth - others, last)}
 
     @property
     def blocks(self) -> list[SwinBlock]:
@@ -183,7 +194,7 @@ class Swin(Trunk):
         return [block for layer in self.layers for block in layer.blocks]
 
     def layer_id(self, name: str) -> int:
-        """See :meth:`Trunk.layer_id`; a merging belongs to the last block before it."""
+        """See :meth:`Trunk.layer_id`; a patch merging belongs to the last block before it."""
         parts = name.split(".")
         if parts[0] != "layers":
             return super().layer_id(name)

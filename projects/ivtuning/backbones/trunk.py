@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..tuning import TUNERS, Tuner
+from ..tuning.base import BlockAdapters
+from ..tuning.options import need_choice
 from .block import ACTIVATION_CHECKPOINTING
 from .stems import STEMS, Stem, VisibleOnly
 
@@ -17,56 +20,95 @@ PLUGINS = ("stem", "tuner")
 
 
 class Trunk(Backbone):
-    """Base of all trunks. A subclass builds `patch_embed` and so on, then calls :meth:`attach`.
+    """Base of all trunks. A subclass builds `patch_embed`, `blocks` and so on, then calls :meth:`attach`.
 
     `blocks` are its transformer blocks in the order they run: a ModuleList, or a property where they are kept
-    by stage.
+    by stage. A new trunk is one file with such a class, and entries in the table of presets.py.
 
     "Base" means everything but the plugins: what pretrained weights fill, and what stays frozen unless the
     tuner selects it.
+
+    Args:
+        frozen_eval: keep frozen parts in eval mode (no drop-path, no dropout) whatever ``train()`` says.
+            False reproduces the papers' code, where the trunk's drop-path stays on in training.
+        activation_checkpointing: which activations are recomputed in the backward pass instead of kept:
+            None, "mlp" (those inside every MLP) or "block" (all but the inputs of blocks).
+        attn_backend: how the blocks compute their attention, "auto", "plain", "fused" or, on ViTDet,
+            "triton"; see :meth:`ivtuning.backbones.block.OpenBlock.set_attn_backend`.
+
+    Attributes:
+        layout: how the base's parameters are named: "vit", "swin" or "eva02". Pretrained files that name them
+            in another way are translated to it.
+        typical_size: height and width, in pixels, at which the trunk is measured by default.
+
+    Raises:
+        UserError: an option of another kind.
     """
 
-    def attach(
+    layout = "vit"
+    typical_size = (512, 512)
+
+    def __init__(
         self,
-        stem: Stem,
-        tuner: Tuner,
-        widths: list[int],
-        frozen_eval: bool,
+        frozen_eval: bool = True,
         activation_checkpointing: str | None = None,
-    ) -> None:
-        """Plug in `stem` and `tuner` and freeze the base.
+        attn_backend: str = "auto",
+    ):
+        super().__init__()
+        need_choice("activation_checkpointing", activation_checkpointing, ACTIVATION_CHECKPOINTING)
+        self.frozen_eval = frozen_eval
+        self.activation_checkpointing = activation_checkpointing
+        self.attn_backend = attn_backend
+
+    @classmethod
+    def shortened(cls, options: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        """Constructor options that give the trunk of `options` `depth` blocks and leave all else as it is.
+
+        Raises:
+            UserError: no such depth; the message says which depths there are.
+        """
+        raise NotImplementedError(f"{cls.__name__} has one depth")
+
+    def attach(self, stem: Stem, tuner: Tuner, widths: list[int]) -> None:
+        """Plug in `stem` and `tuner`, set up the blocks, and freeze the base.
 
         Args:
             widths: channel width of every block, in order.
-            frozen_eval: keep frozen parts in eval mode (no drop-path, no dropout) whatever ``train()`` says;
-                False reproduces the papers' code, where the trunk's drop-path stays on in training.
-            activation_checkpointing: which activations are recomputed in the backward pass instead of kept:
-                None, "mlp" (those inside every MLP) or "block" (all but the inputs of blocks).
 
         Raises:
-            UserError: what is given is no stem, no tuner or no kind of activation_checkpointing.
+            UserError: not a stem or not a tuner, a stem without the images that the tuner needs, or an
+                `attn_backend` that the blocks do not have.
         """
-        if activation_checkpointing not in ACTIVATION_CHECKPOINTING:
-            hint = nearest(str(activation_checkpointing), ACTIVATION_CHECKPOINTING[1:])
-            raise UserError(
-                f"activation_checkpointing={activation_checkpointing!r}: give null, mlp or block{hint}"
-            )
         for plugin, given, kind, known in (("stem", stem, Stem, STEMS), ("tuner", tuner, Tuner, TUNERS)):
             if not isinstance(given, kind):
                 raise UserError(
-                    f"{plugin}={given!r} is none: there are {', '.join(known)}, with their options as "
-                    f"{plugin}.<option>=<value>"
+                    f"{plugin}={given!r} is not a {plugin}: there are {', '.join(known)}, with their options "
+                    f"as {plugin}.<option>=<value>"
                 )
+        ignored = [image for image in tuner.needs if image not in stem.uses]
+        if ignored:
+            raise UserError(
+                f"tuner={type(tuner).__name__} works on visible and infrared, but stem={type(stem).__name__} "
+                f"ignores {ignored[0]}: give stem=PromptStem, or another tuner, such as Mona"
+            )
         stem.attach(self.patch_embed)
         tuner.attach(widths)
-        self.stem, self.tuner, self.frozen_eval = stem, tuner, frozen_eval
+        self.stem, self.tuner = stem, tuner
         for block in self.blocks:
-            block.activation_checkpointing = activation_checkpointing
+            block.activation_checkpointing = self.activation_checkpointing
+        self.set_attn_backend(self.attn_backend)
         tuner.register_hooks(self)
         self.freeze()
 
+    def set_attn_backend(self, backend: str) -> None:
+        """Change how all blocks compute their attention; see `attn_backend` above."""
+        for block in self.blocks:
+            need_choice("attn_backend", backend, block.attn_backends)
+            block.set_attn_backend(backend)
+        self.attn_backend = backend
+
     def freeze(self) -> None:
-        """Let exactly the plugins and what the tuner selects train."""
+        """Freeze everything but the plugins and the parameters that the tuner selects."""
         for parameter in self.base_parameters():
             parameter.requires_grad_(False)
         for parameter in self.tuner.select(self):
@@ -89,8 +131,8 @@ class Trunk(Backbone):
     def disable_adapters(self) -> Iterator[None]:
         """Inside, the trunk computes its frozen base exactly; afterwards, whatever happens, as before.
 
-        Nothing of the tuner acts, and a stem of own parameters gives way to the visible image's embedding
-        alone. Parameters, their names and the optimizer's view of them stay as they are.
+        The tuner has no effect, and a stem that has parameters of its own is replaced by the visible image's
+        embedding alone. Parameters, their names and the optimizer's view of them stay as they are.
 
         Raises:
             UserError: the tuner trains the base itself, or is merged into it.
@@ -109,13 +151,13 @@ class Trunk(Backbone):
             tuner.enable(before)
 
     def merge_adapters(self) -> None:
-        """Write the tuner's part into the base, which then computes the same alone: faster, not trainable.
+        """Write the tuner's part into the base: the same outputs, faster, from a trunk that cannot train.
 
         The state dict then holds the merged base. Stem, neck and heads stay as they are.
 
         Raises:
-            UserError: the tuner's part is no linear map of weights (all but LoRA), it holds infinite or NaN
-                values, or the model is in training mode.
+            UserError: the tuner's part cannot be merged (only LoRA's can), it holds infinite or NaN values,
+                or the model is in training mode.
         """
         self.tuner.merge(self)
 
@@ -126,10 +168,10 @@ class Trunk(Backbone):
     def train(self, mode: bool = True) -> Trunk:
         """As usual, but frozen parts stay in eval mode where `frozen_eval` says so."""
         super().train(mode)
-        if mode and getattr(self, "frozen_eval", False):
+        if mode and self.frozen_eval:
             for name, child in self.named_children():
                 if name not in PLUGINS:
-                    _rest(child)
+                    set_frozen_eval(child)
         return self
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -147,7 +189,7 @@ class Trunk(Backbone):
             )
         return x[:, :3], x[:, 3:] if x.shape[1] == 6 else None
 
-    def block_adapters(self, index: int):
+    def block_adapters(self, index: int) -> BlockAdapters | None:
         """What the tuner adds to block `index`; None where it adds nothing, or is disabled."""
         return self.tuner.blocks[index] if self.tuner.enabled and self.tuner.blocks is not None else None
 
@@ -159,26 +201,40 @@ class Trunk(Backbone):
         return 0 if parts[0] in ("patch_embed", "pos_embed", "cls_token") else len(self.blocks) + 1
 
 
-def _rest(module: nn.Module) -> None:
-    """Put the largest parts of `module` in which nothing trains into eval mode."""
+def set_frozen_eval(module: nn.Module) -> None:
+    """Put every fully frozen submodule of `module` into eval mode."""
     if not any(p.requires_grad for p in module.parameters()):
         module.eval()
         return
     for child in module.children():
         if next(child.parameters(), None) is not None:
-            _rest(child)
+            set_frozen_eval(child)
 
 
-def find_trunk(model: nn.Module) -> tuple[str, Trunk]:
-    """The trunk inside `model` (possibly wrapped in DDP) and its name there, such as "backbone.net".
+class TrunkPlace(NamedTuple):
+    """A trunk and its name in the model that holds it, such as "backbone.net"; "" where it is the model."""
+
+    name: str
+    trunk: Trunk
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the trunk's tensors start with in the model's state dict."""
+        return f"{self.name}." if self.name else ""
+
+
+def find_trunk(model: nn.Module) -> TrunkPlace:
+    """Search `model` (possibly wrapped in DDP) for its trunk.
+
+    Call it once where a model is built or comes in, and hand the result on.
 
     Raises:
         UserError: there is none, or more than one.
     """
     model = getattr(model, "module", model)
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Trunk)]
-    if len(found) != 1:
+    places = [TrunkPlace(name, module) for name, module in model.named_modules() if isinstance(module, Trunk)]
+    if len(places) != 1:
         raise UserError(
-            f"expected one ivtuning trunk in the model, found {len(found)}: its place is model.backbone.net"
+            f"expected one ivtuning trunk in the model, found {len(places)}: its place is model.backbone.net"
         )
-    return found[0]
+    return places[0]

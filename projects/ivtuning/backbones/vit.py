@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
@@ -29,6 +30,8 @@ class PlainBlock(OpenBlock, vision_transformer.Block):
 class WindowBlock(OpenBlock, vision_transformer_sam.Block):
     """A ViTDet block on maps, (B, H, W, C); windows are padded with zeros at the right and the bottom."""
 
+    attn_backends = ("auto", "plain", "fused", "triton")
+
     def __init__(self, dim: int, num_heads: int, **kwargs):
         super().__init__(dim, num_heads, **kwargs)
         self.attn = RelPosAttention(
@@ -38,6 +41,9 @@ class WindowBlock(OpenBlock, vision_transformer_sam.Block):
             input_size=(self.window_size,) * 2 if self.window_size else kwargs["input_size"],
         )
 
+    def set_attn_backend(self, backend: str) -> None:
+        self.attn.backend = backend
+
     def attend(self, x: Tensor) -> Tensor:
         if not self.window_size:
             return self.attn(x)
@@ -46,11 +52,15 @@ class WindowBlock(OpenBlock, vision_transformer_sam.Block):
         return vision_transformer_sam.window_unpartition(self.attn(x), self.window_size, size, padded)
 
 
-class BypassPrefix:
-    """Adapters for a sequence with prefix tokens: only the patches pass through `adapters`."""
+class PatchTokenAdapters:
+    """Applies adapters to the patch tokens of a sequence, and leaves its prefix (the class token) alone."""
 
     def __init__(self, adapters: BlockAdapters, size: tuple[int, int], prefix: int):
-        self.inner, self.size, self.prefix = adapters, size, prefix
+        self.adapters, self.size, self.prefix = adapters, size, prefix
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The modules that are applied."""
+        return self.adapters.modules()
 
     def _map(self, x: Tensor) -> Tensor:
         return x[:, self.prefix :].unflatten(1, self.size)
@@ -59,40 +69,74 @@ class BypassPrefix:
         return torch.cat([x[:, : self.prefix], patches.flatten(1, 2)], 1)
 
     def after_attention(self, x, prompt):
-        return self._join(x, self.inner.after_attention(self._map(x), prompt))
+        return self._join(x, self.adapters.after_attention(self._map(x), prompt))
 
     def on_mlp(self, y, x):
-        return self._join(y, self.inner.on_mlp(self._map(y), self._map(x)))
+        return self._join(y, self.adapters.on_mlp(self._map(y), self._map(x)))
 
     def after_mlp(self, y, x, prompt):
-        return self._join(y, self.inner.after_mlp(self._map(y), self._map(x), prompt))
+        return self._join(y, self.adapters.after_mlp(self._map(y), self._map(x), prompt))
 
 
-class _ViT(Trunk):
-    """What the plain and the windowed transformer share: patch embedding, positions, blocks."""
+class VisionTransformer(Trunk):
+    """What plain ViT and ViTDet share: patch embedding, absolute positions, blocks of one width.
 
-    def _build(
+    A subclass calls :meth:`build` once it is ready to make blocks, and :meth:`Trunk.attach` at the end.
+
+    Args:
+        patch_size: side of a patch, in pixels.
+        embed_dim: C, the width.
+        depth: number of blocks.
+        num_heads: attention heads of every block.
+        mlp_ratio: width of the MLP's hidden layer, as a multiple of C.
+        drop_path_rate: of the last block; it grows from 0 at the first.
+        class_token: `pos_embed` carries a slot for a class token.
+        options: those of :class:`ivtuning.backbones.trunk.Trunk`.
+    """
+
+    def __init__(
         self,
-        block,
-        embed_dim: int,
-        depth: int,
-        patch_size: int,
-        grid: int,
-        class_token: bool,
-        drop_path: float,
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        class_token: bool = True,
+        **options,
     ):
+        super().__init__(**options)
+        self.embed_dim, self.depth, self.num_heads, self.mlp_ratio = embed_dim, depth, num_heads, mlp_ratio
         self.prefix = int(class_token)
+        self.drop_path_rate = drop_path_rate
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
+
+    def build(self, grid: int, make_block: Callable[[int, float], OpenBlock]) -> None:
+        """Make `pos_embed` for a square of `grid` patches, and blocks by ``make_block(index, drop_path)``."""
         self.pos_embed = nn.Parameter(
-            trunc_normal_(torch.zeros(1, grid * grid + self.prefix, embed_dim), std=0.02)
+            trunc_normal_(torch.zeros(1, grid * grid + self.prefix, self.embed_dim), std=0.02)
         )
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(block(i, drop_path=rates[i]) for i in range(depth))
+        rates = torch.linspace(0, self.drop_path_rate, self.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(make_block(i, rate) for i, rate in enumerate(rates))
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def set_outputs(self, names: Sequence[str]) -> None:
+        """Declare the feature maps, all of the trunk's width and stride, as detectron2 wants them."""
+        self._out_features = list(names)
+        self._out_feature_channels = dict.fromkeys(names, self.embed_dim)
+        self._out_feature_strides = dict.fromkeys(names, self.size_divisibility)
+
+    def check_indices(self, key: str, indices: Sequence[int]) -> None:
+        """Raise UserError where the option `key` names a block that does not exist."""
+        unknown = [i for i in indices if not 0 <= i < self.depth]
+        if unknown:
+            raise UserError(
+                f"{key} names block {unknown[0]}, the trunk has {self.depth}: give indices below it"
+            )
 
     @property
     def size_divisibility(self) -> int:
@@ -105,7 +149,7 @@ class _ViT(Trunk):
         return resize_positions(patches.unflatten(1, (side, side)), size)
 
 
-class ViTDet(_ViT):
+class ViTDet(VisionTransformer):
     """ViTDet's trunk: windowed blocks, a few global ones, decomposed relative positions, no final norm.
 
     Parameter names are those of detectron2's ViT. ViT-B at 1024 px has 85,889,024 base parameters.
@@ -116,9 +160,10 @@ class ViTDet(_ViT):
             have any size; tables are resized in the forward pass).
         window_size: side of the windows, in patches.
         global_blocks: indices of the blocks that attend globally; None: the last of each quarter.
+        use_rel_pos: add relative positions to the attention scores.
         pretrain_img_size: side of the images behind `pos_embed`, in pixels.
-        class_token: `pos_embed` carries a slot for a cls token (MAE's does); the token itself is not used.
-        frozen_eval, activation_checkpointing: see :meth:`Trunk.attach`.
+        options: those of :class:`VisionTransformer`. `pos_embed` carries a slot for a class token by default,
+            as MAE's does; the token itself is not used.
 
     Forward: (B, 3 or 6, H, W) float -> {"last_feat": (B, C, H/patch, W/patch)}.
     """
@@ -128,70 +173,63 @@ class ViTDet(_ViT):
         stem: Stem,
         tuner: Tuner,
         img_size: int = 1024,
-        patch_size: int = 16,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        drop_path_rate: float = 0.0,
         window_size: int = 14,
         global_blocks: Sequence[int] | None = None,
         use_rel_pos: bool = True,
         pretrain_img_size: int = 224,
-        class_token: bool = True,
-        frozen_eval: bool = True,
-        activation_checkpointing: str | None = None,
+        **options,
     ):
-        super().__init__()
+        super().__init__(**options)
         if global_blocks is None:
-            global_blocks = [depth * k // 4 - 1 for k in (1, 2, 3, 4)]
-        unknown = [i for i in global_blocks if not 0 <= i < depth]
-        if unknown:
-            raise UserError(
-                f"global_blocks names block {unknown[0]}, the trunk has {depth}: give indices below it"
-            )
+            global_blocks = [self.depth * k // 4 - 1 for k in (1, 2, 3, 4)]
+        self.check_indices("global_blocks", global_blocks)
+        patch_size = self.size_divisibility
 
-        def block(i, drop_path):
+        def make_block(index: int, drop_path: float) -> WindowBlock:
             return WindowBlock(
-                embed_dim,
-                num_heads,
-                mlp_ratio=mlp_ratio,
+                self.embed_dim,
+                self.num_heads,
+                mlp_ratio=self.mlp_ratio,
                 drop_path=drop_path,
                 norm_layer=LayerNorm,
                 use_rel_pos=use_rel_pos,
-                window_size=0 if i in global_blocks else window_size,
+                window_size=0 if index in global_blocks else window_size,
                 input_size=(img_size // patch_size,) * 2,
             )
 
-        self._build(
-            block, embed_dim, depth, patch_size, pretrain_img_size // patch_size, class_token, drop_path_rate
-        )
-        self._out_features = ["last_feat"]
-        self._out_feature_channels = {"last_feat": embed_dim}
-        self._out_feature_strides = {"last_feat": patch_size}
-        self.attach(stem, tuner, [embed_dim] * depth, frozen_eval, activation_checkpointing)
+        self.build(pretrain_img_size // patch_size, make_block)
+        self.set_outputs(["last_feat"])
+        self.attach(stem, tuner, [self.embed_dim] * self.depth)
+
+    @classmethod
+    def shortened(cls, options: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        """See :meth:`Trunk.shortened`; the share of global blocks stays."""
+        full = options["depth"]
+        step = full // 4
+        if depth % step or not step <= depth <= full:
+            raise UserError(f"give a multiple of {step} up to {full}, every {step}th is global")
+        return {"depth": depth, "global_blocks": range(step - 1, depth, step)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
         x = x + self.positions(tuple(x.shape[1:3]))
         for i, block in enumerate(self.blocks):
-            # IV-tuning 1.5: p0 for the first block, then each block's own input.
+            # docs/method.md 1.5: p0 for the first block, then each block's own input.
             prompt, x = x, block(x, self.block_adapters(i), x if prompt is None or i else prompt)
         return {"last_feat": x.permute(0, 3, 1, 2)}
 
 
-class PlainViT(_ViT):
+class PlainViT(VisionTransformer):
     """A plain ViT with absolute positions, as MAE, ImageNet and SETR use it.
 
     Args:
         stem, tuner: the plugins.
         img_size: side of the images behind `pos_embed`, in pixels.
         out_indices: indices of the blocks whose output is returned, as "block<i>".
-        class_token: prepend a cls token.
-        final_norm: end with a LayerNorm (applied to the last block's tap).
-        frozen_eval, activation_checkpointing: see :meth:`Trunk.attach`.
+        final_norm: end with a LayerNorm, applied to the last block's output.
+        options: those of :class:`VisionTransformer`; with `class_token` a class token is prepended.
 
-    Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)} for each tap.
+    Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)}.
     """
 
     def __init__(
@@ -199,43 +237,43 @@ class PlainViT(_ViT):
         stem: Stem,
         tuner: Tuner,
         img_size: int = 224,
-        patch_size: int = 16,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        drop_path_rate: float = 0.0,
         out_indices: Sequence[int] = (11,),
-        class_token: bool = True,
         final_norm: bool = False,
-        frozen_eval: bool = True,
-        activation_checkpointing: str | None = None,
+        **options,
     ):
-        super().__init__()
-        unknown = [i for i in out_indices if not 0 <= i < depth]
-        if unknown:
-            raise UserError(
-                f"out_indices names block {unknown[0]}, the trunk has {depth}: give indices below it"
-            )
-
-        def block(i, drop_path):
-            return self._block(embed_dim, num_heads, mlp_ratio, drop_path)
-
-        self._build(block, embed_dim, depth, patch_size, img_size // patch_size, class_token, drop_path_rate)
+        super().__init__(**options)
+        self.check_indices("out_indices", out_indices)
+        self.build(img_size // self.size_divisibility, lambda index, drop_path: self.make_block(drop_path))
+        width = self.embed_dim
         self.cls_token = (
-            nn.Parameter(trunc_normal_(torch.zeros(1, 1, embed_dim), std=0.02)) if class_token else None
+            nn.Parameter(trunc_normal_(torch.zeros(1, 1, width), std=0.02)) if self.prefix else None
         )
-        self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
+        self.norm = LayerNorm(width) if final_norm else nn.Identity()
         self.out_indices = tuple(out_indices)
-        self._out_features = [f"block{i}" for i in self.out_indices]
-        self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
-        self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)
-        self.attach(stem, tuner, [embed_dim] * depth, frozen_eval, activation_checkpointing)
+        self.set_outputs([f"block{i}" for i in self.out_indices])
+        self.attach(stem, tuner, [width] * self.depth)
 
-    def _block(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> OpenBlock:
+    @classmethod
+    def shortened(cls, options: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        """See :meth:`Trunk.shortened`; the last block's output is returned."""
+        if not 1 <= depth <= options["depth"]:
+            raise UserError(f"give 1 to {options['depth']}")
+        return {"depth": depth, "out_indices": (depth - 1,)}
+
+    def make_block(self, drop_path: float) -> OpenBlock:
+        """One block."""
         return PlainBlock(
-            dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=LayerNorm
+            self.embed_dim,
+            self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            qkv_bias=True,
+            drop_path=drop_path,
+            norm_layer=LayerNorm,
         )
+
+    def attention_options(self, size: tuple[int, int]) -> dict[str, Tensor]:
+        """What every block's attention needs besides its input, for a map of `size` patches."""
+        return {}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
@@ -243,12 +281,14 @@ class PlainViT(_ViT):
         x = (x + self.positions(size)).flatten(1, 2)
         if self.prefix:
             x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
+        options = self.attention_options(size)
         features = {}
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             adapters = self.block_adapters(i)
+            # docs/method.md 1.5: p0 for the first block, then each block's own input.
             carried = x[:, self.prefix :].unflatten(1, size) if prompt is None or i else prompt
-            x = block(x, adapters and BypassPrefix(adapters, size, self.prefix), carried)
+            x = block(x, adapters and PatchTokenAdapters(adapters, size, self.prefix), carried, **options)
             if i in self.out_indices:
                 y = self.norm(x) if i == last else x
                 features[f"block{i}"] = y[:, self.prefix :].unflatten(1, size).permute(0, 3, 1, 2)

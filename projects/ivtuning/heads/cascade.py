@@ -7,12 +7,12 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from .segmentation.blocks import build_norm
+from ..utils.norms import make_norm
 
 
 def sync_bn(channels: int) -> nn.Module:
     """Synchronized batch norm over the images of all processes, on any device."""
-    return build_norm("SyncBN", channels)
+    return make_norm("SyncBN", channels)
 
 
 class RefiningOutputLayers(FastRCNNOutputLayers):

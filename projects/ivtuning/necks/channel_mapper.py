@@ -1,4 +1,4 @@
-"""The neck of DETR's descendants: every map to one width, and coarser maps from the last one."""
+"""The neck of the DETR family: every map is brought to one width, and coarser maps are added."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..errors import UserError
 
 
 class ChannelMapper(nn.ModuleList):
-    """1x1 convolutions of maps, then 3x3 ones of stride 2 for the levels that lack; each with GroupNorm(32).
+    """A 1x1 convolution on every map, and 3x3 ones of stride 2 for coarser levels, each with GroupNorm(32).
 
-    The first coarser level comes from the last map as it is, each further one from the level before.
+    The first coarser level is made of the last map itself, each further one of the level before.
 
     Args:
-        channels: of every map, finest first.
+        channels: channels of every map, finest first.
         dim: channels of every level, a multiple of 32.
-        levels: their number, at least that of the maps.
-        bias: of the convolutions.
+        levels: number of levels, at least that of the maps.
+        bias: whether the convolutions have one.
 
     Forward: list of (B, C, H, W) -> list of (B, dim, H, W), finest first.
 
     Raises:
-        UserError: fewer levels than maps, or `dim` is no multiple of 32.
+        UserError: fewer levels than maps, or `dim` is not a multiple of 32.
     """
 
     def __init__(self, channels: Sequence[int], dim: int, levels: int, bias: bool = True):

@@ -1,5 +1,5 @@
-"""Feature pyramids: the plain one on maps of several strides (FPN, arXiv 1612.03144), and ViTDet's simple
-one on a single map of stride 16 (arXiv 2203.16527, section 3).
+"""Feature pyramids: FPN on maps of several strides (arXiv 1612.03144), and ViTDet's simple pyramid on one map
+of stride 16 (arXiv 2203.16527, section 3).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 
 class FeaturePyramid(FPN):
-    """detectron2's FPN on all outputs of the trunk, which is `net` here and `bottom_up` there.
+    """detectron2's FPN on all outputs of the trunk, which is called `net` here and `bottom_up` there.
 
     Args:
-        net: the trunk, with outputs whose strides double from each to the next.
+        net: the trunk; the strides of its outputs double from one to the next.
         out_channels: channels of every level.
         top_block: adds coarser levels, such as detectron2's LastLevelMaxPool.
 
@@ -36,7 +36,7 @@ class FeaturePyramid(FPN):
 
 
 class SimpleFeaturePyramid(Backbone):
-    """Feature maps of several strides from the trunk's last one.
+    """Feature maps of several strides, made of the trunk's last one.
 
     Parameter names are those of detectron2's class of the same name, so its checkpoints load.
 
@@ -44,7 +44,7 @@ class SimpleFeaturePyramid(Backbone):
         net: the trunk.
         in_feature: name of the trunk's output to use.
         out_channels: channels of every level.
-        scale_factors: size of each level against the input map, 4.0 | 2.0 | 1.0 | 0.5.
+        scale_factors: size of each level relative to the input map, 4.0 | 2.0 | 1.0 | 0.5.
         top_block: adds coarser levels, such as detectron2's LastLevelMaxPool.
 
     Forward: image (B, 3 or 6, H, W) -> {"p2": (B, out_channels, H/4, W/4), ...}, named by log2 of the stride.

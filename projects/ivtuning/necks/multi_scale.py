@@ -1,4 +1,4 @@
-"""A trunk's own feature maps, for heads that make their pyramid themselves."""
+"""A trunk's own feature maps, for heads that build their pyramid themselves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class MultiScale(Backbone):
-    """The trunk at `backbone.net` and nothing else: no parameters are added.
+    """The trunk at `backbone.net` and nothing else. It adds no parameters.
 
     Args:
         net: the trunk.
-        size_divisibility: what the model pads height and width to multiples of, in pixels. The largest stride
-            of the maps, or a multiple of it, keeps their sizes in step; 1 leaves the rest to the trunk.
+        size_divisibility: height and width are padded to multiples of this, in pixels. With the largest
+            stride of the maps, or a multiple of it, the sizes of all maps match; with 1 the trunk pads alone.
 
     Forward: image (B, 3 or 6, H, W) -> the trunk's maps {name: (B, C, h, w)}.
     """

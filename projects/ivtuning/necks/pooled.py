@@ -8,10 +8,10 @@ from ..backbones.trunk import Trunk
 
 
 class PooledTrunk(nn.Module):
-    """The mean over the trunk's last feature map. (B, 3, H, W) float -> (B, C); it adds no parameters.
+    """The mean over the trunk's last feature map, (B, 3, H, W) float -> (B, C). It adds no parameters.
 
     Args:
-        net: the trunk. Its last output is the one that is pooled, after the output norm where it has one.
+        net: the trunk. Its last output is pooled, after the output norm where there is one.
     """
 
     def __init__(self, net: Trunk):

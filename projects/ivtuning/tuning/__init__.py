@@ -1,4 +1,7 @@
-"""Tuning methods, one file each. ``TUNERS`` is what ``model.backbone.net.tuner=<Name>`` accepts."""
+"""Tuning methods, one file or folder each. They need torch alone.
+
+``TUNERS`` holds the names that ``model.backbone.net.tuner=<Name>`` accepts.
+"""
 
 from .adapter import Adapter
 from .adaptformer import AdaptFormer

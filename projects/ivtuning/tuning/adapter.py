@@ -1,12 +1,12 @@
-"""Adapter (arXiv 1902.00751), placed in the block as the Mona paper's baseline places it."""
+"""Adapter (arXiv 1902.00751) as a baseline of the Mona paper; see docs/method.md 3."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import GELU_INSIDE, BlockAdapters, Tuner
+from .base import GELU_INSIDE, Tuner, TwoAdapters
+from .layers import linear, set_zero
 from .options import need_rate, need_whole
 
 
@@ -27,35 +27,17 @@ class Bottleneck(nn.Module):
 
     def reset_to_identity(self) -> None:
         """Make the output zero, whatever the input."""
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        set_zero(self.up)
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer started as in the Mona paper's code: truncated normal of std 0.02, zero bias."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-class BottleneckAdapters(BlockAdapters):
+class BottleneckAdapters(TwoAdapters):
     """One bottleneck on the residual stream after the attention, one on the MLP's output before drop-path."""
-
-    def __init__(self, adapter1: Bottleneck, adapter2: Bottleneck):
-        super().__init__()
-        self.adapter1, self.adapter2 = adapter1, adapter2
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
         return x + self.adapter1(x)
 
     def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
         return y + self.adapter2(y)
-
-    @torch.no_grad()
-    def reset_to_identity(self) -> None:
-        self.adapter1.reset_to_identity()
-        self.adapter2.reset_to_identity()
 
 
 class Adapter(Tuner):
@@ -64,7 +46,7 @@ class Adapter(Tuner):
     Args:
         hidden_dim: width of the bottlenecks.
         dropout: rate inside, before the up-projection.
-        zero_init: start as the identity; the Mona paper's code does not.
+        zero_init: start as the identity, which the Mona paper's code does not.
 
     Raises:
         UserError: an option of another kind or range.
@@ -80,7 +62,4 @@ class Adapter(Tuner):
         self.zero_init = zero_init
 
     def build_adapters(self, width: int) -> BottleneckAdapters:
-        adapters = BottleneckAdapters(Bottleneck(width, **self.options), Bottleneck(width, **self.options))
-        if self.zero_init:
-            adapters.reset_to_identity()
-        return adapters
+        return BottleneckAdapters(*(Bottleneck(width, **self.options) for _ in range(2)))

@@ -1,8 +1,7 @@
-"""AdaptFormer (arXiv 2205.13535), as the Mona paper's baseline has it."""
+"""AdaptFormer (arXiv 2205.13535) as a baseline of the Mona paper; see docs/method.md 3."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .adapter import Bottleneck
@@ -11,7 +10,7 @@ from .options import need_number, need_rate, need_whole
 
 
 class AdaptFormerBranch(BlockAdapters):
-    """A bottleneck beside the MLP, fed with the MLP's un-normed input; drop-path leaves it alone."""
+    """A bottleneck parallel to the MLP. It reads the MLP's input before the norm, and has no drop-path."""
 
     def __init__(self, branch: Bottleneck, scale: float):
         super().__init__()
@@ -19,10 +18,6 @@ class AdaptFormerBranch(BlockAdapters):
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
         return y + self.scale * self.branch(x)
-
-    @torch.no_grad()
-    def reset_to_identity(self) -> None:
-        self.branch.reset_to_identity()
 
 
 class AdaptFormer(Tuner):
@@ -32,7 +27,7 @@ class AdaptFormer(Tuner):
         hidden_dim: width of the bottleneck.
         dropout: rate inside, before the up-projection.
         scale: fixed factor of the branch.
-        zero_init: start as the identity, as the original does; the Mona paper's code does not.
+        zero_init: start as the identity. The original does; the Mona paper's code does not.
 
     Raises:
         UserError: an option of another kind or range.
@@ -51,7 +46,4 @@ class AdaptFormer(Tuner):
         self.scale, self.zero_init = scale, zero_init
 
     def build_adapters(self, width: int) -> AdaptFormerBranch:
-        adapters = AdaptFormerBranch(Bottleneck(width, **self.options), self.scale)
-        if self.zero_init:
-            adapters.reset_to_identity()
-        return adapters
+        return AdaptFormerBranch(Bottleneck(width, **self.options), self.scale)

@@ -27,9 +27,8 @@ CONVOLUTION_INSIDE = "its adapters hold convolutions and a non-linearity (GELU)"
 class BlockAdapters(nn.Module):
     """The modules added to one block. Every site is the identity unless a method overrides it.
 
-    All tensors are maps of patch tokens, (B, H, W, C) with C the block's width; no cls token reaches a site.
-    `prompt` is what the method carries along (IV-tuning 1.5): the first block gets the stem's prompt, later
-    blocks their own input (ViT) or the stage's input (Swin).
+    All tensors are maps of patch tokens, (B, H, W, C) with C the block's width. No class token reaches a
+    site. `prompt` is what IV-tuning carries from block to block (docs/method.md 1.5); others ignore it.
     """
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
@@ -37,7 +36,7 @@ class BlockAdapters(nn.Module):
         return x
 
     def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
-        """Site 2, on the MLP's output `y` before drop-path and residual; `x` is its un-normed input."""
+        """Site 2, on the MLP's output `y` before drop-path and residual; `x` is its input before the norm."""
         return y
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
@@ -45,8 +44,23 @@ class BlockAdapters(nn.Module):
         return y
 
     def reset_to_identity(self) -> None:
-        """Make every site the identity, bit for bit, by its last layer's weights. Each method says how."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it becomes the identity")
+        """Make every site the identity, bit for bit: by default, let every child reset itself.
+
+        Raises:
+            NotImplementedError: a child has no such method.
+        """
+        for name, child in self.named_children():
+            if not hasattr(child, "reset_to_identity"):
+                raise NotImplementedError(f"{type(self).__name__}.{name} has no reset_to_identity()")
+            child.reset_to_identity()
+
+
+class TwoAdapters(BlockAdapters):
+    """Base of the methods that add two adapters, with weights of their own, to every block."""
+
+    def __init__(self, adapter1: nn.Module, adapter2: nn.Module):
+        super().__init__()
+        self.adapter1, self.adapter2 = adapter1, adapter2
 
 
 class Tuner(nn.Module):
@@ -54,16 +68,22 @@ class Tuner(nn.Module):
 
     Attributes:
         enabled: False inside :meth:`ivtuning.backbones.trunk.Trunk.disable_adapters`.
+        zero_init: whether :meth:`attach` makes what it built the identity.
+        needs: images that the stem must use for the method to make sense, of "visible" and "infrared".
         unmergeable: why :meth:`merge` is refused, in words that follow the method's name and a colon.
     """
 
     enabled = True
+    zero_init = False
+    needs: tuple[str, ...] = ()
     unmergeable = "what it adds to a block is no linear map"
 
     def attach(self, widths: Sequence[int]) -> None:
         """Build the added modules; `widths` holds the channel width of every block of the trunk, in order."""
         adapters = [self.build_adapters(width) for width in widths]
-        self.blocks = nn.ModuleList(adapters) if all(s is not None for s in adapters) else None
+        self.blocks = nn.ModuleList(adapters) if all(a is not None for a in adapters) else None
+        if self.zero_init:
+            self.reset_to_identity()
 
     def build_adapters(self, width: int) -> BlockAdapters | None:
         """The modules added to one block of `width` channels; None where the method adds nothing."""
@@ -74,10 +94,10 @@ class Tuner(nn.Module):
         return ()
 
     def register_hooks(self, trunk: nn.Module) -> None:
-        """Reach into the trunk where no site does, by forward hooks; called once, after :meth:`attach`."""
+        """Change the trunk where there is no site, by forward hooks. Called once, after :meth:`attach`."""
 
     def enable(self, on: bool) -> None:
-        """Switch what was added on or off; :attr:`enabled` tells."""
+        """Switch what was added on or off, and set :attr:`enabled`."""
         self.enabled = on
 
     def reset_to_identity(self) -> None:
@@ -101,5 +121,5 @@ class Tuner(nn.Module):
         raise UserError(f"{type(self).__name__} is never merged: there is nothing to undo")
 
     def mark_merged(self) -> None:
-        """Told that the trunk's weights hold what was added, as after :meth:`merge`."""
+        """Note that the trunk's weights already hold what was added, as after :meth:`merge`."""
         raise UserError(f"{type(self).__name__} is never merged: there is nothing to undo")

@@ -1,4 +1,4 @@
-"""Running statistics under activation activation_checkpointing."""
+"""Running statistics of batch norms when a pass over the same batch is repeated."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextlib.contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Inside, batch norms of `module` that train use the batch's statistics and leave the running ones alone.
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms of `module` in training mode use the batch's statistics without recording them.
 
-    For a second pass over the same batch, which would count it twice (spec, bug 5 of the original).
+    Activation checkpointing runs a block a second time in the backward pass. Without this, every batch would
+    count twice in the running statistics, as it does in the paper's code.
     """
-    # In evaluation the running ones are read, which the flag would turn off as well.
-    norms = (m for m in module.modules() if isinstance(m, _BatchNorm))
-    tracking = [m for m in norms if m.training and m.track_running_stats]
-    for norm in tracking:
-        norm.track_running_stats = False
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
+    # They record into copies. With recording switched off, torch would keep fewer tensors in the second pass
+    # than in the first, which checkpointing refuses.
+    for norm, buffers in zip(norms, kept, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, kept, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)

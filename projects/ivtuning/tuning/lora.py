@@ -17,9 +17,9 @@ TARGETS = ("q", "k", "v")
 
 
 class LowRank(nn.Module):
-    """``scaling * B A``, added to the rows `rows` of a linear layer's output. 2 r C parameters.
+    """``scaling * B A x``, added to the outputs `rows` of a linear layer. 2 r C parameters.
 
-    `lora_A` (r, C) starts Kaiming-uniform, `lora_B` (C, r) zero, so that nothing changes at first.
+    `lora_A` (r, C) starts Kaiming-uniform and `lora_B` (C, r) at zero, so nothing changes at first.
     """
 
     def __init__(self, channels: int, rank: int, scaling: float):
@@ -35,11 +35,11 @@ class LowRank(nn.Module):
         return F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scaling
 
     def weight(self) -> Tensor:
-        """What it adds to the layer's weight, (C, C)."""
+        """The update of the layer's weight, (C, C)."""
         return self.lora_B @ self.lora_A * self.scaling
 
     def hook(self, layer: nn.Linear, args: tuple[Tensor], out: Tensor) -> None:
-        """Forward hook of the layer. In place: backward of a linear layer does not look at its output."""
+        """Forward hook of the layer. In place: a linear layer's backward pass does not read its output."""
         if self.active:
             out[..., self.rows].add_(self(args[0]))
 
@@ -47,15 +47,15 @@ class LowRank(nn.Module):
 class LoRA(Tuner):
     """LoRA: low-rank updates of the query and value projections; the trunk is frozen. 4 r C a block.
 
-    It is the one method that can be merged: see :meth:`ivtuning.backbones.trunk.Trunk.merge_adapters`.
+    It is the only method that can be merged: see :meth:`ivtuning.backbones.trunk.Trunk.merge_adapters`.
 
     Args:
         rank: r, of each target.
-        alpha: the update's scale is alpha / rank; the paper's code has 1 / 64.
+        alpha: the update's scale is alpha / rank; the Mona paper's code has 1 / 64.
         targets: which of "q", "k", "v" are updated.
 
     Raises:
-        UserError: a rank below 1, an alpha that is no number, or other targets.
+        UserError: a rank below 1, an alpha that is not a number, or other targets.
     """
 
     def __init__(self, rank: int = 64, alpha: float = 1.0, targets: Sequence[str] = ("q", "v")):
@@ -133,7 +133,7 @@ class LoRA(Tuner):
 
 
 def _projection(attention: nn.Module, target: str) -> tuple[nn.Linear, slice]:
-    """The layer that makes `target`, and its rows: of a fused `qkv`, or of `q_proj` and its like."""
+    """The layer that computes `target`, and its rows there: part of a fused `qkv`, or all of `q_proj`."""
     fused = getattr(attention, "qkv", None)
     if fused is None:
         return getattr(attention, f"{target}_proj"), slice(None)

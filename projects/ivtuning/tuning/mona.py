@@ -1,6 +1,6 @@
-"""Mona (CVPR 2025, arXiv 2408.08345): multi-cognitive visual adapters.
+"""Mona (CVPR 2025, arXiv 2408.08345): multi-cognitive visual adapters. Equations: docs/method.md 2.
 
-Maps are (B, H, W, C) at the door of every module; (B, C, H, W) only around convolutions.
+Modules take and return maps (B, H, W, C); only convolutions work on (B, C, H, W).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .adapter import linear
-from .base import CONVOLUTION_INSIDE, BlockAdapters, Tuner
+from .base import CONVOLUTION_INSIDE, Tuner, TwoAdapters
+from .layers import linear, set_zero
 from .options import need_rate, need_whole
 
 
@@ -21,7 +21,7 @@ class MonaConv(nn.Module):
     """``z + mean of depthwise convolutions``, then ``+ 1x1 convolution``. (B, h, H, W) -> the same.
 
     h^2 + 88 h parameters with kernels of 3, 5 and 7. The mean of the convolutions is one convolution with the
-    mean of their kernels, padded to the widest: the same sum, and one map to keep instead of three.
+    mean of their kernels, padded to the widest: the same result, and one map is kept instead of three.
     """
 
     def __init__(self, channels: int, kernels: Sequence[int] = (3, 5, 7)):
@@ -44,10 +44,10 @@ class MonaConv(nn.Module):
 
 
 class MonaAdapter(nn.Module):
-    """Mona's adapter, skip included (the paper's section 3.2). (B, H, W, C) -> the same.
+    """Mona's adapter with its skip (docs/method.md 2). (B, H, W, C) -> the same.
 
     133 C + 9728 parameters at hidden_dim=64 and kernels of 3, 5 and 7: the released code's count, in which
-    both scales are vectors. The skip carries the raw input, not the scaled one.
+    both scales are vectors. The skip carries the input itself, not the scaled one.
     """
 
     def __init__(self, channels: int, hidden_dim: int, kernels: Sequence[int], dropout: float):
@@ -65,29 +65,19 @@ class MonaAdapter(nn.Module):
         z = self.mix(self.down(u).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x + self.up(self.dropout(F.gelu(z)))
 
-    @torch.no_grad()
     def reset_to_identity(self) -> None:
-        """Make it the identity."""
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        """Make the adapter the identity."""
+        set_zero(self.up)
 
 
-class MonaBlockAdapters(BlockAdapters):
-    """Two adapters of their own weights on the residual stream: after the attention and after the MLP."""
-
-    def __init__(self, adapter1: MonaAdapter, adapter2: MonaAdapter):
-        super().__init__()
-        self.adapter1, self.adapter2 = adapter1, adapter2
+class MonaBlockAdapters(TwoAdapters):
+    """Two adapters on the residual stream: one after the attention, one after the MLP."""
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
         return self.adapter1(x)
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
         return self.adapter2(y)
-
-    def reset_to_identity(self) -> None:
-        self.adapter1.reset_to_identity()
-        self.adapter2.reset_to_identity()
 
 
 class Mona(Tuner):
@@ -97,7 +87,7 @@ class Mona(Tuner):
         hidden_dim: width of the bottleneck, the same in every stage.
         kernels: sizes of the depthwise kernels, odd.
         dropout: rate inside, before the up-projection.
-        zero_init: start as the identity; the paper's code does not.
+        zero_init: start as the identity, which the paper's code does not.
 
     Raises:
         UserError: an option of another kind or range.
@@ -119,7 +109,4 @@ class Mona(Tuner):
         self.zero_init = zero_init
 
     def build_adapters(self, width: int) -> MonaBlockAdapters:
-        adapters = MonaBlockAdapters(MonaAdapter(width, **self.options), MonaAdapter(width, **self.options))
-        if self.zero_init:
-            adapters.reset_to_identity()
-        return adapters
+        return MonaBlockAdapters(*(MonaAdapter(width, **self.options) for _ in range(2)))

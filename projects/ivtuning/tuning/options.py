@@ -1,25 +1,34 @@
-"""What a method's options may be; a wrong one is told by the key that sets it."""
+"""Checks of a method's options. An error names the key that sets the option, and what to give instead."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 
 
 def need_whole(key: str, value: object, least: int = 1) -> None:
-    """Raise UserError where `value` of the option `key`, such as "tuner.rank", is no int from `least`."""
+    """Raise UserError unless `value` of the option `key`, such as "tuner.rank", is an int from `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{key}={value!r}: give a whole number from {least}")
 
 
 def need_rate(key: str, value: object) -> None:
-    """Raise UserError where `value` of the option `key` is no number in [0, 1)."""
+    """Raise UserError unless `value` of the option `key` is a number in [0, 1)."""
     if not isinstance(value, Real) or not 0 <= value < 1:
         raise UserError(f"{key}={value!r}: give a rate from 0 to below 1")
 
 
 def need_number(key: str, value: object) -> None:
-    """Raise UserError where `value` of the option `key` is no number."""
+    """Raise UserError unless `value` of the option `key` is a number."""
     if not isinstance(value, Real):
         raise UserError(f"{key}={value!r}: give a number")
+
+
+def need_choice(key: str, value: object, choices: Sequence[str | None]) -> None:
+    """Raise UserError unless `value` of the option `key` is one of `choices`; None is written null."""
+    if value not in choices:
+        names = ["null" if choice is None else choice for choice in choices]
+        listed = f"{', '.join(names[:-1])} or {names[-1]}"
+        raise UserError(f"{key}={value!r}: give {listed}{nearest(str(value), names)}")

@@ -14,7 +14,7 @@ NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm
 
 
 class Selection(Tuner):
-    """Base of these methods. What they learn is in the trunk's own weights: there is nothing to merge."""
+    """Base of these methods. What they learn is in the trunk's weights already: merging does nothing."""
 
     def merge(self, trunk: nn.Module) -> None:
         """Nothing to do."""
@@ -29,7 +29,7 @@ class Selection(Tuner):
 
 
 class Frozen(Selection):
-    """Nothing of the trunk trains (the papers' "fixed" baseline)."""
+    """No part of the trunk trains (the papers' "fixed" baseline)."""
 
 
 class Full(Selection):
@@ -44,15 +44,15 @@ class Full(Selection):
         self.freeze_embed = freeze_embed
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
-        return _chosen(trunk, trunk.base_parameters(), self.freeze_embed)
+        return _selected(trunk, trunk.base_parameters(), self.freeze_embed)
 
 
 class BitFit(Selection):
-    """Biases train (arXiv 2106.10199): every parameter that is some module's `bias`.
+    """Biases train (arXiv 2106.10199): every parameter that is the `bias` of a module.
 
     Args:
-        rel_pos: Swin's relative position tables, biases of the attention scores, train as well, as in the
-            Mona paper's code. ViTDet's tables multiply the query and stay frozen.
+        rel_pos: train Swin's relative position tables, which are biases of the attention scores, as the Mona
+            paper's code does. ViTDet's tables multiply the query and stay frozen.
         freeze_embed: leave the patch embedding as it is.
     """
 
@@ -62,8 +62,8 @@ class BitFit(Selection):
         self.freeze_embed = freeze_embed
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
-        found = (getattr(module, role, None) for module in trunk.base_modules() for role in self.roles)
-        return _chosen(trunk, (p for p in found if isinstance(p, nn.Parameter)), self.freeze_embed)
+        values = (getattr(module, role, None) for module in trunk.base_modules() for role in self.roles)
+        return _selected(trunk, (p for p in values if isinstance(p, nn.Parameter)), self.freeze_embed)
 
 
 class NormTuning(Selection):
@@ -79,7 +79,7 @@ class NormTuning(Selection):
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
         norms = (m for m in trunk.base_modules() if isinstance(m, NORMS))
-        return _chosen(trunk, (p for norm in norms for p in norm.parameters()), self.freeze_embed)
+        return _selected(trunk, (p for norm in norms for p in norm.parameters()), self.freeze_embed)
 
 
 class Partial(Selection):
@@ -89,7 +89,7 @@ class Partial(Selection):
         n: how many blocks.
 
     Raises:
-        UserError: there are not so many.
+        UserError: the trunk has fewer blocks.
     """
 
     def __init__(self, n: int = 1):
@@ -104,6 +104,6 @@ class Partial(Selection):
         return [p for block in blocks[-self.n :] for p in block.parameters()]
 
 
-def _chosen(trunk: nn.Module, parameters: Iterable[nn.Parameter], freeze_embed: bool) -> list[nn.Parameter]:
-    held = {id(p) for p in trunk.patch_embed.parameters()} if freeze_embed else ()
-    return [p for p in parameters if id(p) not in held]
+def _selected(trunk: nn.Module, parameters: Iterable[nn.Parameter], freeze_embed: bool) -> list[nn.Parameter]:
+    excluded = {id(p) for p in trunk.patch_embed.parameters()} if freeze_embed else ()
+    return [p for p in parameters if id(p) not in excluded]

@@ -8,13 +8,14 @@ from timm.models.vision_transformer_sam import get_rel_pos
 
 from ivtuning.backbones.attention import triton_relpos
 from ivtuning.backbones.attention.relpos import RelPosAttention
+from ivtuning.errors import UserError
 
 pytest.importorskip("triton", reason="torch comes without triton on this platform")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def explicit(qkv, table_h, table_w):
-    """With all scores, the definition."""
+    """The definition, with all scores."""
     batch, height, width, _, heads, d = qkv.shape
     q, k, v = qkv.permute(3, 0, 4, 1, 2, 5).flatten(3, 4).unbind(0)
     grid = q.unflatten(2, (height, width))
@@ -24,6 +25,7 @@ def explicit(qkv, table_h, table_w):
     return (scores.softmax(-1) @ v).permute(0, 2, 1, 3).reshape(batch, height, width, heads * d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype", "bound"),
     [
@@ -44,8 +46,8 @@ def test_result_and_all_gradients(shape, dtype, bound):
     out.backward(grad.to(dtype))
     expected.backward(grad)
     assert out.dtype == dtype and out.shape == expected.shape
-    for found, wanted in [(out, expected), *((a.grad, b.grad) for a, b in zip(ours, plain, strict=True))]:
-        assert (found.float() - wanted).norm() < bound * wanted.norm()
+    for value, wanted in [(out, expected), *((a.grad, b.grad) for a, b in zip(ours, plain, strict=True))]:
+        assert (value.float() - wanted).norm() < bound * wanted.norm()
 
 
 def test_nothing_is_kept_without_gradients():
@@ -57,21 +59,34 @@ def test_nothing_is_kept_without_gradients():
 
 
 def test_the_module_takes_the_kernels_and_resizes_tables(monkeypatch):
-    """At a map larger than the one its tables are for."""
+    """On a map larger than the one that its tables are for."""
     module = RelPosAttention(32, 2, use_rel_pos=True, input_size=(4, 4)).to(DEVICE)
     for table in (module.rel_pos_h, module.rel_pos_w):
         torch.nn.init.normal_(table)
     x = torch.randn(1, 6, 5, 32, device=DEVICE)
-    with monkeypatch.context() as patch:
-        patch.setattr(triton_relpos, "serves", lambda qkv: False)
-        expected = module(x)
-    used = []
-    monkeypatch.setattr(triton_relpos, "serves", lambda qkv: used.append(qkv.shape) or True)
+    module.backend = "plain"
+    expected = module(x)
+    shapes, kernels = [], triton_relpos.attention
+    monkeypatch.setattr(
+        triton_relpos, "attention", lambda qkv, *tables: shapes.append(qkv.shape) or kernels(qkv, *tables)
+    )
+    module.backend = "triton"
     torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-4)
-    assert used == [(1, 6, 5, 3, 2, 16)]
+    assert shapes == [(1, 6, 5, 3, 2, 16)]
 
 
 def test_what_the_kernels_do_not_serve():
     assert triton_relpos.serves(torch.empty(1, 4, 4, 3, 1, 16, device=DEVICE)) == (DEVICE == "cuda")
     assert not triton_relpos.serves(torch.empty(1, 2, 200, 3, 1, 16, device=DEVICE))
     assert not triton_relpos.serves(torch.empty(1, 4, 4, 3, 1, 16, device=DEVICE, dtype=torch.float64))
+
+
+def test_the_backend_says_why_it_cannot_run():
+    module = RelPosAttention(32, 2, use_rel_pos=True, input_size=(4, 4)).to(DEVICE)
+    module.backend = "triton"
+    with pytest.raises(
+        UserError, match="attn_backend=triton does not work here: .*up to 128, not 2 x 200 tokens"
+    ):
+        module(torch.empty(1, 2, 200, 32, device=DEVICE))
+    with pytest.raises(UserError, match="the maps are torch.float64; give attn_backend=auto"):
+        module.double()(torch.empty(1, 4, 4, 32, device=DEVICE, dtype=torch.float64))

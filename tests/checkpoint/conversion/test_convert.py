@@ -147,9 +147,7 @@ def test_other_classes_start_anew(tmp_path, capsys):
 def full_size_idea() -> dict[str, Tensor]:
     """Names and sizes of IDEA-Research/DINO's Swin-L with five scales and 91 classes, nothing in memory."""
     with torch.device("meta"):
-        model = instantiate(
-            load_config(DINO, ["model.num_classes=91", "model.backbone.net.stem=VisibleOnly"]).model
-        )
+        model = instantiate(load_config(DINO, ["model.num_classes=91", *NO_PLUGS]).model)
         return foreign.idea(plain(model), layers=6)
 
 

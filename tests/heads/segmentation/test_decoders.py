@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,6 @@ from torch import nn
 
 from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
-from ivtuning.heads.segmentation.blocks import BatchNorm, build_norm
 from ivtuning.heads.segmentation.fcn import FCN
 from ivtuning.heads.segmentation.head import SemSegHead
 from ivtuning.heads.segmentation.segformer import SegFormer
@@ -177,31 +174,6 @@ def test_one_image_trains(name, norm):
     maps = {n: x.requires_grad_() for n, x in features(name, 1).items()}
     module(maps).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
-
-
-@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
-def test_one_value_is_normalized_with_running_statistics_and_leaves_them(norm):
-    torch.manual_seed(0)
-    layer = build_norm(norm, 3)
-    layer(torch.randn(4, 3, 5, 5) * 2 + 1)
-    before, one = copy.deepcopy(layer.state_dict()), torch.randn(1, 3, 1, 1)
-    expected = (one - layer.running_mean.view(-1, 1, 1)) / (layer.running_var.view(-1, 1, 1) + 1e-5).sqrt()
-    torch.testing.assert_close(layer(one), expected)
-    assert all(torch.equal(v, before[n]) for n, v in layer.state_dict().items())
-    torch.testing.assert_close(layer.eval()(one), expected)
-    # Two values are a batch as any other.
-    two = torch.randn(2, 3, 1, 1)
-    torch.testing.assert_close(layer.train()(two), F.batch_norm(two, None, None, training=True))
-    assert not torch.equal(layer.running_mean, before["running_mean"])
-
-
-def test_sync_norm_has_batch_norms_names_on_any_device(monkeypatch):
-    keys = set(BatchNorm(3).state_dict())
-    for cuda in (False, True):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        layer = build_norm("SyncBN", 3)
-        assert set(layer.state_dict()) == keys and isinstance(layer, nn.SyncBatchNorm) == cuda
-        layer(torch.randn(1, 3, 1, 1))
 
 
 @pytest.mark.slow

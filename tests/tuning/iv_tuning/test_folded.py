@@ -1,27 +1,29 @@
-"""IV-tuning's folded inference: the same figures, whatever becomes of the parameters in between."""
+"""IV-tuning's folded inference gives the same figures, whatever happens to the parameters in between."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 from helpers.tiny import eva, plain_vit, swin, vitdet
+from helpers.tools import package_environment
 from torch import nn
 
 from ivtuning.backbones.stems import PromptStem
 from ivtuning.checkpoint import load_adapter, save_adapter
 from ivtuning.engine.hooks import EMA
 from ivtuning.tuning import IVTuning
-from ivtuning.tuning.iv_tuning import folded
-from ivtuning.tuning.iv_tuning import tuner as iv_tuning
+from ivtuning.tuning.iv_tuning import fused
 
 TRUNKS = {"ViTDet": vitdet, "PlainViT": plain_vit, "Swin": swin, "Eva02": eva}
 
 
 def randomize(trunk, seed: int = 0) -> None:
-    """Let every parameter and running statistic of the plugins have a say."""
+    """Give every parameter and running statistic of the plugins a value that matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for plugin in (trunk.stem, trunk.tuner):
@@ -44,21 +46,23 @@ def pairs(batch: int = 2, size=(40, 56)) -> torch.Tensor:
 
 
 @torch.no_grad()
-def unfolded(trunk, x):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folded, "run", lambda *args: None)
-        return trunk(x)
+def plainly(trunk, x):
+    """The trunk's outputs by the definition."""
+    trunk.tuner.set_backend("plain")
+    outputs = trunk(x)
+    trunk.tuner.set_backend("auto")
+    return outputs
 
 
 def same(trunk, x=None, tolerance: float = 1e-5) -> dict:
-    """The trunk's outputs, which are those of the unfolded one within `tolerance` of the largest value."""
+    """The trunk's outputs, which are those of the definition within `tolerance` of the largest value."""
     x = pairs() if x is None else x
     with torch.no_grad():
-        found = trunk(x)
-    for name, expected in unfolded(trunk, x).items():
-        assert found[name].dtype == expected.dtype
-        assert (found[name] - expected).abs().max() <= tolerance * expected.abs().max(), name
-    return found
+        outputs = trunk(x)
+    for name, expected in plainly(trunk, x).items():
+        assert outputs[name].dtype == expected.dtype
+        assert (outputs[name] - expected).abs().max() <= tolerance * expected.abs().max(), name
+    return outputs
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def only_folded(monkeypatch):
     def refuse(*args):
         raise AssertionError("not folded")
 
-    monkeypatch.setattr(iv_tuning, "adapt", refuse)
+    monkeypatch.setattr(fused, "site", refuse)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -161,7 +165,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_follows_the_parameters(change):
-    """All in evaluation mode: nothing but the change itself tells that the constants are old."""
+    """All in evaluation mode, so nothing but the change itself shows that the constants are old."""
     trunk = build()
     before = same(trunk)["last_feat"]
     CHANGES[change](trunk)
@@ -186,8 +190,8 @@ def test_other_types():
     same(trunk.double(), pairs().double(), 1e-12)
     same(trunk.float())
     with torch.autocast("cpu", torch.bfloat16):
-        exact, found = unfolded(trunk.float(), pairs())["last_feat"], same(trunk, tolerance=0.03)["last_feat"]
-    assert found.dtype == exact.dtype == torch.float32
+        exact, out = plainly(trunk.float(), pairs())["last_feat"], same(trunk, tolerance=0.03)["last_feat"]
+    assert out.dtype == exact.dtype == torch.float32
     same(trunk)  # out of autocast again
     same(trunk.bfloat16(), pairs().bfloat16(), 0.05)
 
@@ -207,14 +211,20 @@ def test_copies_and_files_hold_no_constants():
 def test_training_mode_drops_the_constants():
     trunk = build()
     same(trunk)
-    assert all(adapters in folded._known for adapters in trunk.tuner.blocks)
+    assert not any(adapters.folded.is_empty for adapters in trunk.tuner.blocks)
     trunk.train()
-    assert not any(adapters in folded._known for adapters in trunk.tuner.blocks)
+    assert all(adapters.folded.is_empty for adapters in trunk.tuner.blocks)
+
+
+@pytest.mark.slow
+def test_importing_registers_no_hook():
+    code = "import torch.optim.optimizer as o, ivtuning.tuning; assert not o._global_optimizer_post_hooks"
+    subprocess.run([sys.executable, "-c", code], check=True, env=package_environment())
 
 
 @pytest.mark.parametrize("kind", TRUNKS)
 def test_writes_into_no_map_but_the_blocks_own_sum(kind):
-    """What hooks see of a block stays as it was."""
+    """Tensors that hooks on a block have seen keep their values."""
     trunk, seen = build(TRUNKS[kind]), []
 
     def note(module, args, output):
@@ -234,4 +244,5 @@ def test_writes_into_no_map_but_the_blocks_own_sum(kind):
 def test_keeps_no_map_after_a_pass():
     trunk = build()
     same(trunk)
-    assert all(folded._known[adapters].carried is None for adapters in trunk.tuner.blocks)
+    assert not any(adapters.folded.is_empty for adapters in trunk.tuner.blocks)
+    assert not any(adapters.folded.holds_a_map for adapters in trunk.tuner.blocks)

@@ -1,4 +1,4 @@
-"""The fused operations of IV-tuning against the plain modules: values, gradients, statistics, bytes."""
+"""IV-tuning's fused operations against the plain modules: values, gradients, statistics, bytes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from ivtuning.benchmark.measures.memory import saved_bytes
 from ivtuning.tuning import IVTuning
-from ivtuning.tuning.iv_tuning.fused import adapted_residual, fold, normed_projection
-from ivtuning.tuning.iv_tuning.tuner import adapt
+from ivtuning.tuning.iv_tuning.fused import adapted_residual, fold, normed_projection, site
+from ivtuning.tuning.iv_tuning.modules import FeatureTransform
 
 WIDTH = 48
 
@@ -61,7 +61,7 @@ OPTIONS = [
 def test_equals_the_plain_modules(options, training, dtype, tolerance):
     modules = [module.train(training) for module in parts(dtype, **options)]
     copies = copy.deepcopy(modules)
-    y, grads, buffers = run(adapt, *modules, dtype)
+    y, grads, buffers = run(site, *modules, dtype)
     expected, expected_grads, expected_buffers = run(plain, *copies, dtype)
     assert (y - expected).abs().max() <= tolerance * expected.abs().max()
     largest = max(g.abs().max() for g in expected_grads.values())
@@ -76,20 +76,21 @@ def test_equals_the_plain_modules(options, training, dtype, tolerance):
 
 def test_gradients_of_the_projection():
     x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
-    norm, linear = torch.nn.LayerNorm(6).double(), torch.nn.Linear(6, 2).double()
-    gamma, beta = torch.rand(2, 6, dtype=torch.float64)
-    weight, bias = (t.detach().requires_grad_() for t in fold(norm, gamma, beta, linear))
-    expected = linear(norm(x) * gamma + beta)
-    assert torch.allclose(normed_projection(x, weight, bias, norm.eps), expected, rtol=1e-12)
+    transform, linear = FeatureTransform(6, norm=True).double(), torch.nn.Linear(6, 2).double()
+    for parameter in transform.parameters():
+        torch.nn.init.uniform_(parameter)
+    weight, bias = (t.detach().requires_grad_() for t in fold(transform, linear))
+    eps = transform.norm.eps
+    assert torch.allclose(normed_projection(x, weight, bias, eps), linear(transform(x)), rtol=1e-12)
 
     def centered(x, weight, bias):  # the operation is defined for rows that sum to 0
-        return normed_projection(x, weight - weight.mean(1, keepdim=True), bias, norm.eps)
+        return normed_projection(x, weight - weight.mean(1, keepdim=True), bias, eps)
 
     assert torch.autograd.gradcheck(centered, (x, weight, bias))
 
 
 def test_dropout_drops_the_same_in_both_passes():
-    """Between the projections is the identity here, so the gradient of `up` shows the mask that was used."""
+    """With the identity between the projections, the gradient of `up` shows the mask that was used."""
     torch.manual_seed(0)
     x = torch.zeros(1, 8, 8, 4, dtype=torch.float64, requires_grad=True)
     down = torch.zeros(3, 4, dtype=torch.float64), torch.ones(3, dtype=torch.float64)  # u = 1 everywhere
@@ -97,7 +98,9 @@ def test_dropout_drops_the_same_in_both_passes():
     torch.nn.init.zeros_(up.bias)
     prompt = torch.zeros(1, 8, 8, 2, dtype=torch.float64)
     zero = torch.zeros(4, 2, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    y = adapted_residual(x, down, 1e-5, lambda u, again=False: u, (), up, prompt, zero, dropout=0.25)
+    y = adapted_residual(
+        x, down, 1e-5, lambda u, update_statistics=True: u, (), up, prompt, zero, dropout=0.25
+    )
     y.sum().backward()
     kept = torch.linalg.lstsq(up.weight, y.detach().reshape(-1, 4).T).solution.T  # what went through `up`
     assert set(kept.round(decimals=9).unique().tolist()) == {0.0, round(1 / 0.75, 9)}
@@ -110,7 +113,7 @@ def test_keeps_no_wide_map_of_its_own():
     x, prompt, _ = inputs(torch.float32, size=(20, 30))
     wide = x.numel() * x.element_size()
     # Less its result, which what follows keeps anyway.
-    kept = saved_bytes(modules, lambda: adapt(*modules, x, prompt)) - wide
+    kept = saved_bytes(modules, lambda: site(*modules, x, prompt)) - wide
     # The prompt, which is the block's input and kept by its first norm; one map of 16, some of 8 channels.
     assert wide <= kept < (1 + (16 + 10 * 8) / WIDTH) * wide
     assert saved_bytes(modules, lambda: plain(*modules, x, prompt)) > 5 * wide
@@ -120,7 +123,7 @@ def test_under_autocast():
     modules = [module.train() for module in parts(torch.float32)]
     copies = copy.deepcopy(modules)
     with torch.autocast("cpu", torch.bfloat16):
-        y, grads, _ = run(adapt, *modules, torch.float32)
+        y, grads, _ = run(site, *modules, torch.float32)
         expected, expected_grads, _ = run(plain, *copies, torch.float32)
     assert y.dtype == torch.float32
     assert (y - expected).abs().max() <= 0.02 * expected.abs().max()

@@ -19,7 +19,7 @@ def mix(prefix: str = "mix.") -> list[str]:
     return [f"{prefix}{layer}.{part}" for layer in layers for part in ("weight", "bias")]
 
 
-def pairs(*layers: str) -> list[str]:
+def layers_of(*layers: str) -> list[str]:
     return [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
 
 
@@ -28,21 +28,21 @@ TRANSFORM = ["transform.gamma", "transform.beta", "transform.norm.weight", "tran
 
 def test_golden_hybrid_adapter():
     module = HybridAdapter(24, 16, dropout=0.1, norm="BN").eval()
-    fill(module, [*pairs("down", "up"), *mix(), *TRANSFORM])
+    fill(module, [*layers_of("down", "up"), *mix(), *TRANSFORM])
     out = module(wave(2, 36, 24).view(2, 6, 6, 24))
     assert sums(out) == pytest.approx([154.276241, 1193.363204, 1049.606624], rel=1e-6)
 
 
 def test_golden_prompt_adapter():
     module = PromptAdapter(24, 8).eval()
-    fill(module, [*pairs("down", "up"), *TRANSFORM, "scale.gamma", "scale.beta"])
+    fill(module, [*layers_of("down", "up"), *TRANSFORM, "scale.gamma", "scale.beta"])
     out = module(wave(2, 36, 24).view(2, 6, 6, 24))
     assert sums(out) == pytest.approx([21.343861, 55.587468, 2.178041], rel=1e-6)
 
 
 def test_golden_prompt_generator():
     module = PromptGenerator(24, 8).eval()
-    fill(module, [*pairs("visible", "infrared", "out"), *mix()])
+    fill(module, [*layers_of("visible", "infrared", "out"), *mix()])
     x = wave(2, 48, 6, 6).permute(0, 2, 3, 1)
     assert sums(module(x[..., :24], x[..., 24:])) == pytest.approx([20.460065, 69.301984, 4.265515], rel=1e-6)
 
@@ -123,15 +123,12 @@ class Spy(IVTuning):
         self.seen = []
 
     def build_adapters(self, width):
-        adapters, seen, plain = (
-            super().build_adapters(width),
-            self.seen,
-            super().build_adapters(width).after_attention,
-        )
+        adapters = super().build_adapters(width)
+        original = adapters.after_attention
 
         def after_attention(x, prompt):
-            seen.append(prompt)
-            return plain(x, prompt)
+            self.seen.append(prompt)
+            return original(x, prompt)
 
         adapters.after_attention = after_attention
         return adapters
@@ -166,7 +163,7 @@ def test_infrared_reaches_its_embedding_and_all_trained_parameters_get_a_gradien
 def test_unknown_preset_and_norm_suggest():
     with pytest.raises(UserError, match="did you mean 'parity'"):
         IVTuning(preset="paritie")
-    with pytest.raises(UserError, match="'BN', 'SyncBN', 'GN'"):
+    with pytest.raises(UserError, match="give BN, SyncBN or GN"):
         vitdet(tuner=IVTuning(norm="LN"))
 
 

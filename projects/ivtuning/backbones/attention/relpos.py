@@ -11,34 +11,39 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ...errors import UserError
 from . import triton_relpos
 
-# Scores of one tile: as float32 half of a 4 MB cache, which two cores share or one has in part.
+# Number of scores in one tile: in float32 half of a 4 MB cache, which two cores share or one has in part.
 TILE = 1 << 19
 
 
 class RelPosAttention(vision_transformer_sam.Attention):
-    """Multi-head attention with decomposed relative positions that keeps its qkv alone for the backward pass.
+    """Multi-head attention with decomposed relative positions, (B, H, W, C) -> the same.
 
-    The bias is a sum of a row and a column term, ``bias[q, k] = a[q, row(k)] + b[q, col(k)]``. Full precision
-    on a CPU computes tile by tile, CUDA by kernels that know the bias; elsewhere torch's fused kernels do, as
-    one plain product.
+    The bias is a sum of a row and a column term, ``bias[q, k] = a[q, row(k)] + b[q, col(k)]``. The fast ways
+    use that, and keep qkv alone for the backward pass.
+
+    Attributes:
+        backend: "plain" is the definition, with (N, N) scores and bias. "fused" computes tile by tile in full
+            precision on a CPU, and elsewhere by torch's fused kernels as one product without a bias. "triton"
+            uses CUDA kernels that know the bias, "auto" takes these where they can run and else "fused".
     """
 
+    backend = "auto"
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        if not self.use_rel_pos:
+        if self.backend == "plain":
+            out = _plain(qkv, *self._tables())
+        elif not self.use_rel_pos:
             q, k, v = _heads(qkv)
             out = F.scaled_dot_product_attention(q, k, v)
-        elif not torch.compiler.is_compiling() and triton_relpos.serves(qkv):
-            tables = (
-                _table(t, size)
-                for t, size in zip((self.rel_pos_h, self.rel_pos_w), x.shape[1:3], strict=True)
-            )
+        elif self._by_triton(qkv):
+            tables = (_table(t, size) for t, size in zip(self._tables(), x.shape[1:3], strict=True))
             return self.proj(triton_relpos.attention(qkv, *tables))
         else:
-            inputs = qkv, self.rel_pos_h, self.rel_pos_w
+            inputs = qkv, *self._tables()
             # A compiler would unroll the tiles.
             full = qkv.dtype in (torch.float32, torch.float64)
             if qkv.is_cpu and full and not torch.compiler.is_compiling():
@@ -49,9 +54,31 @@ class RelPosAttention(vision_transformer_sam.Attention):
                 out = _fused(*inputs)
         return self.proj(out.unflatten(0, (len(x), -1)).permute(0, 2, 1, 3).reshape(x.shape))
 
+    def _tables(self) -> tuple[Tensor, ...]:
+        return (self.rel_pos_h, self.rel_pos_w) if self.use_rel_pos else ()
+
+    def _by_triton(self, qkv: Tensor) -> bool:
+        if self.backend == "fused" or torch.compiler.is_compiling():
+            return False
+        if self.backend == "triton" and (reason := triton_relpos.unsupported(qkv)):
+            raise UserError(f"attn_backend=triton does not work here: {reason}; give attn_backend=auto")
+        return self.backend == "triton" or triton_relpos.serves(qkv)
+
+
+def _plain(qkv: Tensor, *tables: Tensor) -> Tensor:
+    """The definition: softmax(q k^T / sqrt(d) + bias) v for every head, (B * heads, N, d)."""
+    if not tables:
+        q, k, v = _heads(qkv)
+        bias = 0.0
+    else:
+        q, k, v, a, b = _terms(qkv, *tables)
+        bias = (a[..., :, None] + b[..., None, :]).flatten(-2)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    return (scores + bias).softmax(-1) @ v
+
 
 def _table(rel_pos: Tensor, size: int) -> Tensor:
-    """The table of relative positions for a side of `size` tokens, resized to it: (2 size - 1, d)."""
+    """The table of relative positions, resized to a side of `size` tokens: (2 size - 1, d)."""
     length = 2 * size - 1
     if len(rel_pos) == length:
         return rel_pos
@@ -76,16 +103,16 @@ def _terms(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> tuple[Tensor, .
 
 
 def _fused(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
-    """By a fused kernel: a and b beside the scaled query, the one-hot row and column of k beside the key."""
+    """As one plain product: a and b beside the scaled query, one-hot row and column of the key beside it."""
     q, k, v, a, b = _terms(qkv, rel_pos_h, rel_pos_w)
     height, width, dim = a.shape[-1], b.shape[-1], q.shape[-1]
     row = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, 0)
     col = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
-    where = torch.cat([row, col], -1).expand(len(k), -1, -1)
-    # Flash kernels want four axes and one head size for all three: the value is padded and the output cut.
+    one_hot = torch.cat([row, col], -1).expand(len(k), -1, -1)
+    # Flash kernels want four axes and one head size for all three, so the value is padded and the output cut.
     out = F.scaled_dot_product_attention(
         torch.cat([q * dim**-0.5, a, b], -1)[None],
-        torch.cat([k, where], -1)[None],
+        torch.cat([k, one_hot], -1)[None],
         F.pad(v, (0, height + width))[None],
         scale=1.0,
     )
@@ -93,7 +120,7 @@ def _fused(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
 
 
 class _Tiled(torch.autograd.Function):
-    """Explicit attention on tiles that stay in the cache; the backward pass computes each tile again."""
+    """Explicit attention on tiles that stay in the cache. The backward pass computes each tile again."""
 
     @staticmethod
     def forward(ctx, *inputs):
@@ -129,8 +156,8 @@ class _Tiled(torch.autograd.Function):
             torch.sum(grid, -1, out=grad_a[head, query])
             torch.sum(grid, -2, out=grad_b[head, query])
         grads = grad_q.mul_(scale), grad_k.mul_(scale), grad_v, grad_a, grad_b
-        found = iter(torch.autograd.grad(terms, [t for t in inputs if t.requires_grad], grads))
-        return tuple(next(found) if t.requires_grad else None for t in inputs)
+        input_grads = iter(torch.autograd.grad(terms, [t for t in inputs if t.requires_grad], grads))
+        return tuple(next(input_grads) if t.requires_grad else None for t in inputs)
 
 
 def _tiles(q: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -1,11 +1,11 @@
-"""Triton kernels of attention with decomposed relative positions; :mod:`.triton_relpos` calls them.
+"""Triton kernels of attention with decomposed relative positions; :mod:`.triton_relpos` launches them.
 
-One program has a tile of queries or keys of one head. Keys come in whole rows of the map, RN of them padded
-to WP columns: the column's bias is then the same tile for all rows, loaded once, and its gradient a sum of
-tiles. The biases a (row) and b (column), (B * heads, N, H) and (B * heads, N, W), are kept
-times log2(e), for exp2.
+A program computes a tile of queries or keys of one head. Keys come in whole rows of the map: RN rows, padded
+to WP columns. The column's bias is then the same tile for all rows, which is loaded once, and its gradient is
+a sum of tiles. The biases a (row) and b (column), (B * heads, N, H) and (B * heads, N, W), are stored times
+log2(e), for exp2.
 
-qkv is (B, N, 3, heads, d) and read where it lies; products are in its type, sums are float32.
+qkv is (B, N, 3, heads, d) and is read in place. Products are in its type, sums are float32.
 """
 
 import triton
@@ -16,7 +16,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def tile(pointer, tokens, n, stride, d: tl.constexpr, DP: tl.constexpr):
-    """(tokens, DP) of q, k, v, or of anything with `stride` from token to token; zero outside."""
+    """A (tokens, DP) tile of q, k, v or anything else with `stride` from token to token; zero outside."""
     c = tl.arange(0, DP)
     ok = (tokens < n)[:, None] & (c < d)[None, :]
     return tl.load(pointer + tokens[:, None] * stride + c[None, :], mask=ok, other=0.0)
@@ -31,14 +31,14 @@ def put(pointer, value, tokens, n, stride, d: tl.constexpr, DP: tl.constexpr):
 
 @triton.jit
 def head_of(pointer, n, heads: tl.constexpr, d: tl.constexpr, PARTS: tl.constexpr):
-    """Where the first token's features of this program's head are; PARTS: 3 in qkv, 1 in the output."""
+    """Address of the first token's features of this program's head. PARTS: 3 in qkv, 1 in the output."""
     image, head = tl.program_id(1) // heads, tl.program_id(1) % heads
     return pointer + image.to(tl.int64) * n * (PARTS * heads * d) + head * d
 
 
 @triton.jit
 def line(axis, place, i, height, width):
-    """Tokens of row `place` (axis 0) or column `place` (axis 1) at `i`, and how many there are."""
+    """Tokens at `i` of row (axis 0) or column (axis 1) `place`; height * width where there is none."""
     if axis == 0:
         tokens, length = place * width + i, width
     else:
@@ -48,7 +48,7 @@ def line(axis, place, i, height, width):
 
 @triton.jit
 def table_rows(table, place, keys, length, d: tl.constexpr, DP: tl.constexpr):
-    """Of the table of relative positions, (2 length - 1, d): those from `place` to `keys`."""
+    """Rows of the table of relative positions, (2 length - 1, d), for distances from `place` to `keys`."""
     return tile(
         table, tl.where(keys < length, place - keys + length - 1, 2 * length), 2 * length - 1, d, d, DP
     )
@@ -60,16 +60,16 @@ def terms(
     AXIS: tl.constexpr, P: tl.constexpr, heads: tl.constexpr, d: tl.constexpr, DP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A row's (AXIS 0) or a column's (AXIS 1) queries times the table: their biases a or b."""
+    """Biases a or b of the queries of one row (AXIS 0) or column (AXIS 1): their products with the table."""
     n, place, i = height * width, tl.program_id(0), tl.arange(0, P)
     tokens = line(AXIS, place, i, height, width)
     keys = height if AXIS == 0 else width
     q = tile(head_of(qkv, n, heads, d, 3), tokens, n, 3 * heads * d, d, DP)
     rows = table_rows(table, place, i, keys, d, DP).to(q.dtype)
-    found = tl.dot(q, tl.trans(rows), input_precision=PRECISION) * LOG2E
+    bias = tl.dot(q, tl.trans(rows), input_precision=PRECISION) * LOG2E
     out += tl.program_id(1).to(tl.int64) * n * keys
     ok = (tokens < n)[:, None] & (i < keys)[None, :]
-    tl.store(out + tokens[:, None] * keys + i[None, :], found.to(out.dtype.element_ty), mask=ok)
+    tl.store(out + tokens[:, None] * keys + i[None, :], bias.to(out.dtype.element_ty), mask=ok)
 
 
 @triton.jit(do_not_specialize=["height", "width"])
@@ -78,7 +78,7 @@ def terms_backward(
     AXIS: tl.constexpr, P: tl.constexpr, heads: tl.constexpr, d: tl.constexpr, DP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds to the queries' gradient what comes through their biases of one axis."""
+    """Add to the queries' gradient what comes through their biases of one axis."""
     n, place, i = height * width, tl.program_id(0), tl.arange(0, P)
     tokens = line(AXIS, place, i, height, width)
     keys = height if AXIS == 0 else width
@@ -93,7 +93,7 @@ def terms_backward(
 
 @triton.jit
 def column_bias(b, tokens, n, width, RN: tl.constexpr, WP: tl.constexpr):
-    """(tokens, RN * WP): of each key's column."""
+    """The bias of each key's column, (tokens, RN * WP)."""
     column = tl.arange(0, RN * WP) % WP
     ok = (tokens < n)[:, None] & (column < width)[None, :]
     return tl.load(b + tokens[:, None] * width + column[None, :], mask=ok, other=0.0)
@@ -101,19 +101,19 @@ def column_bias(b, tokens, n, width, RN: tl.constexpr, WP: tl.constexpr):
 
 @triton.jit
 def row_bias(a, tokens, n, row, height, RN: tl.constexpr, WP: tl.constexpr):
-    """(tokens, 1) or (tokens, RN * WP): of each key's row, the first of which is `row`."""
+    """The bias of each key's row, the first of which is `row`: (tokens, 1) or (tokens, RN * WP)."""
     if RN == 1:
-        found = tl.load(a + tokens * height + row, mask=tokens < n, other=0.0)[:, None]
+        bias = tl.load(a + tokens * height + row, mask=tokens < n, other=0.0)[:, None]
     else:
         rows = row + tl.arange(0, RN * WP) // WP
         ok = (tokens < n)[:, None] & (rows < height)[None, :]
-        found = tl.load(a + tokens[:, None] * height + rows[None, :], mask=ok, other=0.0)
-    return found.to(tl.float32)
+        bias = tl.load(a + tokens[:, None] * height + rows[None, :], mask=ok, other=0.0)
+    return bias.to(tl.float32)
 
 
 @triton.jit
 def keys_of(row, height, width, RN: tl.constexpr, WP: tl.constexpr):
-    """Token of each key of the tile whose first row is `row`; height * width where there is none."""
+    """The token of each key in the tile whose first row is `row`; height * width where there is none."""
     j = tl.arange(0, RN * WP)
     rows, columns = row + j // WP, j % WP
     return tl.where((rows < height) & (columns < width), rows * width + columns, height * width)
@@ -125,7 +125,7 @@ def attention(
     BM: tl.constexpr, RN: tl.constexpr, WP: tl.constexpr, heads: tl.constexpr, d: tl.constexpr,
     DP: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out (B, N, heads * d); to KEEP lse (B * heads, N), the logarithm to base 2 of each softmax's sum."""
+    """out (B, N, heads * d) and, if KEEP, lse (B * heads, N): the base-2 logarithm of each softmax's sum."""
     n = height * width
     tokens = tl.program_id(0) * BM + tl.arange(0, BM)
     head = tl.program_id(1).to(tl.int64)

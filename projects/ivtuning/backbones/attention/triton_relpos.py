@@ -1,7 +1,7 @@
-"""Attention with decomposed relative positions on CUDA: one operation by Triton, without (N, N) scores.
+"""Attention with decomposed relative positions on CUDA: one Triton operation without (N, N) scores.
 
-The fused kernels of torch know no such bias: given as (N, N) it fills the memory, as 64 + H + W wide heads it
-triples the arithmetic and adds copies of everything (docs/benchmarks/gpu.md).
+torch's fused kernels have no such bias. As an (N, N) map it fills the memory; as heads of width 64 + H + W it
+triples the arithmetic and copies everything (docs/benchmarks/gpu.md).
 """
 
 from __future__ import annotations
@@ -10,21 +10,30 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-try:
-    import triton
-except ImportError:  # a torch without CUDA brings none
-    triton = None
-else:
+from ...utils.triton_support import padded_width, triton, why_no_triton
+
+if triton is not None:
     from . import triton_kernels as kernels
 
-WIDEST = 128  # map in tokens, and head: of wider ones a tile does not fit the registers
+WIDEST = 128  # largest side of a map in tokens, and width of a head, whose tiles fit the registers
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def serves(qkv: Tensor) -> bool:
-    """Whether this is the case that the kernels are written for; `qkv` is (B, H, W, 3, heads, d)."""
+    """Whether the kernels can take `qkv`, (B, H, W, 3, heads, d), and are worth it: on CUDA alone."""
+    return qkv.is_cuda and unsupported(qkv) is None
+
+
+def unsupported(qkv: Tensor) -> str | None:
+    """Why the kernels cannot take `qkv`, (B, H, W, 3, heads, d), or None where they can."""
     height, width, _, _, d = qkv.shape[1:]
-    return triton is not None and qkv.is_cuda and qkv.dtype in TYPES and max(height, width, d) <= WIDEST
+    if reason := why_no_triton(qkv):
+        return reason
+    if qkv.dtype not in TYPES:
+        return f"the kernels compute in float32, bfloat16 and float16, and the maps are {qkv.dtype}"
+    if max(height, width, d) > WIDEST:
+        return f"the kernels take maps and heads up to {WIDEST}, not {height} x {width} tokens, heads of {d}"
+    return None
 
 
 def attention(qkv: Tensor, table_h: Tensor, table_w: Tensor) -> Tensor:
@@ -42,7 +51,7 @@ def attention(qkv: Tensor, table_h: Tensor, table_w: Tensor) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps qkv, the result and a number for each query and head; a and b are computed again."""
+    """It keeps qkv, the result and a number for each query and head; a and b are computed again."""
 
     @staticmethod
     def forward(ctx, qkv, table_h, table_w):
@@ -106,21 +115,21 @@ class _Attention(torch.autograd.Function):
 
 def _terms(qkv: Tensor, table_h: Tensor, table_w: Tensor) -> list[Tensor]:
     batch, height, width, _, heads, _ = qkv.shape
-    found = []
+    biases = []
     for axis, table in enumerate((table_h, table_w)):
         out = qkv.new_empty((batch * heads, height * width, qkv.shape[1 + axis]))
         kernels.terms[(qkv.shape[1 + axis], batch * heads)](
             qkv, table, out, height, width, AXIS=axis, **_lines(qkv)
         )
-        found.append(out)
-    return found
+        biases.append(out)
+    return biases
 
 
 def _table(grad: Tensor, qkv: Tensor, axis: int) -> Tensor:
-    """A table's gradient, from that of its biases: what full fine-tuning needs."""
+    """A table's gradient, from the gradient of its biases. Full fine-tuning needs it."""
     batch, height, width, _, heads, _ = qkv.shape
     grad = grad.view(batch, heads, height, width, -1)
-    # Of each place and key, then of each distance.
+    # First for each place and key, then for each distance.
     pairs = torch.einsum("bnhwk,bhwnc->hkc" if axis == 0 else "bnhwk,bhwnc->wkc", grad, qkv[:, :, :, 0])
     length = len(pairs)
     place = torch.arange(length, device=grad.device)
@@ -130,17 +139,17 @@ def _table(grad: Tensor, qkv: Tensor, axis: int) -> Tensor:
 
 
 def _tiles(qkv: Tensor) -> dict:
-    """Constants of the kernels of scores: whole rows of keys, 64 keys or more."""
-    columns = max(16, triton.next_power_of_2(qkv.shape[2]))
+    """Constants of the kernels that compute scores: whole rows of keys, 64 keys or more."""
+    columns = padded_width(qkv.shape[2])
     return {"RN": max(1, 64 // columns), "WP": columns, **_head(qkv)}
 
 
 def _lines(qkv: Tensor) -> dict:
-    """Constants of the kernels that have a row or a column of the map."""
-    return {"P": max(16, triton.next_power_of_2(max(qkv.shape[1:3]))), **_head(qkv)}
+    """Constants of the kernels that compute one row or column of the map."""
+    return {"P": padded_width(max(qkv.shape[1:3])), **_head(qkv)}
 
 
 def _head(qkv: Tensor) -> dict:
     heads, d = qkv.shape[-2:]
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-    return {"heads": heads, "d": d, "DP": max(16, triton.next_power_of_2(d)), "PRECISION": precision}
+    return {"heads": heads, "d": d, "DP": padded_width(d), "PRECISION": precision}

@@ -1,4 +1,4 @@
-"""Swin's window attention (arXiv 2103.14030, 3.2), which keeps no scores, no softmax and one image's mask."""
+"""Swin's window attention (arXiv 2103.14030, 3.2) that keeps neither scores nor their softmax."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from .relpos import TILE, tile_scores_backward, tile_weights
 
 
 class SwinAttention(swin_transformer.WindowAttention):
-    """timm's window attention: full precision on a CPU by tiles of windows, else by torch's fused kernels."""
+    """timm's window attention, faster.
+
+    Attributes:
+        backend: "plain" is the definition, timm's own with explicit scores. "fused" and "auto" compute tiles
+            of windows in full precision on a CPU, and use torch's fused kernels elsewhere.
+    """
+
+    backend = "auto"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fused_attn = True
+        self.fused_attn = False  # timm's own forward pass is the plain one
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Windows (B * nW, N, C) and their mask, (nW, N, N) or None -> (B * nW, N, C).
 
-        A mask is 0 where a query sees a key, which are then of one kind: that is all of a window or none of
-        what is of another kind than its first token.
+        A mask is 0 where a query may attend. Tokens of a window come from up to four parts of the map and
+        attend within their part, so a window hides something if its first token does.
         """
-        if not self.fused_attn:
+        if self.backend == "plain":
             return super().forward(x, mask)
         bias = self._get_rel_pos_bias()[0]  # (heads, N, N)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
@@ -46,7 +53,7 @@ def _fused(qkv: Tensor, bias: Tensor, mask: Tensor | None, dropout: float) -> Te
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         bias = bias[None]
     else:
-        # Windows beside the heads: the mask is that of one image.
+        # Windows beside the heads, since the mask is that of one image.
         q, k, v = qkv.unflatten(0, (-1, len(mask))).permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
         bias = (bias + mask[:, None]).flatten(0, 1)[None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
@@ -54,15 +61,15 @@ def _fused(qkv: Tensor, bias: Tensor, mask: Tensor | None, dropout: float) -> Te
 
 
 class _TiledWindows(torch.autograd.Function):
-    """Explicit attention of some windows at a time, which stay in the cache; the backward pass does it again.
+    """Explicit attention on some windows at a time, which stay in the cache. The backward pass repeats it.
 
-    torch's fused kernel for a CPU has no gradient for the bias, and the mask it wants is one for each head.
+    torch's fused kernel for a CPU has no gradient for the bias, and wants a mask for every head.
     """
 
     @staticmethod
     def forward(ctx, qkv, bias, mask):
         ctx.save_for_backward(qkv, bias)
-        ctx.mask = mask  # as it is, for one of inference mode may not be saved
+        ctx.mask = mask  # an attribute, since a mask made in inference mode cannot be saved
         seams = _seams(mask)
         out = qkv.new_empty(qkv[:, :, 0].shape)
         buffer = _buffer(qkv)
@@ -87,15 +94,15 @@ class _TiledWindows(torch.autograd.Function):
             g = grad[some].transpose(1, 2).flatten(0, 1)
             s = tile_scores_backward(p, v, g, second)
             grads = torch.bmm(s, k).mul_(scale), torch.bmm(s.mT, q).mul_(scale), torch.bmm(p.mT, g)
-            for i, found in enumerate(grads):
-                grad_qkv[some, :, i] = _tokens(found, bias)
+            for i, part in enumerate(grads):
+                grad_qkv[some, :, i] = _tokens(part, bias)
             if grad_bias is not None:
                 grad_bias += s.unflatten(0, (-1, len(bias))).sum(0)
         return grad_qkv, grad_bias, None
 
 
 def _seams(mask: Tensor | None) -> list[bool]:
-    """Which windows hide something: a window's first token then is of another kind than some other one."""
+    """Which windows hide something: those whose first token may not attend to all others."""
     return [] if mask is None else mask[:, 0].any(-1).tolist()
 
 

@@ -50,30 +50,16 @@ def build(
 
 
 def shortened(name: str, depth: int) -> dict:
-    """The constructor arguments that shorten the trunk `name` to `depth` blocks.
-
-    ViTDet keeps the share of its global blocks; Swin loses blocks of its third stage.
+    """Options that give the trunk `name` `depth` blocks and leave all else as it is.
 
     Raises:
         UserError: the trunk cannot have that depth.
     """
     maker = _maker(name)
-    options = maker.keywords
-    if maker.func is Swin:
-        first, second, third, last = options["depths"]
-        other = first + second + last
-        if depth % 2 or not other + 2 <= depth <= other + third:
-            raise UserError(f"--depth {depth}: give an even number from {other + 2} to {other + third}")
-        return {"depths": (first, second, depth - other, last)}
-    full = options["depth"]
-    if maker.func is not ViTDet:
-        if not 1 <= depth <= full:
-            raise UserError(f"--depth {depth}: give 1 to {full}")
-        return {"depth": depth, "out_indices": (depth - 1,)}
-    step = full // 4
-    if depth % step or not step <= depth <= full:
-        raise UserError(f"--depth {depth}: give a multiple of {step} up to {full}, every {step}th is global")
-    return {"depth": depth, "global_blocks": range(step - 1, depth, step)}
+    try:
+        return maker.func.shortened(maker.keywords, depth)
+    except UserError as error:
+        raise UserError(f"--depth {depth}: {error}") from None
 
 
 def depths(name: str, most: int | None = None) -> list[int]:
@@ -95,10 +81,8 @@ def depths(name: str, most: int | None = None) -> list[int]:
 
 
 def usual_size(name: str) -> tuple[int, int]:
-    """Height and width in pixels at which the trunk `name` is measured by default."""
-    if name.endswith("nano"):
-        return 48, 48
-    return (480, 640) if name.startswith("swin") else (512, 512)
+    """Height and width in pixels at which the trunk `name` is measured unless told otherwise."""
+    return (48, 48) if name.endswith("nano") else _maker(name).func.typical_size
 
 
 def _maker(name: str) -> partial:

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
-from detectron2.layers.batch_norm import NaiveSyncBatchNorm
-from detectron2.utils import comm
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 from ...errors import UserError, nearest
+from ...utils.norms import make_norm
 
-NORMS = ("BN", "SyncBN", "GN")
+GROUPS = 32  # of the decoders' GroupNorms
 
 
 class FeatureReader(nn.Module):
@@ -75,49 +73,6 @@ class Decoder(FeatureReader):
         self.num_classes = num_classes
 
 
-class _OneValue:
-    """Mixin for batch norms: where a channel has one value, the running statistics take the batch's place.
-
-    It happens to a 1x1 map in a batch of one image (UPerNet's global pooling); one value has no variance, and
-    torch refuses to train on it. Here the layer then works as in evaluation, and learns no statistics.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        alone = isinstance(self, BatchNorm) or comm.get_world_size() == 1
-        if self.training and alone and x.numel() == x.shape[1]:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
-
-
-class BatchNorm(_OneValue, nn.BatchNorm2d):
-    """Batch norm over this process's images."""
-
-
-class SyncBatchNorm(_OneValue, nn.SyncBatchNorm):
-    """Batch norm over the images of all processes, on CUDA; one process of any device has its own."""
-
-
-class GlooSyncBatchNorm(_OneValue, NaiveSyncBatchNorm):
-    """The same for processes without CUDA, which torch's refuses; it has the same parameter names."""
-
-
-def build_norm(norm: str, channels: int) -> nn.Module:
-    """Normalization of (B, `channels`, H, W) by detectron2's name: "BN", "SyncBN" or "GN" (32 groups).
-
-    Raises:
-        UserError: another name, or channels that 32 groups of at least 2 do not divide.
-    """
-    if norm == "SyncBN":
-        return (SyncBatchNorm if torch.cuda.is_available() else GlooSyncBatchNorm)(channels)
-    if norm == "BN":
-        return BatchNorm(channels)
-    if norm != "GN":
-        raise UserError(f"norm={norm!r}: give {', '.join(NORMS)}{nearest(norm, NORMS)}")
-    if channels % 32 or channels == 32:  # groups of one channel fail on 1x1 maps
-        raise UserError(f"norm='GN' has 32 groups: give the decoder 64, 96, ... channels, not {channels}")
-    return nn.GroupNorm(32, channels)
-
-
 def conv_block(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
     """A convolution without bias that keeps the map's size, a norm and ReLU."""
     conv = Conv2d(
@@ -126,7 +81,7 @@ def conv_block(in_channels: int, out_channels: int, kernel_size: int, norm: str)
         kernel_size,
         padding=kernel_size // 2,
         bias=False,
-        norm=build_norm(norm, out_channels),
+        norm=make_norm(norm, out_channels, GROUPS),
         activation=F.relu,
     )
     c2_msra_fill(conv)

@@ -1,4 +1,4 @@
-"""IV-tuning's adapters in evaluation: constants are multiplied out once, wide maps are read seldom.
+"""IV-tuning's sites in evaluation, without gradients: constants are multiplied out once for many passes.
 
 The affine maps of the norms become part of the projections behind them, running statistics part of the first
 1x1 convolution, the partial residual part of the depthwise convolution's center and of the down-projection's
@@ -7,26 +7,28 @@ rows, and every bias a row of the weight behind it.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-if TYPE_CHECKING:
-    from .modules import HybridAdapter, PromptAdapter
-    from .tuner import IVBlockAdapters
+from ...utils.precision import product_dtype, without_autocast
+from .modules import HybridAdapter, PromptAdapter
 
+# A block's sites: after the attention, and after the MLP.
+Pairs = tuple[tuple[HybridAdapter, PromptAdapter], tuple[HybridAdapter, PromptAdapter]]
 # Columns of ones that carry a bias through a product; tensor cores want multiples of 8.
 ONES = 8
 
 
 class Site(NamedTuple):
-    """The constants of one site; n = B H W tokens, h and r the widths of the bottlenecks."""
+    """The constants of one site; h and r are the widths of the bottlenecks."""
 
     eps: float
     swap: bool
@@ -42,13 +44,15 @@ class Site(NamedTuple):
 
 
 @dataclass
-class Folded:
-    """The constants of a block's two sites, and the tensors they were made of.
+class Constants:
+    """The constants of a block's two sites, and what they were made of.
 
-    `carried`: a block's prompt, and what the second site will need of it.
+    `made_of` holds parameters and buffers with their versions, `optimizer_steps` the count at that time.
+    `carried` is the prompt of the block that runs at present, and what its second site will need of it.
     """
 
     made_of: list[tuple[Tensor, int]]
+    optimizer_steps: int
     dtype: torch.dtype
     prompt_eps: float
     prompt_down: Tensor  # (2 r, C)
@@ -57,52 +61,89 @@ class Folded:
     carried: tuple[Tensor, Tensor] | None = None
 
 
-# Outside the modules: no state dict, copy or pickle of them holds constants.
-_known: WeakKeyDictionary[IVBlockAdapters, Folded] = WeakKeyDictionary()
-# Fused optimizers change parameters without counting up their versions.
-register_optimizer_step_post_hook(lambda *_: _known.clear())
+class FoldedSites:
+    """Computes a block's two sites by constants that it makes when they are first needed.
 
-
-def forget(adapters: IVBlockAdapters) -> None:
-    """Drop what was folded."""
-    _known.pop(adapters, None)
-
-
-def run(adapters: IVBlockAdapters, index: int, x: Tensor, prompt: Tensor) -> Tensor | None:
-    """Site `index` (0 or 1) on `x`, (B, H, W, C), which it may write its result into.
-
-    None where nothing is folded: with gradients, in training, with a norm that has no running statistics, and
-    for parameters whose changes go unnoticed (made in inference mode).
+    They are made anew whenever a parameter or buffer has changed. An object like this is a plain attribute of
+    the module that holds the adapters: it adds nothing to a state dict, and copies and pickles start empty.
     """
-    if torch.is_grad_enabled() or not _constant(adapters):
-        return None
-    constants = _constants(adapters, x)
-    if constants is None:
-        return None
-    carried, constants.carried = constants.carried, None
-    if index and carried is not None and carried[0] is prompt:
-        return _add_site(constants.sites[1], x, carried[1])
-    both = _prompts(constants, prompt)
-    if not index:
-        constants.carried = prompt, both[1]
-    return _add_site(constants.sites[index], x, both[index])
 
+    def __init__(self):
+        self._constants: Constants | None = None
 
-def _constants(adapters: IVBlockAdapters, x: Tensor) -> Folded | None:
-    """What is known, made anew where a parameter or buffer is no longer what it was."""
-    tensors = _tensors(adapters)
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if _autocast(kind) else x.dtype
-    found = _known.get(adapters)
-    if found is None or found.dtype != dtype or not _same(found.made_of, tensors):
-        if any(t.is_inference() for t in tensors):
+    def __reduce__(self):
+        return FoldedSites, ()
+
+    @property
+    def is_empty(self) -> bool:
+        """True where no constants are held."""
+        return self._constants is None
+
+    @property
+    def holds_a_map(self) -> bool:
+        """True between a block's first and second site, for which a map of the prompt is kept."""
+        return self._constants is not None and self._constants.carried is not None
+
+    def forget(self) -> None:
+        """Drop the constants."""
+        self._constants = None
+
+    def run(self, pairs: Pairs, index: int, x: Tensor, prompt: Tensor) -> Tensor | None:
+        """Site `index` (0 or 1) on `x`, (B, H, W, C). The result may be written into `x`.
+
+        None where nothing is folded: with gradients, in training, with a norm that has no running statistics,
+        and for parameters made in inference mode, whose changes nobody can notice.
+        """
+        if torch.is_grad_enabled() or not _is_constant(pairs):
             return None
-        _known[adapters] = found = _fold(adapters, tensors, dtype)
-    return found
+        constants = self._current(pairs, x)
+        if constants is None:
+            return None
+        carried, constants.carried = constants.carried, None
+        if index and carried is not None and carried[0] is prompt:
+            return _add_site(constants.sites[1], x, carried[1])
+        both = _prompts(constants, prompt)
+        if not index:
+            constants.carried = prompt, both[1]
+        return _add_site(constants.sites[index], x, both[index])
+
+    def _current(self, pairs: Pairs, x: Tensor) -> Constants | None:
+        tensors, dtype, steps = list(_tensors(pairs)), product_dtype(x), _step_counter().steps
+        known = self._constants
+        if (
+            known is None
+            or known.dtype != dtype
+            or known.optimizer_steps != steps
+            or not _same(known.made_of, tensors)
+        ):
+            if any(t.is_inference() for t in tensors):
+                return None
+            # Kept as they are now: memory of a replaced parameter must not be given to the next one.
+            made_of = [(t.detach(), t._version) for t in tensors]
+            known = self._constants = _fold(pairs, made_of, steps, dtype)
+        return known
 
 
-def _prompts(constants: Folded, prompt: Tensor) -> tuple[Tensor, Tensor]:
-    """What both prompt adapters make of the prompt between their projections: (n, r + ONES) each."""
+class _StepCounter:
+    steps = 0
+
+    def __call__(self, *_) -> None:
+        self.steps += 1
+
+
+@functools.cache
+def _step_counter() -> _StepCounter:
+    """Counts the optimizer steps of this process, from the first time that constants are made.
+
+    Every change of a tensor counts up its version, but for those of fused optimizers.
+    """
+    counter = _StepCounter()
+    register_optimizer_step_post_hook(counter)
+    return counter
+
+
+def _prompts(constants: Constants, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    """Both prompt adapters between their projections: (B H W, r + ONES) each."""
     batch = len(prompt)
     normed = F.layer_norm(prompt, prompt.shape[-1:], eps=constants.prompt_eps)
     z = F.linear(normed.to(constants.dtype), constants.prompt_down, constants.prompt_bias)
@@ -124,7 +165,7 @@ def _add_site(site: Site, x: Tensor, prompt: Tensor) -> Tensor:
     flat = x.reshape(-1, channels)
     normed = F.layer_norm(flat, (channels,), eps=site.eps).to(site.down.dtype)
     u = F.linear(normed, site.down, site.down_bias)
-    del normed  # its memory is warm: the last product takes it
+    del normed  # its memory is warm, and the last product will take it
     part = len(site.depthwise)
     size = (width, height) if site.swap else (height, width)
     first = u[:, :part].view(batch, *size, part).permute(0, 3, 1, 2)
@@ -147,24 +188,21 @@ def _with_ones(x: Tensor) -> Tensor:
     return F.pad(x, (0, ONES), value=1.0)
 
 
-def _autocast(kind: str) -> bool:
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def _constant(adapters: IVBlockAdapters) -> bool:
-    norms = adapters.adapter1.mix.norm, adapters.adapter2.mix.norm
-    return not adapters.training and all(
+def _is_constant(pairs: Pairs) -> bool:
+    norms = [adapter.mix.norm for adapter, _ in pairs]
+    return not any(module.training for pair in pairs for module in pair) and all(
         isinstance(norm, _BatchNorm) and not norm.training and norm.running_mean is not None for norm in norms
     )
 
 
-def _tensors(adapters: IVBlockAdapters) -> list[Tensor]:
-    return [
-        tensor
-        for module in adapters.modules()
-        for tensor in (*module._parameters.values(), *module._buffers.values())
-        if tensor is not None
-    ]
+def _tensors(pairs: Pairs) -> Iterator[Tensor]:
+    for pair in pairs:
+        for root in pair:
+            for module in root.modules():
+                # A third of the time that parameters() and buffers() take, on every site of every pass.
+                for tensor in (*module._parameters.values(), *module._buffers.values()):
+                    if tensor is not None:
+                        yield tensor
 
 
 def _same(made_of: list[tuple[Tensor, int]], tensors: list[Tensor]) -> bool:
@@ -174,52 +212,35 @@ def _same(made_of: list[tuple[Tensor, int]], tensors: list[Tensor]) -> bool:
     )
 
 
-def _fold(adapters: IVBlockAdapters, tensors: list[Tensor], dtype: torch.dtype) -> Folded:
-    # Kept as they are now: memory of a replaced parameter must not be given to the next one.
-    made_of = [(t.detach(), t._version) for t in tensors]
-    kind = tensors[0].device.type
-    with torch.autocast(kind, enabled=False) if _autocast(kind) else torch.no_grad():
-        down = [_affine(p.transform, p.down) for p in (adapters.prompt1, adapters.prompt2)]
-        return Folded(
+def _fold(pairs: Pairs, made_of: list[tuple[Tensor, int]], steps: int, dtype: torch.dtype) -> Constants:
+    with without_autocast(made_of[0][0].device.type):
+        down = [prompter.transform.fold_into(prompter.down) for _, prompter in pairs]
+        return Constants(
             made_of,
+            steps,
             dtype,
-            adapters.prompt1.transform.norm.eps,
+            pairs[0][1].transform.norm.eps,
             *(torch.cat(parts).to(dtype) for parts in zip(*down, strict=True)),
-            (
-                _site(adapters.adapter1, adapters.prompt1, dtype),
-                _site(adapters.adapter2, adapters.prompt2, dtype),
-            ),
+            tuple(_site(*pair, dtype) for pair in pairs),
         )
-
-
-def _affine(transform: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias of ``linear(norm(x) * gamma + beta)`` for a normed x without affine map."""
-    norm = transform.norm
-    weight = linear.weight * (norm.weight * transform.gamma)
-    shift = torch.addcmul(transform.beta, norm.bias, transform.gamma)
-    return weight, F.linear(shift, linear.weight, linear.bias)
 
 
 def _site(adapter: HybridAdapter, prompter: PromptAdapter, dtype: torch.dtype) -> Site:
     mix = adapter.mix
     part = mix.part
-    down, down_bias = (t.clone() for t in _affine(adapter.transform, adapter.down))
+    down, down_bias = (t.clone() for t in adapter.transform.fold_into(adapter.down))
     # concat(depthwise(first), rest) + (first, rest)
     down[part:] *= 2
     down_bias[part:] *= 2
     depthwise = mix.depthwise.weight.clone()
     depthwise[:, :, 1, 1] += 1
-    # The last convolution's bias joins its residual already before the first one, which takes it off again.
+    # The last convolution's bias joins its residual before the first convolution, which takes it off again.
     late = mix.conv2.bias
     down_bias[part:] += late[part:]
     depthwise_bias = mix.depthwise.bias + late[:part]
     scale = mix.norm.weight * (mix.norm.running_var + mix.norm.eps).rsqrt()
     conv1 = mix.conv1.weight.flatten(1) * scale[:, None]
     conv1_bias = torch.addcmul(mix.norm.bias, mix.conv1.bias - mix.norm.running_mean, scale) - conv1 @ late
-    weight, bias = prompter.up.weight, prompter.up.bias
-    if not isinstance(prompter.scale, nn.Identity):
-        weight = weight * prompter.scale.gamma[:, None]
-        bias = torch.addcmul(prompter.scale.beta, bias, prompter.scale.gamma)
     constants = (
         down,
         down_bias,
@@ -229,7 +250,7 @@ def _site(adapter: HybridAdapter, prompter: PromptAdapter, dtype: torch.dtype) -
         conv1_bias,
         mix.conv2.weight.flatten(1).T,
         _rows(adapter.up.weight, adapter.up.bias),
-        _rows(weight, bias),
+        _rows(*prompter.scaled_up()),
     )
     return Site(
         adapter.transform.norm.eps, adapter.legacy_hw_swap, *(c.to(dtype).contiguous() for c in constants)

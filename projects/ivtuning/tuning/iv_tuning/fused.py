@@ -1,7 +1,7 @@
-"""The adapters' two operations, with backward passes that keep little and pass over wide maps few times.
+"""IV-tuning's sites as two autograd operations that keep little and read wide maps few times.
 
-Both are exact: they compute what the plain modules compute, gradients included, up to rounding. What is kept
-for the backward pass matters because the trunk around them is frozen: it keeps no input of any linear layer.
+Both are exact: they compute what the modules compute, gradients included, up to rounding. What is kept for
+the backward pass matters because the trunk around them is frozen and keeps no input of any linear layer.
 """
 
 from __future__ import annotations
@@ -13,21 +13,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.precision import is_autocast_on
+from .modules import FeatureTransform, HybridAdapter, PromptAdapter
 
-def fold(norm: nn.LayerNorm, gamma: Tensor, beta: Tensor, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight (k, C) and bias (k,) with ``linear(norm(x) * gamma + beta) == (x @ weight.T) / std(x) + bias``.
 
-    The rows of the weight sum to 0: x need not be centered, and no large mean has to cancel.
+def site(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: Tensor) -> Tensor:
+    """``adapter(x) + prompter(prompt)``, with little kept for the backward pass. (B, H, W, C) -> the same."""
+    p = normed_projection(prompt, *fold(prompter.transform, prompter.down), prompter.transform.norm.eps)
+    return adapted_residual(
+        x,
+        down=fold(adapter.transform, adapter.down),
+        eps=adapter.transform.norm.eps,
+        inner=adapter.bottleneck,
+        parameters=tuple(adapter.mix.parameters()),
+        up=adapter.up,
+        prompt=prompter.attention(p),
+        prompt_up=prompter.scaled_up(),
+        dropout=adapter.dropout.p if adapter.training else 0.0,
+    )
+
+
+def fold(transform: FeatureTransform, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight (k, C) and bias (k,) with ``layer(transform(x)) == (x @ weight.T) / std(x) + bias``.
+
+    The rows of the weight sum to 0, so x need not be centered, and no large mean has to cancel.
     """
-    weight = linear.weight * (norm.weight * gamma)
-    bias = F.linear(torch.addcmul(beta, norm.bias, gamma), linear.weight, linear.bias)
+    weight, bias = transform.fold_into(layer)
     return weight - weight.mean(1, keepdim=True), bias
 
 
 def normed_projection(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """``(x @ weight.T) / sqrt(var(x) + eps) + bias``, over the last axis of x; the weight's rows sum to 0.
 
-    (..., C) -> (..., k). Keeps x, two numbers for each token and its own narrow result.
+    (..., C) -> (..., k). It keeps x, two numbers for each token and its own narrow result.
     """
     return _NormedProjection.apply(x, weight, bias, eps)
 
@@ -45,15 +63,15 @@ def adapted_residual(
 ) -> Tensor:
     """``x + up(dropout(inner(normed_projection(x, *down)))) + gelu(prompt @ w.T + b)`` as one operation.
 
-    It keeps its narrow maps and, in place of x, its result, which the block's next norm keeps anyway: the
-    backward pass computes the sum once more and subtracts it. `inner` runs again there as well.
+    It keeps its narrow maps and, in place of x, its result, which the block's next norm keeps anyway. The
+    backward pass computes what was added once more and subtracts it, and runs `inner` again.
 
     Args:
         x: (B, H, W, C) stream.
         down: see :func:`fold`.
-        inner: (B, H, W, h) -> the same; called with `again=True` in the backward pass, when it must change no
-            buffer.
-        parameters: all that `inner` uses.
+        inner: (B, H, W, h) -> the same; called with `update_statistics=False` in the backward pass, where it
+            must not change a buffer.
+        parameters: all parameters that `inner` uses.
         prompt: (B, H, W, r).
         prompt_up: weight (C, r) and bias (C,).
         dropout: rate in 0..1, 0 in evaluation.
@@ -103,7 +121,7 @@ class _AdaptedResidual(torch.autograd.Function):
         with ctx.autocast():
             with torch.enable_grad():
                 u = (z + down_bias.to(z.dtype)).detach().requires_grad_()
-                hidden = _drop(ctx.inner(u, again=True), keep, ctx.dropout)
+                hidden = _drop(ctx.inner(u, update_statistics=False), keep, ctx.dropout)
             pre = F.linear(prompt, prompt_up, prompt_bias)
             x = y - F.linear(hidden.detach(), up, up_bias)
             x -= F.gelu(pre)
@@ -111,9 +129,9 @@ class _AdaptedResidual(torch.autograd.Function):
             grad_up = _outer(grad, hidden.detach(), up)
             grad_hidden = F.linear(grad, up.T).to(hidden.dtype)
             wanted = [p for p in ctx.parameters if p.requires_grad]
-            grad_u, *found = torch.autograd.grad(hidden, [u, *wanted], grad_hidden)
-            found = iter(found)
-            grads = [next(found) if p.requires_grad else None for p in ctx.parameters]
+            grad_u, *inner_grads = torch.autograd.grad(hidden, [u, *wanted], grad_hidden)
+            inner_grads = iter(inner_grads)
+            grads = [next(inner_grads) if p.requires_grad else None for p in ctx.parameters]
 
             grad_pre = torch.ops.aten.gelu_backward(grad.to(pre.dtype), pre)
             grad_prompt_up = _outer(grad_pre, prompt, prompt_up)
@@ -128,11 +146,11 @@ class _AdaptedResidual(torch.autograd.Function):
 
 
 def _autocast(x: Tensor) -> Callable[[], contextlib.AbstractContextManager]:
-    """The autocast state of this moment, to be entered again in the backward pass."""
+    """The present state of autocast, as a context to enter in the backward pass."""
     kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):  # the meta device, on which trunks are counted
+    if not torch.amp.is_autocast_available(kind):  # the meta device, on which parameters are counted
         return contextlib.nullcontext
-    on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    on, dtype = is_autocast_on(kind), torch.get_autocast_dtype(kind)
     return lambda: torch.autocast(kind, dtype, enabled=on)
 
 
@@ -142,13 +160,13 @@ def _drop(x: Tensor, keep: Tensor | None, rate: float) -> Tensor:
 
 def _project(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """The projection without its bias, and mean and 1/std of every token in float32."""
-    # For its statistics: torch.var_mean takes nine times as long on a CPU.
+    # Called for its statistics: torch.var_mean takes nine times as long on a CPU.
     normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
     return F.linear(normed, weight), mean, rstd
 
 
 def _project_backward(grad, x, weight, z, mean, rstd) -> tuple[Tensor, Tensor]:
-    """Gradients of x, in a new tensor, and of the weight."""
+    """The gradients of x, in a new tensor, and of the weight."""
     scaled = grad * rstd
     # Through the standard deviation: d rstd / dx = -rstd^3 (x - mean) / C.
     slope = (grad * z).sum(-1, keepdim=True, dtype=rstd.dtype) * (rstd.square() / x.shape[-1])
@@ -157,10 +175,10 @@ def _project_backward(grad, x, weight, z, mean, rstd) -> tuple[Tensor, Tensor]:
 
 
 def _outer(left: Tensor, right: Tensor, like: Tensor) -> Tensor:
-    """Sum over all tokens of the outer products, (k, C), in the type of the weight `like`."""
+    """The sum over all tokens of the outer products, (k, C), in the type of the weight `like`."""
     return (left.flatten(0, -2).T @ right.flatten(0, -2)).to(like.dtype)
 
 
 def _total(grad: Tensor, like: Tensor) -> Tensor:
-    """The gradient of a bias: the sum over all tokens, in the bias' own type."""
+    """The gradient of a bias: the sum over all tokens, in the type of the bias `like`."""
     return grad.flatten(0, -2).sum(0, dtype=like.dtype)

@@ -1,43 +1,37 @@
-"""The modules of IV-tuning (arXiv 2412.16654): hybrid adapters, prompt adapters, the prompt generator."""
+"""The modules of IV-tuning (arXiv 2412.16654): hybrid adapters, prompt adapters, the prompt generator.
+
+docs/method.md 1 has their equations. These forward passes are the definition; fused.py, folded.py and
+triton_site.py compute the same values faster. Modules take and return maps (B, H, W, C); only convolutions
+and SimAM work on (B, C, H, W).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import UserError
-from ..frozen_statistics import statistics_kept
-
-
-def make_norm(kind: str, channels: int) -> nn.Module:
-    """`kind` of normalization for (B, `channels`, H, W): "BN" (the paper's), "SyncBN" (CUDA only) or "GN"."""
-    if kind == "BN":
-        return nn.BatchNorm2d(channels)
-    if kind == "SyncBN":
-        return nn.SyncBatchNorm(channels)
-    if kind == "GN":
-        return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
-    raise UserError(f"norm {kind!r} is not one of 'BN', 'SyncBN', 'GN': set tuner.norm to one of them")
+from ...utils.norms import make_norm
+from ..frozen_statistics import frozen_statistics
+from ..layers import set_zero
 
 
 def simam(x: Tensor, penalty: float = 1e-4) -> Tensor:
-    """SimAM attention, parameter-free. `x` is (B, c, H, W); statistics run over the whole map."""
+    """SimAM attention on `x` (B, c, H, W). It has no parameters; its statistics run over the whole map."""
     deviation = (x - x.mean((2, 3), keepdim=True)).square()
-    # A 1x1 map has no degree of freedom left: clamp, where the original divides by zero.
+    # A 1x1 map has no degree of freedom: the paper's code divides by zero there.
     freedom = max(x.shape[2] * x.shape[3] - 1, 1)
     energy = deviation / (4 * (deviation.sum((2, 3), keepdim=True) / freedom + penalty)) + 0.5
     return x * energy.sigmoid()
 
 
 class HybridOperation(nn.Module):
-    """HO(h): a partial depthwise 3x3 convolution, then a residual bottleneck of two 1x1 convolutions.
+    """HO(h): a partial depthwise 3x3 convolution, then a residual block of two 1x1 convolutions.
 
-    (B, h, H, W) -> the same. The quarter of the channels that the depthwise convolution takes is added to the
-    input; the others are doubled (the original's ``concat(x1', x2) + x``).
+    (B, h, H, W) -> the same. The convolution's output, a quarter of the channels, is added to its input; the
+    other channels are doubled, as in the paper's code (docs/method.md 1.2).
     """
 
     def __init__(self, channels: int, norm: str = "BN"):
@@ -48,11 +42,11 @@ class HybridOperation(nn.Module):
         self.norm = make_norm(norm, channels)
         self.conv2 = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, again: bool = False) -> Tensor:
-        """`again`: a repetition in the backward pass, which must not count in the running statistics."""
+    def forward(self, x: Tensor, update_statistics: bool = True) -> Tensor:
+        """`update_statistics` is False in the backward pass, where a batch is seen for the second time."""
         first, rest = x[:, : self.part], x[:, self.part :]
         y = torch.cat([self.depthwise(first), rest], 1) + x
-        with statistics_kept(self.norm) if again else contextlib.nullcontext():
+        with contextlib.nullcontext() if update_statistics else frozen_statistics(self.norm):
             z = self.norm(self.conv1(y))
         return self.conv2(z.relu()) + y
 
@@ -69,14 +63,20 @@ class FeatureTransform(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.beta, self.norm(x), self.gamma)
 
+    def fold_into(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Weight (k, C) and bias (k,) that give ``layer(self(x))`` when applied to the standardized x."""
+        weight = layer.weight * (self.norm.weight * self.gamma)
+        shift = torch.addcmul(self.beta, self.norm.bias, self.gamma)
+        return weight, F.linear(shift, layer.weight, layer.bias)
+
 
 class HybridAdapter(nn.Module):
-    """HA(C, h), on the residual stream, residual inside. (B, H, W, C) -> the same.
+    """HA(C, h): the hybrid adapter, with its residual. (B, H, W, C) -> the same.
 
     133 C + 8672 parameters at h=64.
 
-    `legacy_hw_swap` reads the token sequence as a (W, H) map, as the original's detection code does: on maps
-    that are not square its convolution then sees scrambled neighbors.
+    `legacy_hw_swap` reads the token sequence as a (W, H) map, as the paper's detection code does. On maps
+    that are not square the convolution then sees scrambled neighbors.
     """
 
     def __init__(
@@ -90,26 +90,24 @@ class HybridAdapter(nn.Module):
         self.up = nn.Linear(hidden_dim, channels)
         self.legacy_hw_swap = legacy_hw_swap
 
-    def bottleneck(self, u: Tensor, again: bool = False) -> Tensor:
-        """What happens between the two projections: (B, H, W, h) -> the same."""
+    def bottleneck(self, u: Tensor, update_statistics: bool = True) -> Tensor:
+        """The part between the two projections: (B, H, W, h) -> the same."""
         batch, height, width, _ = u.shape
         if self.legacy_hw_swap:
             u = u.reshape(batch, width, height, -1)
-        u = self.mix(u.permute(0, 3, 1, 2), again).permute(0, 2, 3, 1)
+        u = self.mix(u.permute(0, 3, 1, 2), update_statistics).permute(0, 2, 3, 1)
         return F.gelu(u.reshape(batch, height, width, -1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.up(self.dropout(self.bottleneck(self.down(self.transform(x)))))
 
-    @torch.no_grad()
     def reset_to_identity(self) -> None:
-        """Make it the identity."""
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        """Make the adapter the identity."""
+        set_zero(self.up)
 
 
 class PromptAdapter(nn.Module):
-    """IPA(C, r), the internal prompt adapter: a delta made of the carried prompt. (B, H, W, C) -> the same.
+    """IPA(C, r): the internal prompt adapter. Prompt (B, H, W, C) -> what is added to the stream.
 
     23 C + 8 parameters at r=8; `post_affine=False` drops the last scale and bias (2 C), which gives the
     published count of ViTDet-B.
@@ -123,25 +121,30 @@ class PromptAdapter(nn.Module):
         self.scale = FeatureTransform(channels, norm=False) if post_affine else nn.Identity()
 
     def attention(self, p: Tensor) -> Tensor:
-        """What happens between the two projections: (B, H, W, r) -> the same."""
+        """The part between the two projections: (B, H, W, r) -> the same."""
         return F.gelu(simam(p.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def forward(self, prompt: Tensor) -> Tensor:
         return F.gelu(self.scale(self.up(self.attention(self.down(self.transform(prompt))))))
 
-    @torch.no_grad()
+    def scaled_up(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, r) and bias (C,) of the up-projection with the last scale and bias multiplied in."""
+        if isinstance(self.scale, nn.Identity):
+            return self.up.weight, self.up.bias
+        bias = torch.addcmul(self.scale.beta, self.up.bias, self.scale.gamma)
+        return self.up.weight * self.scale.gamma[:, None], bias
+
     def reset_to_identity(self) -> None:
-        """Make the delta zero, whatever the prompt."""
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        """Make the output zero, whatever the prompt."""
+        set_zero(self.up)
         if not isinstance(self.scale, nn.Identity):
             nn.init.zeros_(self.scale.beta)
 
 
 class PromptGenerator(nn.Module):
-    """EMPG(C, e): makes the external prompt of both modalities. Two (B, H, W, C) maps -> one.
+    """EMPG(C, e): the external modal prompt generator. Visible and infrared map (B, H, W, C) -> the prompt.
 
-    25 C + 196 parameters at e=8. Xavier-uniform on every weight, as the original.
+    25 C + 196 parameters at e=8. Every weight starts Xavier-uniform, as in the paper's code.
     """
 
     def __init__(self, channels: int, hidden_dim: int = 8, norm: str = "BN"):

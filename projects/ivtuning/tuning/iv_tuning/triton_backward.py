@@ -1,7 +1,8 @@
-"""Triton kernels of IV-tuning's sites: backward, see :mod:`.triton_site`.
+"""Triton kernels of IV-tuning's sites, backward pass; :mod:`.triton_site` launches them.
 
-Programs that sum over tokens take every so many-th block of them and write their sum into their own row of a
-buffer; whoever needs the total adds up the rows.
+A program that sums over tokens reads every P-th block of them, P being the number of programs, and writes its
+sum into its own row of a buffer. Who needs the total adds up the rows. The order is fixed and there are no
+atomics, so every run gives the same bits.
 """
 
 import triton
@@ -13,7 +14,6 @@ from .triton_forward import (
     gelu_slope,
     hidden_parts,
     matrix,
-    norm_affine,
     product,
     prompt_hidden,
     prompt_pre,
@@ -36,10 +36,10 @@ def backward_up(
     K: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
     AFFINE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From g (n, C), the gradient of the site's result, to those before both up-projections.
+    """From g (n, C), the gradient of the site's result, to the gradients before both up-projections.
 
-    That of the prompt has gone through its GELU as well. A program has a block of one image; a row of
-    `prompt_sums` (images, blocks, 2, R) are the sums that SimAM's statistics pass on.
+    The prompt's has passed its GELU as well. A program computes a block of one image; a row of `prompt_sums`
+    (images, blocks, 2, R) holds the sums that SimAM's statistics pass on.
     """
     image = tl.program_id(1)
     within = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -153,7 +153,7 @@ def backward_depthwise(
 ):  # fmt: skip
     """Through the depthwise convolution and its residual: grad_z (n, K).
 
-    A row of `sums`: sum(grad_z), then PART x 9 of the depthwise weight and PART of its bias.
+    A row of `sums`: sum(grad_z), then PART x 9 values of the depthwise weight and PART of its bias.
     """
     k = tl.arange(0, KP)
     part = k < PART
@@ -196,9 +196,9 @@ def backward_attention(
     z, folded, stats, grad, before, grad_z, sums, tokens, blocks,
     K: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """Through SimAM: grad_z (n, K) from `grad`. A program has a block of an image; its sum: a row of `sums`.
+    """Through SimAM: grad_z (n, K) from `grad`. A program computes a block of one image and a row of `sums`.
 
-    `before`: :func:`backward_up`'s sums, of the image's `blocks`.
+    `before`: the sums that :func:`backward_up` wrote for the image's `blocks`.
     """
     image = tl.program_id(1)
     k = tl.arange(0, KP)
@@ -272,10 +272,10 @@ def backward_project(
             x = matrix(out, rows, c, n, C)
         standard = (x - m[:, None]) * s[:, None]
         put(standardized, standard, rows, c, n, C)
-        found = s[:, None] * (v - v0[:, None] - standard * v1[:, None])
+        grad = s[:, None] * (v - v0[:, None] - standard * v1[:, None])
         if SITE:
-            found += matrix(g, rows, c, n, C)
-        put(grad_x, found, rows, c, n, C)
+            grad += matrix(g, rows, c, n, C)
+        put(grad_x, grad, rows, c, n, C)
 
 
 @triton.jit(do_not_specialize=["n", "tokens", "blocks"])
@@ -328,84 +328,3 @@ def backward_columns(
     tl.store(mine + c, sum_g, mask=c < C)
     tl.store(mine + C + c, sum_pre, mask=c < C)
     tl.store(mine + 2 * C + c, sum_last, mask=c < C)
-
-
-@triton.jit
-def finish_down(
-    sums, row, splits, ROWS, constant, norm_weight, norm_bias, gamma, beta, weight,
-    grad_norm_weight, grad_norm_bias, grad_gamma, grad_beta, grad_weight, c, C, K, KP: tl.constexpr,
-):  # fmt: skip
-    """Gradients of a norm, its affine maps and the projection's weight; `constant` (KP,) is its bias'."""
-    k = tl.arange(0, KP)
-    found = tl.zeros((KP, c.shape[0]), tl.float32)
-    for split in range(splits):
-        found += matrix(sums + (split * ROWS + row) * C, k, c, K, C)
-    scale, offset = norm_affine(norm_weight, norm_bias, gamma, beta, c, C)
-    put(grad_weight, found * scale[None, :] + constant[:, None] * offset[None, :], k, c, K, C)
-    w = matrix(weight, k, c, K, C)
-    g0 = tl.sum(w * constant[:, None], 0)
-    g1 = tl.sum(w * found, 0)
-    factor = vector(gamma, c, C)
-    tl.store(grad_norm_weight + c, factor * g1, mask=c < C)
-    tl.store(grad_norm_bias + c, factor * g0, mask=c < C)
-    tl.store(grad_gamma + c, vector(norm_weight, c, C) * g1 + vector(norm_bias, c, C) * g0, mask=c < C)
-    tl.store(grad_beta + c, g0, mask=c < C)
-
-
-@triton.jit
-def finish_up(sums, row, splits, ROWS, grad_weight, scale, c, C, K, KP: tl.constexpr):
-    """Gradient (C, K) of an up-projection's weight."""
-    k = tl.arange(0, KP)
-    found = tl.zeros((KP, c.shape[0]), tl.float32)
-    for split in range(splits):
-        found += matrix(sums + (split * ROWS + row) * C, k, c, K, C)
-    put(grad_weight, tl.trans(found * scale), c, k, C, K)
-
-
-@triton.jit
-def total_row(sums, row, splits, ROWS, c, C):
-    found = tl.zeros(c.shape, tl.float32)
-    for split in range(splits):
-        found += vector(sums + (split * ROWS + row) * C, c, C)
-    return found
-
-
-@triton.jit(do_not_specialize=["splits", "prompt_blocks"])
-def finish(
-    sums, splits, down_bias, prompt_sums, prompt_blocks,
-    norm_weight, norm_bias, gamma, beta, weight,
-    prompt_norm_weight, prompt_norm_bias, prompt_gamma, prompt_beta, prompt_weight, last_gamma,
-    grad_norm_weight, grad_norm_bias, grad_gamma, grad_beta, grad_weight, grad_up, grad_up_bias,
-    grad_prompt_norm_weight, grad_prompt_norm_bias, grad_prompt_gamma, grad_prompt_beta, grad_prompt_weight,
-    grad_prompt_down_bias, grad_prompt_up, grad_prompt_up_bias, grad_last_gamma, grad_last_beta, C,
-    K: tl.constexpr, KP: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, BC: tl.constexpr,
-    AFFINE: tl.constexpr,
-):  # fmt: skip
-    """Wide parameters' gradients from :func:`backward_columns`' sums."""
-    ROWS: tl.constexpr = 2 * K + 2 * R + 3
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    r = tl.arange(0, RP)
-    finish_down(
-        sums, 0, splits, ROWS, vector(down_bias, tl.arange(0, KP), K), norm_weight, norm_bias, gamma, beta,
-        weight, grad_norm_weight, grad_norm_bias, grad_gamma, grad_beta, grad_weight, c, C, K, KP,
-    )  # fmt: skip
-    finish_up(sums, K, splits, ROWS, grad_up, 1.0, c, C, K, KP)
-    tl.store(grad_up_bias + c, total_row(sums, 2 * K + 2 * R, splits, ROWS, c, C), mask=c < C)
-    constant = tl.zeros((RP,), tl.float32)
-    for p0 in range(0, prompt_blocks, 64):
-        constant += tl.sum(matrix(prompt_sums, p0 + tl.arange(0, 64), r, prompt_blocks, R), 0)
-    if tl.program_id(0) == 0:
-        tl.store(grad_prompt_down_bias + r, constant, mask=r < R)
-    finish_down(
-        sums, 2 * K, splits, ROWS, constant, prompt_norm_weight, prompt_norm_bias, prompt_gamma, prompt_beta,
-        prompt_weight, grad_prompt_norm_weight, grad_prompt_norm_bias, grad_prompt_gamma, grad_prompt_beta,
-        grad_prompt_weight, c, C, R, RP,
-    )  # fmt: skip
-    pre = total_row(sums, 2 * K + 2 * R + 1, splits, ROWS, c, C)
-    scale = tl.full((BC,), 1.0, tl.float32)
-    if AFFINE:
-        scale = vector(last_gamma, c, C)
-        tl.store(grad_last_gamma + c, total_row(sums, 2 * K + 2 * R + 2, splits, ROWS, c, C), mask=c < C)
-        tl.store(grad_last_beta + c, pre, mask=c < C)
-    tl.store(grad_prompt_up_bias + c, pre * scale, mask=c < C)
-    finish_up(sums, 2 * K + R, splits, ROWS, grad_prompt_up, scale[None, :], c, C, R, RP)

@@ -1,9 +1,9 @@
-"""Triton kernels of IV-tuning's sites: forward. :mod:`.triton_site` calls them.
+"""Triton kernels of IV-tuning's sites, forward pass; :mod:`.triton_site` launches them.
 
-Wide maps (n, C) are passed over a tile of tokens at a time; narrow ones, (n, h) and (n, r), stay on the chip
-where no other token is asked for. n = B H W tokens; D is the type of the products and of the narrow maps that
+Wide maps (n, C) are read one tile of tokens at a time. Narrow ones, (n, h) and (n, r), stay on the chip
+where no other token is needed. n = B H W tokens. D is the type of the products and of the narrow maps that
 are stored; sums, norms and activations are float32. Sums over tokens are formed in a fixed order, without
-atomics: the same bits in every run.
+atomics, so every run gives the same bits.
 """
 
 import triton
@@ -59,11 +59,11 @@ def project(
     K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, STATISTICS: tl.constexpr,
     D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """z (n, K) = ``linear(norm(x) * gamma + beta)`` less what is the same for all tokens.
+    """z (n, K) = ``linear(norm(x) * gamma + beta)`` less the part that is the same for all tokens.
 
-    That and the rows' sums of the weight under the norm's scale are `folded` (2, K), for the backward pass. A
-    program has a block of one image; `partial` (images, blocks, 2, K) receives z's mean and sum of squared
-    deviations in it.
+    `folded` (2, K) receives that part, and the row sums of the weight times the norm's scale, for the
+    backward pass. A program computes a block of one image; `partial` (images, blocks, 2, K) receives the mean
+    and the sum of squared deviations of z in it.
     """
     image = tl.program_id(1)
     within = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -109,7 +109,7 @@ def project(
 
 @triton.jit
 def block_statistics(value, live, partial, block, k, K):
-    """A block's mean and sum of squared deviations, into `partial` (blocks, 2, K)."""
+    """Store a block's mean and sum of squared deviations in `partial` (blocks, 2, K)."""
     m = tl.sum(tl.where(live[:, None], value, 0.0), 0) / tl.sum(live.to(tl.float32), 0)
     d = tl.where(live[:, None], value - m[None, :], 0.0)
     tl.store(partial + block * 2 * K + k, m, mask=k < K)
@@ -120,7 +120,7 @@ def block_statistics(value, live, partial, block, k, K):
 def join_statistics(
     partial, n, blocks, BM: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BP: tl.constexpr
 ):
-    """Mean and sum of squared deviations of all n tokens, from those of blocks of BM."""
+    """Mean and sum of squared deviations of all n tokens, from those of blocks of BM tokens."""
     k = tl.arange(0, KP)
     m = tl.zeros((KP,), tl.float32)
     for p0 in range(0, blocks, BP):
@@ -235,7 +235,7 @@ def hidden_parts(
     a, y, stats, norm_weight, norm_bias, conv2, conv2_bias, rows, n, seed, dropout,
     K: tl.constexpr, KP: tl.constexpr, DROP: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """On a tile of tokens: the standardized a, the norm's b, u = conv2(relu(b)) + y, what dropout keeps."""
+    """On a tile of tokens: standardized a, the norm's output b, u = conv2(relu(b)) + y, dropout's factors."""
     k = tl.arange(0, KP)
     centered = matrix(a, rows, k, n, K) - vector(stats, k, K)[None, :]
     standard = centered * vector(stats + K, k, K)[None, :]
@@ -253,7 +253,7 @@ def hidden_parts(
 @triton.jit
 def prompt_pre(prompt, up, bias, gamma, beta, c, C, K: tl.constexpr, KP: tl.constexpr, AFFINE: tl.constexpr,
                D: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """``prompt @ up.T + bias``, its last scale, and what the last GELU takes: (tokens, channels) each."""
+    """``prompt @ up.T + bias``, the last scale, and the input of the last GELU: (tokens, channels) each."""
     w = matrix(up, c, tl.arange(0, KP), C, K)
     t = product(prompt, tl.trans(w), D, PRECISION) + vector(bias, c, C)[None, :]
     scale = tl.full((1, 1), 1.0, tl.float32)

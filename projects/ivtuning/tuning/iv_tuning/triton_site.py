@@ -1,37 +1,35 @@
-"""IV-tuning's sites on CUDA: one operation of six launches forward and twelve backward, by Triton.
+"""IV-tuning's sites on CUDA: one operation of six kernel launches forward and twelve backward, in Triton.
 
-The modules' own forward passes, or fused.py's operations, are some forty and a hundred small kernels a site:
-a step then waits for launches, not for arithmetic (docs/benchmarks/gpu.md).
+The modules' own forward passes, or the operations of fused.py, are forty and a hundred small kernels per
+site. A step then waits for launches, not for arithmetic (docs/benchmarks/gpu.md).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-try:
-    import triton
-except ImportError:  # a torch without CUDA brings none
-    triton = None
-else:
+from ...utils.precision import product_dtype
+from ...utils.triton_support import padded_width, triton, why_no_triton
+from .modules import HybridAdapter, PromptAdapter
+
+if triton is not None:
     from . import triton_backward as backward_kernels
     from . import triton_forward as kernels
-
-if TYPE_CHECKING:
-    from .modules import HybridAdapter, PromptAdapter
+    from . import triton_totals as totals_kernels
 
 # Programs that sum over tokens: two for each of Hopper's 132 multiprocessors, fewer do no harm elsewhere.
 PROGRAMS = 256
-# Of a tile; with these and the warps below next to nothing spills from Hopper's registers.
+# Sides of tiles. With these and the numbers of warps below, next to nothing spills from Hopper's registers.
 ROWS, WIDE_ROWS, CHANNELS = 32, 64, 64
-LARGEST = 128  # bottleneck: wider ones do not fit the registers, and have no need of this
+LARGEST = 128  # width of a bottleneck: wider ones do not fit the registers, and do not need these kernels
 
 
 class Shape(NamedTuple):
-    """Of a site's maps, and what its kernels are compiled for."""
+    """Sizes of a site's maps, and what its kernels are compiled for."""
 
     images: int
     height: int
@@ -44,33 +42,37 @@ class Shape(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Of one image."""
+        """Number of tokens in one image."""
         return self.height * self.width
 
     @property
     def n(self) -> int:
+        """Number of tokens in the batch."""
         return self.images * self.tokens
 
     @property
     def blocks(self) -> int:
+        """Number of blocks of ROWS tokens in the batch."""
         return triton.cdiv(self.n, ROWS)
 
     @property
     def image_blocks(self) -> int:
-        """Of one image, where none may have tokens of two."""
+        """Number of blocks in one image, where no block may hold tokens of two images."""
         return triton.cdiv(self.tokens, ROWS)
 
     @property
     def wide(self) -> dict:
-        """Constants of kernels that pass over wide maps."""
-        return {**self.narrow, "R": self.prompt, "RP": _padded(self.prompt), "BC": CHANNELS}
+        """Constants of the kernels that read wide maps."""
+        return {**self.narrow, "R": self.prompt, "RP": padded_width(self.prompt), "BC": CHANNELS}
 
     @property
     def narrow(self) -> dict:
-        return {"K": self.hidden, "KP": _padded(self.hidden), "BM": ROWS, **self.arithmetic}
+        """Constants of the kernels that read narrow maps."""
+        return {"K": self.hidden, "KP": padded_width(self.hidden), "BM": ROWS, **self.arithmetic}
 
     @property
     def arithmetic(self) -> dict:
+        """Type and precision of the products."""
         precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
         return {"D": getattr(kernels.tl, _NAMES[self.dtype]), "PRECISION": precision}
 
@@ -79,30 +81,33 @@ _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "
 
 
 def serves(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: Tensor) -> bool:
-    """Whether this is the case that the kernels are written for."""
+    """Whether the kernels can compute this site, and are worth it: on CUDA alone."""
+    return x.is_cuda and unsupported(adapter, prompter, x, prompt) is None
+
+
+def unsupported(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: Tensor) -> str | None:
+    """Why the kernels cannot compute this site, or None where they can."""
     norm = adapter.mix.norm
-    return (
-        triton is not None
-        and x.is_cuda
-        and x.dtype in _NAMES
-        # Of one token alone there are no batch statistics; offsets are 32 bits wide.
-        and x.shape[-1] < x.numel() < 1 << 31
-        and prompt.dtype in _NAMES
-        and type(norm) is nn.BatchNorm2d
-        and norm.affine
-        and norm.momentum is not None
-        # Running statistics are constants: only evaluation has no gradient of them to pass on.
-        and (norm.training or not torch.is_grad_enabled() and norm.running_mean is not None)
-        and max(adapter.down.out_features, prompter.down.out_features) <= LARGEST
-    )
+    if reason := why_no_triton(x):
+        return reason
+    if x.dtype not in _NAMES or prompt.dtype not in _NAMES:
+        return f"the kernels compute in {', '.join(_NAMES.values())}, and the maps are {x.dtype}"
+    if not isinstance(norm, nn.BatchNorm2d) or not norm.affine or norm.momentum is None:
+        return "the kernels know tuner.norm=BN alone"
+    if not norm.training and (torch.is_grad_enabled() or norm.running_mean is None):
+        # Running statistics are constants, whose gradient is another one than the batch's.
+        return "the kernels have no gradient in evaluation mode"
+    if not x.shape[-1] < x.numel() < 1 << 31:  # one token has no statistics; offsets are 32 bits wide
+        return "the kernels need more than one token and fewer than 2^31 numbers in a map"
+    if max(adapter.down.out_features, prompter.down.out_features) > LARGEST:
+        return f"the kernels know tuner.hidden_dim and tuner.prompt_dim up to {LARGEST}"
+    return None
 
 
 def site(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: Tensor) -> Tensor:
-    """``adapter(x) + prompter(prompt)``, (B, H, W, C) -> the same; see :func:`serves`."""
+    """``adapter(x) + prompter(prompt)`` where :func:`unsupported` gives None. (B, H, W, C) -> the same."""
     norm, scale = adapter.mix.norm, prompter.scale
     affine = (None, None) if isinstance(scale, nn.Identity) else (scale.gamma, scale.beta)
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     height, width = x.shape[1:3]
     shape = Shape(
         len(x),
@@ -110,14 +115,14 @@ def site(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: Ten
         x.shape[-1],
         adapter.down.out_features,
         prompter.down.out_features,
-        dtype,
+        product_dtype(x),
         adapter.transform.norm.eps,
     )
     dropout = adapter.dropout.p if adapter.training else 0.0
-    # Drawn here, on the CPU: nothing waits for the device.
+    # Drawn on the CPU, so that nothing waits for the device.
     seed = int(torch.randint(1 << 31, ())) if dropout else 0
     if norm.training and norm.track_running_stats:
-        # The kernel writes them behind torch's back.
+        # The kernel writes them without torch's knowledge.
         for buffer in (norm.running_mean, norm.running_var, norm.num_batches_tracked):
             torch.autograd.graph.increment_version(buffer)
     return _Site.apply(
@@ -138,7 +143,7 @@ def _transform(module: HybridAdapter | PromptAdapter) -> tuple[Tensor, ...]:
 
 
 class _Site(torch.autograd.Function):
-    """Keeps the prompt, narrow maps and, in place of x, the result, which the block's next norm keeps too."""
+    """It keeps the prompt, narrow maps and, in place of x, the result, which the next norm keeps as well."""
 
     @staticmethod
     def forward(ctx, shape, norm, seed, dropout, x, prompt, *parameters):
@@ -160,7 +165,7 @@ class _Site(torch.autograd.Function):
             prompt_stats = x.new_empty((shape.images, 2, shape.prompt), dtype=torch.float32)
             kernels.prompt_statistics[(shape.images,)](
                 partial, prompt_stats, shape.tokens, shape.image_blocks, 1e-4,
-                K=shape.prompt, KP=_padded(shape.prompt), BM=ROWS, BP=64,
+                K=shape.prompt, KP=padded_width(shape.prompt), BM=ROWS, BP=64,
             )  # fmt: skip
             y, a, partial = _mix(shape, z, depthwise, depthwise_bias, conv1, conv1_bias, norm.training)
             stats = x.new_empty((2, shape.hidden), dtype=torch.float32)
@@ -168,7 +173,8 @@ class _Site(torch.autograd.Function):
             kernels.batch_statistics[(1,)](
                 partial, norm.running_mean, norm.running_var, norm.num_batches_tracked, stats,
                 shape.n, shape.blocks, norm.eps, norm.momentum,
-                K=shape.hidden, KP=_padded(shape.hidden), BM=ROWS, BP=64, TRAIN=norm.training, TRACK=track,
+                K=shape.hidden, KP=padded_width(shape.hidden), BM=ROWS, BP=64,
+                TRAIN=norm.training, TRACK=track,
             )  # fmt: skip
             out = torch.empty_like(x)
             kernels.up[(triton.cdiv(shape.n, WIDE_ROWS),)](
@@ -233,13 +239,13 @@ class _Site(torch.autograd.Function):
             backward_kernels.backward_depthwise[(programs,)](
                 z.z, z.folded, depthwise, grad_y, grad_z, part_of(third),
                 n, shape.height, shape.width, blocks, sums.shape[1],
-                K=k, KP=_padded(k), PART=part, BM=ROWS,
+                K=k, KP=padded_width(k), PART=part, BM=ROWS,
             )  # fmt: skip
             image_parts = triton.cdiv(tokens, 256)
             totals = grad.new_empty((shape.images * image_parts, r), dtype=torch.float32)
             backward_kernels.backward_attention[(image_parts, shape.images)](
                 p.z, p.folded, prompt_stats, grad_p, prompt_sums, grad_p, totals, tokens, image_blocks,
-                K=r, KP=_padded(r), BT=256, BP=64,
+                K=r, KP=padded_width(r), BT=256, BP=64,
             )  # fmt: skip
             grad_x, grad_prompt = torch.empty_like(out), torch.empty_like(prompt)
             standardized, prompt_standardized = narrow(c), narrow(c)
@@ -254,7 +260,7 @@ class _Site(torch.autograd.Function):
                 None, prompt, p.z, grad_p, p.mean, p.rstd, p.folded,
                 prompt_norm_weight, prompt_gamma, prompt_down, *nothing, grad_prompt,
                 prompt_standardized, n, tokens, c,
-                SITE=False, AFFINE=False, **{**shape.wide, "BM": WIDE_ROWS, "K": r, "KP": _padded(r)},
+                SITE=False, AFFINE=False, **{**shape.wide, "BM": WIDE_ROWS, "K": r, "KP": padded_width(r)},
             )  # fmt: skip
             splits = min(blocks, triton.cdiv(PROGRAMS, triton.cdiv(c, CHANNELS)))
             wide = grad.new_empty((splits, 2 * k + 2 * r + 3, c), dtype=torch.float32)
@@ -272,7 +278,7 @@ class _Site(torch.autograd.Function):
                 grad_prompt_down, grad_prompt_down_bias, grad_prompt_up, grad_prompt_up_bias,
                 grad_last_gamma, grad_last_beta,
             ) = grads  # fmt: skip
-            backward_kernels.finish[(triton.cdiv(c, 32),)](
+            totals_kernels.finish[(triton.cdiv(c, 32),)](
                 wide, splits, total[6], totals, len(totals),
                 norm_weight, norm_bias, gamma, beta, down,
                 prompt_norm_weight, prompt_norm_bias, prompt_gamma, prompt_beta, prompt_down, last_gamma,
@@ -280,7 +286,7 @@ class _Site(torch.autograd.Function):
                 grad_prompt_norm_weight, grad_prompt_norm_bias, grad_prompt_gamma, grad_prompt_beta,
                 grad_prompt_down, grad_prompt_down_bias, grad_prompt_up, grad_prompt_up_bias,
                 grad_last_gamma, grad_last_beta, c,
-                K=k, KP=_padded(k), R=r, RP=_padded(r), BC=32, AFFINE=affine,
+                K=k, KP=padded_width(k), R=r, RP=padded_width(r), BC=32, AFFINE=affine,
             )  # fmt: skip
         for i, place in zip(range(5, 14), (6, 7, 8, 4, 5, 3, 2, 0, 1), strict=True):
             grads[i] = total[place].view(parameters[i].shape).to(parameters[i].dtype)
@@ -288,7 +294,7 @@ class _Site(torch.autograd.Function):
 
 
 class Projected(NamedTuple):
-    """What :func:`.triton_forward.project` writes."""
+    """The outputs of :func:`.triton_forward.project`."""
 
     z: Tensor
     mean: Tensor
@@ -306,7 +312,7 @@ def _project(
     partial = x.new_empty((shape.images, blocks, 2, width), dtype=torch.float32) if statistics else None
     kernels.project[(blocks, shape.images)](
         x, *parameters, z, mean, rstd, folded, partial, shape.tokens, shape.channels, shape.eps,
-        K=width, KP=_padded(width), BM=ROWS, BC=CHANNELS, STATISTICS=statistics, **shape.arithmetic,
+        K=width, KP=padded_width(width), BM=ROWS, BC=CHANNELS, STATISTICS=statistics, **shape.arithmetic,
     )  # fmt: skip
     return Projected(z, mean, rstd, folded), partial
 
@@ -319,8 +325,3 @@ def _mix(shape, z: Projected, depthwise, depthwise_bias, conv1, conv1_bias, stat
         shape.n, shape.height, shape.width, PART=depthwise.shape[0], STATISTICS=statistics, **shape.narrow,
     )  # fmt: skip
     return y, a, partial
-
-
-def _padded(width: int) -> int:
-    """Of a tile: what tensor cores take."""
-    return max(16, triton.next_power_of_2(width))

@@ -1,88 +1,71 @@
-"""IV-tuning (arXiv 2412.16654), generation B: hybrid adapters, prompt adapters, the modal prompt generator.
-
-Maps are (B, H, W, C) at the door of every module; (B, C, H, W) only around convolutions.
-"""
+"""IV-tuning (arXiv 2412.16654) as a tuning method; docs/method.md 1 has its equations."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...errors import UserError, nearest
-from ..base import CONVOLUTION_INSIDE, BlockAdapters, Tuner
-from ..options import need_rate, need_whole
-from . import folded, triton_site
-from .fused import adapted_residual, fold, normed_projection
+from ...errors import UserError
+from ...utils.norms import NORMS
+from ..base import CONVOLUTION_INSIDE, Tuner, TwoAdapters
+from ..options import need_choice, need_rate, need_whole
+from . import fused, triton_site
+from .folded import FoldedSites
 from .modules import HybridAdapter, PromptAdapter
 
+# How the sites are computed, see :class:`IVTuning`.
+BACKENDS = ("auto", "plain", "fused", "triton")
 
-class IVBlockAdapters(BlockAdapters):
-    """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP (spec 1.4).
 
-    Computed by the two operations of fused.py, in evaluation by folded.py, which writes into x, on CUDA by
-    triton_site.py; what HA and IPA are is defined by their own forward passes.
+class IVBlockAdapters(TwoAdapters):
+    """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP.
+
+    docs/method.md 1.1 places them in the block.
+
+    Attributes:
+        backend: one of BACKENDS.
+        folded: the constants that the backends "auto" and "fused" keep for evaluation.
     """
 
     def __init__(
-        self, adapters: tuple[HybridAdapter, HybridAdapter], prompts: tuple[PromptAdapter, PromptAdapter]
+        self,
+        adapters: tuple[HybridAdapter, HybridAdapter],
+        prompts: tuple[PromptAdapter, PromptAdapter],
+        backend: str = "auto",
     ):
-        super().__init__()
-        self.adapter1, self.adapter2 = adapters
+        super().__init__(*adapters)
         self.prompt1, self.prompt2 = prompts
+        self.backend = backend
+        self.folded = FoldedSites()
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        return self._run(0, self.adapter1, self.prompt1, x, prompt)
+        return self._site(0, x, prompt)
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
-        return self._run(1, self.adapter2, self.prompt2, y, prompt)
+        return self._site(1, y, prompt)
 
-    def _run(
-        self, index: int, adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, p: Tensor
-    ) -> Tensor:
-        if torch.compiler.is_compiling():  # a compiler chooses itself what to keep and to join
-            return adapter(x) + prompter(p)
-        if triton_site.serves(adapter, prompter, x, p):
-            return triton_site.site(adapter, prompter, x, p)
-        y = folded.run(self, index, x, p)
-        return adapt(adapter, prompter, x, p) if y is None else y
+    def _site(self, index: int, x: Tensor, prompt: Tensor) -> Tensor:
+        pairs = (self.adapter1, self.prompt1), (self.adapter2, self.prompt2)
+        adapter, prompter = pairs[index]
+        # A compiler decides by itself what to keep and to join.
+        if self.backend == "plain" or torch.compiler.is_compiling():
+            return adapter(x) + prompter(prompt)
+        if self.backend == "triton" and (reason := triton_site.unsupported(adapter, prompter, x, prompt)):
+            raise UserError(f"tuner.backend=triton does not work here: {reason}; give tuner.backend=auto")
+        if self.backend == "triton" or (
+            self.backend == "auto" and triton_site.serves(adapter, prompter, x, prompt)
+        ):
+            return triton_site.site(adapter, prompter, x, prompt)
+        y = self.folded.run(pairs, index, x, prompt)
+        return fused.site(adapter, prompter, x, prompt) if y is None else y
 
     def train(self, mode: bool = True) -> IVBlockAdapters:
-        folded.forget(self)
+        self.folded.forget()
         return super().train(mode)
-
-    def reset_to_identity(self) -> None:
-        for module in self.children():
-            module.reset_to_identity()
-
-
-def adapt(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: Tensor) -> Tensor:
-    """``adapter(x) + prompter(prompt)`` with little kept for the backward pass."""
-    p = _folded(prompter, prompt)
-    weight, bias = prompter.up.weight, prompter.up.bias
-    if not isinstance(prompter.scale, nn.Identity):
-        weight = weight * prompter.scale.gamma[:, None]
-        bias = torch.addcmul(prompter.scale.beta, bias, prompter.scale.gamma)
-    return adapted_residual(
-        x,
-        down=fold(adapter.transform.norm, adapter.transform.gamma, adapter.transform.beta, adapter.down),
-        eps=adapter.transform.norm.eps,
-        inner=adapter.bottleneck,
-        parameters=tuple(adapter.mix.parameters()),
-        up=adapter.up,
-        prompt=prompter.attention(p),
-        prompt_up=(weight, bias),
-        dropout=adapter.dropout.p if adapter.training else 0.0,
-    )
-
-
-def _folded(prompter: PromptAdapter, prompt: Tensor) -> Tensor:
-    transform = prompter.transform
-    weight, bias = fold(transform.norm, transform.gamma, transform.beta, prompter.down)
-    return normed_projection(prompt, weight, bias, transform.norm.eps)
 
 
 PRESETS = {
-    # What the paper's released modules do.
+    # As the paper's code has it.
     "parity": dict(zero_init=False, norm="BN"),
     # The variant that gives ViTDet-B its published 3,658,372 parameters.
     "vitdet_v1": dict(zero_init=False, norm="BN", post_affine=False),
@@ -92,23 +75,30 @@ PRESETS = {
 class IVTuning(Tuner):
     """IV-tuning: a hybrid adapter and a prompt adapter at two sites of every block; the trunk is frozen.
 
-    Use it with :class:`ivtuning.backbones.stems.PromptStem`, which makes the first prompt.
+    Use it with :class:`ivtuning.backbones.stems.PromptStem`, which makes the first prompt. Stems that use one
+    of the two images alone are refused.
 
     Args:
-        hidden_dim: h, the adapters' bottleneck.
-        prompt_dim: r, the prompt adapters' bottleneck.
+        hidden_dim: h, the width of the adapters' bottleneck.
+        prompt_dim: r, the width of the prompt adapters' bottleneck.
         dropout: rate inside the adapters, before the up-projection.
         norm: normalization inside the adapters, "BN" | "SyncBN" | "GN".
         zero_init: start as the identity: up-projections (and what follows them) are zero.
         post_affine: keep the prompt adapters' last scale and bias.
         share_sites: one set of weights for both sites of a block.
-        legacy_hw_swap: reproduce the original's (W, H) reading of non-square maps.
+        legacy_hw_swap: read maps that are not square as (W, H), as the paper's code does.
         preset: "parity" or "vitdet_v1"; sets the options that define it.
+        backend: how the sites are computed. "plain" runs the modules as they are defined, one after the
+            other. "fused" joins them to operations that keep less for the backward pass, and multiplies out
+            constants in evaluation. "triton" uses CUDA kernels. All give the same values up to rounding.
+            "auto" takes the kernels where they can run and "fused" elsewhere. torch.compile always compiles
+            the plain form.
 
     Raises:
         UserError: an option of another kind or range.
     """
 
+    needs = ("visible", "infrared")
     unmergeable = CONVOLUTION_INSIDE
 
     def __init__(
@@ -122,17 +112,17 @@ class IVTuning(Tuner):
         share_sites: bool = False,
         legacy_hw_swap: bool = False,
         preset: str | None = None,
+        backend: str = "auto",
     ):
         super().__init__()
         need_whole("tuner.hidden_dim", hidden_dim, least=4)  # a quarter of it has a convolution
         need_whole("tuner.prompt_dim", prompt_dim)
         need_rate("tuner.dropout", dropout)
+        need_choice("tuner.backend", backend, BACKENDS)
+        need_choice("tuner.norm", norm, NORMS)
         options = dict(norm=norm, zero_init=zero_init, post_affine=post_affine)
         if preset is not None:
-            if preset not in PRESETS:
-                raise UserError(
-                    f"tuner.preset={preset!r}: there are {', '.join(PRESETS)}{nearest(preset, PRESETS)}"
-                )
+            need_choice("tuner.preset", preset, list(PRESETS))
             options.update(PRESETS[preset])
         self.adapter_options = dict(
             hidden_dim=hidden_dim, dropout=dropout, norm=options["norm"], legacy_hw_swap=legacy_hw_swap
@@ -140,18 +130,20 @@ class IVTuning(Tuner):
         self.prompt_options = dict(prompt_dim=prompt_dim, post_affine=options["post_affine"])
         self.zero_init = options["zero_init"]
         self.share_sites = share_sites
+        self.backend = backend
 
     def build_adapters(self, width: int) -> IVBlockAdapters:
         adapter = HybridAdapter(width, **self.adapter_options)
         prompt = PromptAdapter(width, **self.prompt_options)
         if self.share_sites:
-            pairs = (adapter, adapter), (prompt, prompt)
-        else:
-            pairs = (
-                (adapter, HybridAdapter(width, **self.adapter_options)),
-                (prompt, PromptAdapter(width, **self.prompt_options)),
-            )
-        adapters = IVBlockAdapters(*pairs)
-        if self.zero_init:
-            adapters.reset_to_identity()
-        return adapters
+            return IVBlockAdapters((adapter, adapter), (prompt, prompt), self.backend)
+        adapters = adapter, HybridAdapter(width, **self.adapter_options)
+        prompts = prompt, PromptAdapter(width, **self.prompt_options)
+        return IVBlockAdapters(adapters, prompts, self.backend)
+
+    def set_backend(self, backend: str) -> None:
+        """Change how the sites of all blocks are computed; see `backend` above."""
+        need_choice("tuner.backend", backend, BACKENDS)
+        self.backend = backend
+        for adapters in self.blocks:
+            adapters.backend = backend
