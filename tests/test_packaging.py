@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from helpers.tools import ROOT
@@ -140,3 +142,31 @@ def test_continuous_integration_runs_every_supported_python():
     assert PROJECT["requires-python"] == f">={listed[0]}"
     assert "run: .ci/run" in workflow
     assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def public_functions(path: Path) -> Iterator[ast.FunctionDef]:
+    """Functions and methods of a module whose names, and whose classes' names, have no leading underscore."""
+    todo = [ast.parse(path.read_text())]
+    for node in todo:
+        for child in node.body:
+            if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+                todo.append(child)
+            elif isinstance(child, ast.FunctionDef) and (
+                child.name == "__init__" or not child.name.startswith("_")
+            ):
+                yield child
+
+
+def test_public_functions_annotate_their_parameters():
+    """Without annotations, `make lint` checks no call; it checks by itself that results are annotated."""
+    bare = []
+    for path in sorted((ROOT / "projects/ivtuning").rglob("*.py")):
+        if not path.name.startswith("triton_"):  # Triton has no types for the arguments of kernels
+            for function in public_functions(path):
+                arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+                names = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+                if names and names[0] != "ctx":  # torch.autograd.Function
+                    bare.append(
+                        f"{path.relative_to(ROOT)}:{function.lineno} {function.name}({', '.join(names)})"
+                    )
+    assert not bare, "\n".join(bare)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.pages import code_blocks
-from helpers.tools import load_tool
+from helpers.tools import ROOT, load_tool
 from PIL import Image
 
 from ivtuning.data.catalog import KnownSet, unregister
@@ -23,6 +23,7 @@ NAMES = ("street_random_train", "street_random_val")
 def release(tmp_path, monkeypatch):
     """The page's example release, ten pairs, in a folder that is also the data root."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.syspath_prepend(ROOT / "datasets")  # where the scripts import their options from
     rng = np.random.default_rng(0)
     for folder, channels in (("visible", 3), ("infrared", 1)):
         (tmp_path / "street" / folder).mkdir(parents=True)
