@@ -115,6 +115,7 @@ def test_what_the_package_imports_is_required():
         "PIL": "pillow",
         "faster_coco_eval": "faster-coco-eval",
         "hydra": "hydra-core",
+        "yaml": "pyyaml",
     }
     # detectron2 comes with `make setup`, triton with torch.
     known |= {"detectron2", "triton", "ivtuning"}
