@@ -1,6 +1,6 @@
 """The Makefile: what a tool receives from make's command line, and how the environment is made.
 
-Nothing is downloaded: a script stands in for Python (it prints or logs what it was called with).
+Nothing is downloaded. A script stands in for Python and prints or logs its arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs GNU 
 
 PRINT_ARGV = f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n"
 
-# Stands in for the base Python, for .venv's and for uv; all that it is asked to do is logged beside $LOG.
+# Stands in for the base Python, the one in .venv, and uv; it logs its arguments to $LOG.
 FAKE_PYTHON = """#!/usr/bin/env bash
 set -eu
 if [ "$1" = -c ]; then exit ${TOO_OLD:-0}; fi
@@ -54,7 +54,7 @@ def script(path, text):
 
 @pytest.fixture
 def argv(tmp_path):
-    """What the tool's sys.argv would be: ``argv(target, *make_arguments)``."""
+    """A function ``argv(target, *make_arguments)`` that returns the arguments the target's tool would get."""
     fake = script(tmp_path / "python", PRINT_ARGV)
 
     def run(*arguments):
@@ -147,6 +147,13 @@ def test_convert(argv, config):
 def test_demo_and_test(argv):
     assert argv("demo") == ["tools/demo.py"]
     assert argv("test", "ARGS=-k 'a or b'") == ["-m", "pytest", "-k", "a or b"]
+
+
+def test_lint_checks_style_imports_and_types():
+    done = make("-n", "lint", "READY=")
+    for words in ("ruff check .", "ruff format --check .", "lint-imports", "mypy"):
+        assert words in done.stdout
+    assert len(done.stdout.splitlines()) == 4
 
 
 @pytest.mark.parametrize(

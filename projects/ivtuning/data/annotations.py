@@ -45,7 +45,8 @@ def read_voc(path: Path, classes: Sequence[str], ignore: Iterable[str] = ()) -> 
             hint = nearest(name, classes)
             raise UserError(f"{path}: unknown class {name!r} (known: {', '.join(classes)}){hint}")
         corners = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
-        boxes.append((index[name.lower()], *_numbers(corners, f"{path}: the bndbox of a {name}")))
+        x0, y0, x1, y1 = _numbers(corners, f"{path}: the bndbox of a {name}")
+        boxes.append((index[name.lower()], x0, y0, x1, y1))
     return boxes
 
 
@@ -82,7 +83,7 @@ def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int]) -> list
 
 def _numbers(texts: Sequence[str | None], where: str) -> list[float]:
     try:
-        values = [float(text) for text in texts]  # type: ignore[arg-type]
+        values = [float(text) for text in texts]
     except (TypeError, ValueError):
         values = [math.nan]
     if not all(map(math.isfinite, values)):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ..errors import UserError, nearest
 from .modalities import check_modality
@@ -55,7 +55,7 @@ def unregister(name: str) -> None:
             catalog.remove(name)
 
 
-def metadata(name: str):
+def metadata(name: str) -> Metadata:
     """Metadata of a registered set; UserError with the nearest names if there is none."""
     if name not in DatasetCatalog.list():
         raise UserError(f"no data set is called {name!r}{nearest(name, DatasetCatalog.list())}")

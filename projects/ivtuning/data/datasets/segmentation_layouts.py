@@ -92,7 +92,8 @@ def voc_color(number: int) -> RGB:
         for c in range(3):
             channels[c] |= (number >> c & 1) << bit
         number >>= 3
-    return tuple(channels)
+    red, green, blue = channels
+    return red, green, blue
 
 
 _ROADS = {  # MSRS and MFNet; colors as published with MSRS (visualize.py)

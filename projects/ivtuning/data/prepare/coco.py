@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -101,7 +101,9 @@ def count_boxes(coco: dict) -> dict[str, int]:
     return counts | {f"{c['name']} boxes": boxes[c["id"]] for c in coco["categories"]}
 
 
-def count_warnings(counts: Mapping[str, Mapping[str, int]], published: Mapping[str, Mapping[str, int]]):
+def count_warnings(
+    counts: Mapping[str, Mapping[str, int]], published: Mapping[str, Mapping[str, int]]
+) -> Iterator[str]:
     """Yield a warning line for each part whose counts differ from the published ones.
 
     Args:

@@ -60,7 +60,8 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
 
 def _pick(rng: np.random.Generator, palette) -> tuple[int, int, int]:
     color = np.array(palette[rng.integers(len(palette))]) + rng.integers(-15, 16, 3)
-    return tuple(int(c) for c in color.clip(5, 250))
+    red, green, blue = color.clip(5, 250).tolist()
+    return red, green, blue
 
 
 def _person(rng: np.random.Generator) -> tuple[float, list[Part]]:

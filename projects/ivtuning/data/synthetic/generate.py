@@ -84,7 +84,7 @@ def generate(
             sets = _write(root, parameters)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise UserError(f"cannot write {root} ({error.strerror}): choose another folder") from error
-    summary = {"root": str(root), **{split: summarize(coco) for split, coco in sets.items()}}
+    summary: dict = {"root": str(root), **{split: summarize(coco) for split, coco in sets.items()}}
     for split in sets:
         print(f"{root.name}_{split}: {describe(summary[split])}")
     return summary
@@ -128,10 +128,10 @@ def _check(train: int, val: int, size: tuple[int, int], seed: int) -> dict:
     for name, value, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
         if not isinstance(value, int) or value < least:
             raise UserError(f"synthetic set: {name} must be an integer of {least} or more, not {value!r}")
-    size = list(size) if isinstance(size, tuple | list) else [size]
-    if len(size) != 2 or not all(isinstance(n, int) for n in size) or min(size) < 72 or max(size) < 96:
-        raise UserError(f"synthetic set: size must be (width, height), at least 96 x 72 pixels, not {size}")
-    return {"train": train, "val": val, "size": size, "seed": seed, "version": VERSION}
+    sides = list(size) if isinstance(size, tuple | list) else [size]
+    if len(sides) != 2 or not all(isinstance(n, int) for n in sides) or min(sides) < 72 or max(sides) < 96:
+        raise UserError(f"synthetic set: size must be (width, height), at least 96 x 72 pixels, not {sides}")
+    return {"train": train, "val": val, "size": sides, "seed": seed, "version": VERSION}
 
 
 def _read(root: Path) -> dict | None:

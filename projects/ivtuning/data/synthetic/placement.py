@@ -92,7 +92,9 @@ def _place_all(shape, horizon: int, objects: list, shrink: float, rng) -> list[S
     lengths = [max(_random_length(kind, shape, rng) * shrink, SMALLEST) for kind, _ in objects]
     placed: list[Sprite] = []
     for i in np.argsort(lengths)[::-1]:
-        if not _try_to_place(make_sprite(*objects[i], lengths[i], rng), placed, shape, horizon, rng):
+        if not _try_to_place(
+            make_sprite(*objects[i], long_side=lengths[i], rng=rng), placed, shape, horizon, rng
+        ):
             return None
     return placed
 

@@ -47,14 +47,14 @@ class _Jitter:
 class Gain(_Jitter):
     """Multiplies the brightness by a factor."""
 
-    def change(self, image, value):
+    def change(self, image: np.ndarray, value: float) -> np.ndarray:
         return image * value
 
 
 class Contrast(_Jitter):
     """Multiplies the distance from the image's mean by a factor."""
 
-    def change(self, image, value):
+    def change(self, image: np.ndarray, value: float) -> np.ndarray:
         mean = image.mean()
         return mean + (image - mean) * value
 
@@ -62,7 +62,7 @@ class Contrast(_Jitter):
 class Saturation(_Jitter):
     """Multiplies the distance from each pixel's luma (ITU-R BT.601) by a factor; for RGB."""
 
-    def change(self, image, value):
+    def change(self, image: np.ndarray, value: float) -> np.ndarray:
         luma = image @ np.array([[0.299], [0.587], [0.114]], np.float32)
         return luma + (image - luma) * value
 
@@ -73,7 +73,7 @@ class Offset(_Jitter):
     def __init__(self, prob: float = 0.5, strength: Sequence[float] = (-16, 16)):
         super().__init__(prob, strength)
 
-    def change(self, image, value):
+    def change(self, image: np.ndarray, value: float) -> np.ndarray:
         return image + value
 
 
@@ -89,7 +89,7 @@ class GaussianNoise(_Jitter):
             raise UserError(f"GaussianNoise(strength={list(strength)}): give standard deviations >= 0")
         self.gray = gray
 
-    def change(self, image, value):
+    def change(self, image: np.ndarray, value: float) -> np.ndarray:
         shape = (*image.shape[:2], 1 if self.gray else 3)
         # In float32 a new generator is several times faster than numpy's global one.
         fast = np.random.default_rng(np.random.randint(2**31))

@@ -70,8 +70,8 @@ def check_annotations(content: dict) -> Iterator[Finding]:
         # Half a pixel of tolerance for rounded coordinates.
         elif min(x, y) < -0.5 or x + w > image["width"] + 0.5 or y + h > image["height"] + 0.5:
             yield Finding("box outside", where, f"{box['bbox']} in {image['width']}x{image['height']}")
-        key = (box["image_id"], box["category_id"], *(round(v, 1) for v in box["bbox"]))
-        if (first := seen.setdefault(key, box["id"])) != box["id"]:
+        place = (box["image_id"], box["category_id"], *(round(v, 1) for v in box["bbox"]))
+        if (first := seen.setdefault(place, box["id"])) != box["id"]:
             yield Finding("duplicate box", where, f"same as annotation {first}")
 
 
