@@ -1,6 +1,6 @@
 """Mona (arXiv 2408.08345) on Swin-L, UPerNet, ADE20K: 160k iterations, rate and drop path of its authors.
 
-The rate is five times that of all other methods, which also have a drop path of 0.3. Mona with their settings:
+The rate is five times that of all other methods, whose drop path is 0.3. Mona with their settings:
 
     optimizer.lr=6e-5 model.backbone.net.drop_path_rate=0.3
 

@@ -1,9 +1,9 @@
 """Mona (arXiv 2408.08345) on Swin-B, Cascade Mask R-CNN, COCO: 36 epochs ("3x"), batch 16, no layer decay.
 
 Its baselines are this file with ``method=<Name>``: Full, BitFit, NormTuning, Partial, Adapter, LoRA,
-AdaptFormer; and with ``model.backbone.net.tuner=Frozen``. An epoch is 7,330 iterations of the 117,266 images with
-objects. Norms, biases and position tables are not decayed, nor are Mona's scale vectors,
-which the authors' code does decay. bf16 stands for their fp16 with loss scaling.
+AdaptFormer; and with ``model.backbone.net.tuner=Frozen``. An epoch is 7,330 iterations of the 117,266 images
+with objects. Norms, biases and position tables are not decayed, nor are Mona's scale vectors, which the
+authors' code does decay. bf16 stands for their fp16 with loss scaling.
 """
 
 from ..common.data.coco_instance import data, dataloader

@@ -1,10 +1,10 @@
 """Mona (arXiv 2408.08345) on Swin-L, Flowers-102: 100 epochs of 2,040 images, with the rate of its authors.
 
-That rate is twice that of all other methods. Mona with theirs is this file with ``optimizer.lr=1.5625e-5``, and
-the paper's baselines are that with ``method=<Name>``: Full, BitFit, NormTuning, Partial, Adapter, LoRA,
-AdaptFormer; or with ``model.backbone.net.tuner=Frozen``. Norms, biases and position
-tables are not decayed, nor are Mona's two scale vectors, which their code does decay. bf16 stands for their
-fp16 with loss scaling (train.precision=fp16, on CUDA). Evaluated every epoch; best and last weights are kept.
+That rate is twice that of all other methods. Mona with theirs is this file with ``optimizer.lr=1.5625e-5``,
+and the paper's baselines are that with ``method=<Name>``: Full, BitFit, NormTuning, Partial, Adapter, LoRA,
+AdaptFormer; or with ``model.backbone.net.tuner=Frozen``. Norms, biases and position tables are not decayed,
+nor are Mona's two scale vectors, which their code does decay. bf16 stands for their fp16 with loss scaling
+(train.precision=fp16, on CUDA). Evaluated every epoch; best and last weights are kept.
 """
 
 from ..common.data.classification import data, dataloader

@@ -1,8 +1,8 @@
 """Differences between releases of detectron2, all in one place.
 
-detectron2 has called every release since 2021 "0.6", so this module looks for features, never at versions. The
-PyPI build (the 0.6 sources without their C++ operators) needs a few names that current numpy and Pillow have
-dropped; the main branch needs nothing.
+detectron2 has called every release since 2021 "0.6", so this module looks for features, never at versions.
+The PyPI build (the 0.6 sources without their C++ operators) needs a few names that current numpy and Pillow
+have dropped; the main branch needs nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,12 @@
 """detectron2's meta-architectures on infrared-visible pairs."""
 
+# ruff: noqa: E402 (detectron2 is prepared before anything imports it)
+
 from __future__ import annotations
+
+from . import compat
+
+compat.prepare()
 
 import torch
 import torch.nn.functional as F

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Method:
     """A stem and a tuner that belong together.
 
-    `configure`, where a method has one, changes the config's node of the trunk, stem and tuner being in place.
+    `configure`, where a method has one, changes the trunk's node of a config that has this stem and tuner.
     """
 
     stem: type[Stem]
@@ -41,7 +41,7 @@ class Method:
 
 
 def _as_released(net: DictConfig) -> None:
-    """Settings of the paper's released code: nothing starts at zero, and the frozen trunk's drop-path is on."""
+    """Settings of the paper's released code: no zero-init, and the frozen trunk's drop-path stays on."""
     from .backbones.vit import ViTDet
 
     net.tuner.preset = "vitdet_v1" if _target(net) is ViTDet else "parity"
@@ -74,12 +74,12 @@ def find_method(name: str) -> str:
 def apply_method(cfg: DictConfig, name: str) -> str:
     """Switch `cfg` to the method `name` and return its key in METHODS.
 
-    A stem or tuner that is there already keeps its options. Where the model takes three channels its stem stays,
-    and only the tuner changes. A method without adapters has nothing that a rate of its own would help: what its
-    stem adds trains at the trunk's rate.
+    A stem or tuner of the method that the config has already keeps its options. Where the model takes three
+    channels the stem stays, and only the tuner changes. The higher rate that a config may give to what is
+    added is meant for adapters: a method without them trains what its stem adds at the trunk's rate.
 
     Raises:
-        UserError: no such method, no trunk at model.backbone.net, or a method of pairs for a model without them.
+        UserError: no such method, no trunk at model.backbone.net, or a method for pairs on a model without.
     """
     from omegaconf import OmegaConf
 

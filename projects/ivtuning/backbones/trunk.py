@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
@@ -169,16 +170,30 @@ def _rest(module: nn.Module) -> None:
             _rest(child)
 
 
-def find_trunk(model: nn.Module) -> tuple[str, Trunk]:
-    """The trunk inside `model` (possibly wrapped in DDP) and its name there, such as "backbone.net".
+class TrunkPlace(NamedTuple):
+    """A trunk and its name in the model that holds it, such as "backbone.net"; "" where it is the model."""
+
+    name: str
+    trunk: Trunk
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the trunk's tensors start with in the model's state dict."""
+        return f"{self.name}." if self.name else ""
+
+
+def find_trunk(model: nn.Module) -> TrunkPlace:
+    """Search `model` (possibly wrapped in DDP) for its trunk.
+
+    Call it once where a model is built or comes in, and hand the result on.
 
     Raises:
         UserError: there is none, or more than one.
     """
     model = getattr(model, "module", model)
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Trunk)]
-    if len(found) != 1:
+    places = [TrunkPlace(name, module) for name, module in model.named_modules() if isinstance(module, Trunk)]
+    if len(places) != 1:
         raise UserError(
-            f"expected one ivtuning trunk in the model, found {len(found)}: its place is model.backbone.net"
+            f"expected one ivtuning trunk in the model, found {len(places)}: its place is model.backbone.net"
         )
-    return found[0]
+    return places[0]

@@ -8,7 +8,7 @@ from ..errors import UserError
 
 
 def tool_parser(description: str, example: str, config_required: bool = True) -> argparse.ArgumentParser:
-    """A parser for ``--config-file FILE`` and trailing ``key=value`` overrides, to which a tool adds its flags.
+    """A parser for ``--config-file FILE`` and ``key=value`` overrides, to which a tool adds its flags.
 
     Flags may stand before, between or after the overrides. A wrong command line raises
     :class:`.errors.UserError`. `example` is shown at the end of ``--help``.

@@ -62,7 +62,7 @@ def read_config(file: str) -> DictConfig:
 def default_output_dir(file: str, method: str | None) -> str:
     """``output/<folder>/<file>``, with ``-<method>`` where a method was chosen.
 
-    The folder is relative to the ``configs/`` that `file` lies in; elsewhere it is the file's own folder alone.
+    The folder is relative to the ``configs/`` that `file` lies in. Elsewhere it is the file's own folder.
     """
     path = Path(file).resolve().with_suffix("")
     parts = path.parts

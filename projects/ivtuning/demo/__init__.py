@@ -4,7 +4,13 @@ Boxes four ways and label maps three ways, on the same scenes. Every row starts 
 fresh neck and heads, seeds itself, and runs as many iterations as the others of its task.
 """
 
+# ruff: noqa: E402 (detectron2 is prepared before anything imports it)
+
 from __future__ import annotations
+
+from .. import compat
+
+compat.prepare()
 
 import json
 import time
