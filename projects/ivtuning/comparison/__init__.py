@@ -1,4 +1,4 @@
-"""Every tuning method on the same trunk, data and schedule, over several seeds: mean and spread of AP."""
+"""Comparison of all tuning methods on one trunk, data set and schedule: mean and spread of AP over seeds."""
 
 # ruff: noqa: E402 (detectron2 is prepared before anything imports it)
 
@@ -6,8 +6,8 @@ from .. import compat
 
 compat.prepare()
 
-from .methods import METHODS, Method
+from .jobs import ROWS, Row
 from .runs import compare
 from .table import markdown
 
-__all__ = ["METHODS", "Method", "compare", "markdown"]
+__all__ = ["ROWS", "Row", "compare", "markdown"]

@@ -18,8 +18,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # The folders that may hold the package's own configs/: the repository's root, and an installed package.
 HOMES = (_PACKAGE.parents[1], _PACKAGE)
 _SUFFIXES = (".py", ".yaml", ".yml")
-# The keys that runs read.
-_KEYS = ("data", "dataloader", "lr_multiplier", "model", "optimizer", "train")
+# The groups of a config that a run reads.
+RUN_KEYS = ("data", "dataloader", "lr_multiplier", "model", "optimizer", "train")
 
 
 def find_config(path: str | os.PathLike) -> str:
@@ -102,7 +102,7 @@ def _drop_aliases(cfg: DictConfig) -> None:
     tree = OmegaConf.to_container(cfg)
     if not isinstance(tree, dict):
         return
-    for name in [name for name in tree if name not in _KEYS]:
+    for name in [name for name in tree if name not in RUN_KEYS]:
         parts = [part for key, value in tree.items() if key != name for part in _parts(value)]
         if any(isinstance(part, str) and f"${{{name}" in part for part in parts):
             continue

@@ -22,6 +22,7 @@ from typing import TextIO
 
 import torch
 
+from ...backbones.trunk import find_trunk
 from ...config import load_config
 from ...data.synthetic.generate import generate
 from ...engine import run
@@ -97,7 +98,7 @@ def serve(questions: TextIO, answers: TextIO) -> None:
     cfg = load_config(CONFIG, overrides)
     torch.manual_seed(0)
     model = run.build_model(cfg)
-    trainer = make_trainer(cfg, model)
+    trainer = make_trainer(cfg, model, find_trunk(model))
     print("ready", file=answers, flush=True)
     for question in questions:
         if question.strip() == "step":
