@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+from helpers.tools import ROOT
 
 import ivtuning
 
@@ -25,6 +28,7 @@ def test_import_is_cheap(module):
     assert output(f"import sys, {module}; print(*[m for m in {heavy} if m in sys.modules])") == []
 
 
+@pytest.mark.slow
 def test_tuning_needs_torch_alone():
     code = """
         import sys
@@ -48,8 +52,20 @@ def test_public_names_are_loaded_when_they_are_used():
         ivtuning.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    "module", ["backbones.trunk", "checkpoint", "data.catalog", "engine.run", "evaluation", "meta_arch"]
-)
-def test_rooms_prepare_detectron2_themselves(module):
-    assert output(f"import ivtuning.{module}; print('fine')") == ["fine"]
+def imports_detectron2(file: Path) -> bool:
+    """Whether the module imports it at its top."""
+    names = []
+    for node in ast.parse(file.read_text()).body:
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+    return any(name.split(".")[0] == "detectron2" for name in names)
+
+
+def test_every_room_that_imports_detectron2_prepares_it():
+    package = ROOT / "projects" / "ivtuning"
+    files = [file for file in package.rglob("*.py") if imports_detectron2(file)]
+    assert len(files) > 30
+    for file in files:
+        room = file.relative_to(package).parts[0]
+        first = file if room.endswith(".py") else package / room / "__init__.py"
+        assert "\ncompat.prepare()\n" in first.read_text(), first

@@ -66,7 +66,7 @@ def batches(size: int, rank: int = 0, world: int = 1, start: int = 0):
 
 
 def trainer_of(model: nn.Module, loader, kind: str = "ddp", **options) -> Trainer:
-    parallel = parallelize(model, kind, DDP)
+    parallel = parallelize(model, model.net, kind, DDP)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Trainer(parallel, loader, torch.optim.AdamW(trained, lr=1e-3, eps=1e-3), **options)
 
@@ -235,7 +235,7 @@ def other_draws(rank: int) -> dict:
     with torch.no_grad():
         for p in model.parameters():
             p.fill_(rank)
-    return whole_state(parallelize(model, "fsdp", {}))
+    return whole_state(parallelize(model, model.net, "fsdp", {}))
 
 
 def test_fsdp_starts_from_the_first_process_weights(tmp_path):
@@ -313,5 +313,5 @@ def test_kinds_that_there_are_not():
 
 def test_one_process_is_left_alone():
     model = toy()
-    assert parallelize(model, "fsdp", {}) is model
+    assert parallelize(model, model.net, "fsdp", {}) is model
     assert not any(isinstance(p, DTensor) for p in model.parameters())

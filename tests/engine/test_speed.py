@@ -78,7 +78,7 @@ def test_a_run_with_frozen_bf16(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "build_model", lambda cfg: models.append(build(cfg)) or models[-1])
     results = run.train(config(tmp_path / "half", *options, *BF16))
     run.train(config(tmp_path / "whole", *options))
-    trunk = find_trunk(models[0])[1]
+    trunk = find_trunk(models[0]).trunk
     assert trunk.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
     half, whole = (
         read_checkpoint(tmp_path / name / "model_final.pth")["model"] for name in ("half", "whole")
@@ -108,7 +108,7 @@ def test_evaluation_follows_the_frozen_weights():
         assert not torch.is_autocast_enabled("cpu")
     with torch.no_grad():
         expected = model([sample()])
-    speed.halve_frozen(find_trunk(model)[1])
+    speed.halve_frozen(find_trunk(model).trunk)
     with speed.matching_precision(model), torch.no_grad():
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.is_autocast_enabled("cpu")
         found = model([sample()])
@@ -135,7 +135,7 @@ def test_channels_last_keeps_the_figures():
 def test_channels_last_reaches_the_convolutions():
     cfg = config_of("train.channels_last=true")
     model = detector()
-    speed.speed_up(model, cfg.train)
+    speed.speed_up(model, model.backbone.net, cfg.train)
     weights = [
         m.weight for m in model.backbone.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
     ]
@@ -167,7 +167,8 @@ def test_no_compiler_is_one_line(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(UserError, match="No working C.. compiler found.: install a C.. compiler") as found:
-        speed.speed_up(detector(), config_of("train.compile=true").train)
+        model = detector()
+        speed.speed_up(model, model.backbone.net, config_of("train.compile=true").train)
     assert "\n" not in str(found.value)
 
 
@@ -179,7 +180,7 @@ def test_compiled_blocks_keep_the_figures():
     x = torch.randn(1, 6, 24, 24)
     with torch.no_grad():
         expected = trunk(x)["block0"]
-        speed.speed_up(trunk, config_of("train.compile=true").train)
+        speed.speed_up(trunk, trunk, config_of("train.compile=true").train)
         assert list(trunk.state_dict()) == list(
             plain_vit(VisibleOnly(), Frozen(), depth=1, out_indices=(0,)).state_dict()
         )
@@ -191,4 +192,4 @@ def test_compiled_blocks_keep_the_figures():
 def test_compile_does_not_go_with_recompute_of_blocks():
     trunk = vitdet(activation_checkpointing="block")
     with pytest.raises(UserError, match="activation_checkpointing=mlp"):
-        speed.speed_up(trunk, config_of("train.compile=true").train)
+        speed.speed_up(trunk, trunk, config_of("train.compile=true").train)
