@@ -51,6 +51,7 @@ def trained(monkeypatch) -> list[str]:
     return labels
 
 
+@pytest.mark.slow
 def test_two_methods_two_seeds_end_to_end(tiny, tmp_path, capsys):
     output = tmp_path / "out"
     only = ["infrared", "Mona"]
@@ -86,6 +87,7 @@ def test_two_methods_two_seeds_end_to_end(tiny, tmp_path, capsys):
     assert (output / "table.md").read_text(encoding="utf-8") in shown and "| Mona, no visible " in shown
 
 
+@pytest.mark.slow
 def test_processes_of_their_own_give_the_same_results_and_the_same_failures(tiny, tmp_path):
     broken = [*tiny, "model.backbone.net.tuner.norm=XN"]
     here, apart = (
@@ -108,6 +110,7 @@ def test_a_killed_process_is_reported(tmp_path, monkeypatch):
     assert runs._run_apart(job) == f"ended by signal 9; see {tmp_path / 'log.txt'}"
 
 
+@pytest.mark.slow
 def test_what_ran_is_skipped_and_what_changed_runs_again(tiny, tmp_path, trained):
     options = dict(seeds=2, processes=1)
     compare(CONFIG, tmp_path, tiny, **options, only=["Full"])
@@ -153,6 +156,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tiny, tmp_path, trained,
     assert f"error: Mona, seed 0: the loss is not finite; see {log}" in text.err
 
 
+@pytest.mark.slow
 def test_mean_and_spread_are_numpys(tiny, tmp_path, trained):
     results = compare(CONFIG, tmp_path, tiny, seeds=3, processes=1)
     rows = {row["name"]: row for row in results["rows"]}
