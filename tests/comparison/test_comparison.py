@@ -101,13 +101,14 @@ def test_processes_of_their_own_give_the_same_results_and_the_same_failures(tiny
     assert apart["rows"][0]["processes"] == [2]
 
 
-def test_a_killed_process_is_reported(tmp_path, monkeypatch):
+def test_a_killed_process_is_reported(tiny, tmp_path, monkeypatch):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho 50 steps done\nkill -9 $$\n")
     script.chmod(0o755)
     monkeypatch.setattr(runs.sys, "executable", str(script))
-    job = jobs.Job("Full", 0, CONFIG, [], str(tmp_path), "", 2)
-    assert runs._run_apart(job) == f"ended by signal 9; see {tmp_path / 'log.txt'}"
+    results = compare(CONFIG, tmp_path / "out", tiny, seeds=1, only=["Full"], processes=2)
+    log = tmp_path / "out" / "Full" / "seed0" / "log.txt"
+    assert results["failed"] == {"Full, seed 0": f"ended by signal 9; see {log}"}
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_any_tuner_by_name(name, tuner):
     paired = PAIRED[:1] + PAIRED[-2:] if tuner == "IVTuning" else []
     with torch.device("meta"):
         model = small(name, *paired, f"model.backbone.net.tuner={tuner}")
-    assert type(find_trunk(model)[1].tuner) is TUNERS[tuner]
+    assert type(find_trunk(model).trunk.tuner) is TUNERS[tuner]
 
 
 def test_retinanet_divides_by_the_positives_of_the_batch():
