@@ -43,9 +43,10 @@ def test_public_names_are_loaded_when_they_are_used():
     from ivtuning.checkpoint import load_adapter, save_adapter
     from ivtuning.config import load_config
     from ivtuning.engine.run import load_model
+    from ivtuning.predictor import Predictor
 
     names = dict(load_adapter=load_adapter, save_adapter=save_adapter, load_config=load_config)
-    names |= dict(load_model=load_model)
+    names |= dict(load_model=load_model, Predictor=Predictor)
     assert {name: getattr(ivtuning, name) for name in names} == names
     assert {*names, "__version__"} <= set(dir(ivtuning)) & set(ivtuning.__all__)
     with pytest.raises(AttributeError, match="'ivtuning' has no attribute 'nothing'"):

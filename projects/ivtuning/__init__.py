@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from .checkpoint import save_adapter as save_adapter
     from .config import load_config as load_config
     from .engine.run import load_model as load_model
+    from .predictor import Predictor as Predictor
 
 __version__ = "0.1.0"
 
 # Public names, and the modules that define them.
 _PUBLIC = {
+    "Predictor": ".predictor",
     "load_adapter": ".checkpoint",
     "load_config": ".config",
     "load_model": ".engine.run",
