@@ -1,4 +1,4 @@
-"""Tests import ivtuning before detectron2, run on one thread, in the repository's root."""
+"""Tests run on one thread, in the repository's root, with detectron2 prepared for import."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ if not torch.cuda.is_available():
     # Read when triton is imported: its kernels run in Python, on the CPU.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import ivtuning  # noqa: E402, F401
+from ivtuning import compat  # noqa: E402
 
+compat.prepare()
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -94,6 +94,7 @@ def test_set_without_boxes_and_unknown_class_are_named(own_pairs, tmp_path, caps
         ("model.backbone.net.tunr.x=1", "did you mean 'tuner'"),
         ("train.max_itr=7", "did you mean 'max_iter'"),
         ("model.backbone.net.tuner=IVTunig", "did you mean 'IVTuning'"),
+        ("model.backbone.net.tuner=Lora", "did you mean 'LoRA'"),
         ("train.precision=half", "unknown: use one of"),
     ],
 )
@@ -116,14 +117,14 @@ def test_missing_weights_say_where_to_get_them(pairs, tmp_path, capsys):
     )
 
 
-def test_nothing_to_evaluate_and_a_trunk_alone_are_told(pairs, tmp_path, capsys):
+def test_nothing_to_evaluate_and_a_trunk_alone_are_reported(pairs, tmp_path, capsys):
     from helpers.runs import config
 
     from ivtuning.backbones.trunk import find_trunk
     from ivtuning.engine import run
 
     assert "nothing to evaluate" in line_of(capsys, [*argv(tmp_path / "out"), "--eval-only"])
-    _, trunk = find_trunk(run.build_model(config(tmp_path)))
+    trunk = find_trunk(run.build_model(config(tmp_path))).trunk
     torch.save({"model": dict(trunk.named_base_parameters())}, tmp_path / "trunk.pth")
     line = line_of(capsys, [*argv(tmp_path / "out"), "--eval-only", "--weights", f"{tmp_path}/trunk.pth"])
     assert "trunk.pth" in line and "only" in line
@@ -142,7 +143,7 @@ def test_adapter_for_another_base_names_both(pairs, tmp_path, capsys):
         model = run.build_model(config(tmp_path))
         torch.save({"model": model.state_dict()}, tmp_path / f"{name}.pth")
         save_adapter(model, tmp_path / f"{name}.safetensors", metadata={})
-        prints.append(fingerprint(find_trunk(model)[1])[:12])
+        prints.append(fingerprint(find_trunk(model).trunk)[:12])
     evaluation = [*argv(tmp_path / "out"), "--eval-only", "--weights", f"{tmp_path}/a.pth"]
     line = line_of(capsys, [*evaluation, "--adapter", f"{tmp_path}/b.safetensors"])
     assert all(p in line for p in prints)
@@ -177,9 +178,9 @@ def test_full_disk_keeps_the_last_good_checkpoint(pairs, tmp_path, capsys, monke
 def test_traceback_flag_shows_the_stack():
     def main(argv):
         assert argv == []
-        raise UserError("told")
+        raise UserError("wrong")
 
-    with pytest.raises(UserError, match="told"):
+    with pytest.raises(UserError, match="wrong"):
         run_tool(main, ["--traceback"])
 
 
@@ -190,3 +191,8 @@ def test_other_errors_keep_their_traceback_and_nearest_is_quiet_when_nothing_is_
     with pytest.raises(RuntimeError):
         run_tool(main, [])
     assert nearest("zzz", ["alpha"]) == ""
+
+
+def test_nearest_names_come_first_whatever_their_case():
+    assert nearest("Lora", ["Mona", "LoRA", "Adapter"]).startswith("; did you mean 'LoRA'")
+    assert nearest("FULL", ["Full", "Partial"]) == "; did you mean 'Full'?"

@@ -1,4 +1,4 @@
-"""Every config builds, large ones on the meta device, and says what its file name says."""
+"""Every config builds with its methods, large ones on the meta device, and says what its file name says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from helpers.tools import ROOT
 
 from ivtuning.backbones.trunk import find_trunk
 from ivtuning.config import load_config
-from ivtuning.engine.optim import param_groups
+from ivtuning.engine.optim import build_optimizer, param_groups
 
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/*/*.py") if path.parent.name != "common"
 )
+FULL = [(file, "Full") for file in CONFIGS if not file.startswith("configs/quick/")]
+OTHERS = [
+    (file, method)
+    for file in CONFIGS
+    for method in ("visible", "infrared", "full_visible", "parity")
+    if file.startswith(("configs/MSRS/", "configs/M3FD/vitdet", "configs/synthetic/"))
+]
 KEYS = {"data", "dataloader", "lr_multiplier", "model", "optimizer", "train"}
 
 
@@ -21,15 +28,13 @@ def test_there_are_configs():
     assert len(CONFIGS) >= 15
 
 
-@pytest.mark.parametrize("file", CONFIGS)
-def test_config_builds(file):
-    cfg = load_config(file)
+@pytest.mark.parametrize("file, method", [*((file, None) for file in CONFIGS), *FULL, *OTHERS])
+def test_config_builds(file, method):
+    cfg = load_config(file, [f"method={method}"] if method else [])
     assert set(cfg) == KEYS
     with torch.device("meta"):
         model = instantiate(cfg.model)
-    find_trunk(model)
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build_optimizer(cfg.optimizer, model, find_trunk(model))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == trained > 0
     multiplier = instantiate(cfg.lr_multiplier)
@@ -37,7 +42,8 @@ def test_config_builds(file):
     for part in ("train", "test"):
         mapper = instantiate(cfg.dataloader[part].mapper)
         assert mapper.is_train == (part == "train")
-    assert cfg.train.output_dir == f"output/{file.removeprefix('configs/').removesuffix('.py')}"
+    name = file.removeprefix("configs/").removesuffix(".py")
+    assert cfg.train.output_dir == f"output/{name}" + (f"-{method}" if method else "")
 
 
 MODELS = sorted(f"configs/common/models/{p.name}" for p in ROOT.glob("configs/common/models/*rcnn*.py"))
@@ -71,7 +77,8 @@ def test_published_recipe_of_vitdet_b():
 
 
 def test_full_and_iv_tuning_rows_share_everything_but_stem_and_tuner():
-    tuned, full = (load_config(f"configs/M3FD/vitdet_{row}_b.py") for row in ("ivtuning", "full"))
+    file = "configs/M3FD/vitdet_ivtuning_b.py"
+    tuned, full = (load_config(file, [f"method={method}"]) for method in ("IVTuning", "Full"))
     with torch.device("meta"):
         groups = [
             sorted({(g["lr"], g["weight_decay"]) for g in param_groups(instantiate(c.model), 1.0, 0.1, 0.7)})

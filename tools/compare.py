@@ -13,8 +13,9 @@ CONFIG = "configs/synthetic/ivtuning.py"
 OUTPUT = Path("output/compare")
 EXAMPLE = """\
 tools/compare.py --seeds 1 --only IVTuning,Mona,LoRA
-  tools/compare.py --config configs/MSRS/nano_ivtuning.py --seeds 1 --output output/compare_msrs
-  Run it again to go on where it was stopped: what has run with the same config and trunk is not run again.
+  tools/compare.py --config-file configs/MSRS/nano_ivtuning.py --seeds 1 --output output/compare_msrs
+
+Run it again to continue where it was stopped: runs of the same config and trunk are not repeated.
 """
 
 
@@ -22,10 +23,15 @@ def main(argv):
     parser = tool_parser(__doc__, EXAMPLE, config_required=False)
     parser.add_argument("--output", type=Path, help=f"folder (default: {OUTPUT})")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
-    parser.add_argument("--only", default="", metavar="A,B", help="run these alone; a wrong name lists all")
-    parser.add_argument("--iterations", type=int, metavar="N", help="of every run (default: the config's)")
+    parser.add_argument("--only", default="", metavar="A,B", help="run only these; a wrong name lists all")
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="runs at a time, of one thread each (default: the cores)"
+        "--iterations", type=int, metavar="N", help="iterations of every run (default: the config's)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="runs at a time, each with one thread (default: one for each core)",
     )
     parser.set_defaults(config_file=CONFIG)
     args = parser.parse_args(argv)
@@ -36,7 +42,7 @@ def main(argv):
             raise UserError(f"--iterations {args.iterations}: give 1 or more")
         args.overrides.append(f"train.max_iter={args.iterations}")
 
-    warnings.simplefilter("ignore")  # of libraries about each other
+    warnings.simplefilter("ignore")  # libraries warn about each other
     from ivtuning.comparison import compare, markdown
 
     output, only = args.output or OUTPUT, [key for key in args.only.split(",") if key]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Turn a detector of another project into a file that a config starts from (train.init_checkpoint).
+"""Convert a detector of another project into a file that a config can start from (train.init_checkpoint).
 
-Layers made for other classes stay as the config initializes them, and so do stem and tuner.
+Layers for other classes stay as the config initializes them, and so do stem and tuner.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ def main(argv):
         dest="kind",
         required=True,
         choices=KINDS,
-        help="whose names the file has: IDEA-Research/DINO, detrex, Co-DETR or mmdetection's DINO, "
+        help="the project that wrote the file: IDEA-Research/DINO, detrex, Co-DETR or mmdetection's DINO, "
         "mmdetection's R-CNNs and RetinaNet, detectron2, torchvision",
     )
     parser.add_argument("input", metavar="INPUT", help="file of the other project, or its URL")
     parser.add_argument("output", metavar="OUTPUT", help="file to write, *.safetensors or *.pth")
-    parser.add_argument("--json", action="store_true", help="print one JSON object with all names, last")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object with all names as the last line"
+    )
     args = parser.parse_args(argv)
-    # argparse deals the words out in its own order: overrides first.
+    # argparse distributes the words in its own order, overrides first.
     words = [*args.overrides, args.input, args.output]
     files = [w for w in words if not re.match(r"[\w.]+=", w)]
     if len(files) != 2:

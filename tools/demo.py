@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Make paired scenes, pretrain a tiny trunk, tune it for boxes (four ways) and label maps (three ways).
+"""Make paired scenes, pretrain a tiny trunk, and tune it for boxes (four ways) and label maps (three ways).
 
-Prints a table of each, and writes results.json, every run's config, weights and adapter, pictures, and a page
-that shows it all (index.html). Some ten minutes on two CPU cores.
+It prints a table of each, and writes results.json, every run's config, weights and adapter, pictures, and a
+page that shows them all (index.html). It takes about ten minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ def main(argv):
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="changes to every run's config; those of a head to the runs that have it",
+        help="changes to every run's config; those of a head apply to the runs that have it",
     )
     args = parser.parse_args(argv)
-    warnings.simplefilter("ignore")  # of libraries about each other; nothing a user of the demo can act on
+    warnings.simplefilter(
+        "ignore"
+    )  # libraries warn about each other, and a user of the demo cannot act on it
 
     from ivtuning import demo
 

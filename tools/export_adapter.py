@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write what was trained, and nothing of the frozen base, to an adapter file."""
+"""Write the trained part of a model, and nothing of its frozen base, to an adapter file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ivtuning.config import load_config, tool_parser
 from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
-  tools/export_adapter.py --config-file configs/synthetic/ivtuning.py \\
+tools/export_adapter.py --config-file configs/synthetic/ivtuning.py \\
       --weights output/synthetic/ivtuning/model_best.pth --output iv.safetensors --dtype bf16 --note AP=41.2
 """
 
@@ -19,17 +19,19 @@ def main(argv):
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of the whole model")
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write, *.safetensors")
     parser.add_argument(
-        "--only", choices=("backbone", "task"), help="one group: stem and tuner, or neck and heads"
+        "--only", choices=("backbone", "task"), help="write one group: stem and tuner, or neck and heads"
     )
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), help="of parameters; default: as trained")
+    parser.add_argument(
+        "--dtype", choices=("fp32", "bf16"), help="precision of the parameters (default: as trained)"
+    )
     parser.add_argument(
         "--note",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="for the metadata, repeatable",
+        help="a fact for the metadata; repeatable",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, last")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args(argv)
     notes = dict(note.partition("=")[::2] for note in args.note)
     if not all(notes) or any("=" not in note for note in args.note):

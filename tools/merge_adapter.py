@@ -1,6 +1,8 @@
 #!/usr/bin/env python
-"""Write base weights that compute alone what base and adapter compute together (LoRA, and methods that train
-parts of the trunk itself); with --undo, take LoRA out of them again."""
+"""Merge an adapter into its base weights (LoRA, and methods that train parts of the trunk itself).
+
+The merged weights compute alone what base and adapter compute together. --undo takes LoRA out of them again.
+"""
 
 from __future__ import annotations
 
@@ -48,31 +50,32 @@ def main(argv):
     with open(local_path(args.adapter), "rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
     model = instantiate(cfg.model).eval()
-    place, trunk = find_trunk(model)
+    place = find_trunk(model)
+    trunk = place.trunk
     if args.undo:
         _check_merged(args, read(local_path(args.weights)), digest)
-        report = load_weights(model, args.weights, strict=False)
-        load_adapter(model, args.adapter, merged=True)
+        report = load_weights(model, args.weights, strict=False, place=place)
+        load_adapter(model, args.adapter, merged=True, place=place)
         trunk.unmerge_adapters()
         same = fingerprint(trunk) == header["fingerprint"]
-        use = "it takes the adapter" if same else "one rounded otherwise, so that the adapter refuses it"
-        told, extra = f"the base again, up to rounding; {use}", {}
+        use = "it takes the adapter" if same else "rounding changed it so far that the adapter refuses it"
+        note, extra = f"the base again, up to rounding; {use}", {}
     else:
-        report = load_weights(model, args.weights, args.adapter, strict=False)
+        report = load_weights(model, args.weights, args.adapter, strict=False, place=place)
         trunk.merge_adapters()
-        told, extra = "use it with model.backbone.net.tuner=Frozen", {"merged": digest}
-    # Neck and heads go along as far as either file has them; random ones do not.
+        note, extra = "use it with model.backbone.net.tuner=Frozen", {"merged": digest}
+    # Neck and heads are written as far as either file has them; random ones are left out.
     left_out = set(report.fresh)
     state = {
         name: tensor
         for name, tensor in model.state_dict().items()
-        if name not in left_out and not name.startswith(f"{place}.tuner.")
+        if name not in left_out and not name.startswith(f"{place.prefix}tuner.")
     }
     with atomic_write(args.output) as temp, open(temp, "wb") as f:
         torch.save({"model": state, **extra}, f)
     megabytes = os.path.getsize(args.output) / 1e6
     what = "without neck and heads" if left_out else "the whole model"
-    print(f"{args.output}: {megabytes:.2f} MB, {what}; {told}")
+    print(f"{args.output}: {megabytes:.2f} MB, {what}; {note}")
 
 
 def _check_merged(args, file, digest):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from ivtuning.config import load_config, tool_parser
+from ivtuning.config import find_config, load_config, tool_parser
 from ivtuning.errors import run_tool
 
 EXAMPLE = """\
 tools/train_net.py --config-file configs/synthetic/ivtuning.py train.max_iter=100
   tools/train_net.py --config-file X --resume
   tools/train_net.py --config-file X --eval-only --weights base.pth --adapter m3fd.safetensors
+  tools/train_net.py --config-file configs/M3FD/vitdet_ivtuning_b.py method=Full
   torchrun --nproc_per_node 2 tools/train_net.py --config-file X model.backbone.net.tuner=Frozen
 """
 
@@ -17,16 +18,17 @@ tools/train_net.py --config-file configs/synthetic/ivtuning.py train.max_iter=10
 def main(argv):
     parser = tool_parser(__doc__, EXAMPLE)
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint of train.output_dir"
+        "--resume", action="store_true", help="continue from the last checkpoint of train.output_dir"
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
     parser.add_argument(
-        "--weights", default="", help="what to start from or evaluate; sets train.init_checkpoint"
+        "--weights", default="", help="weights to start from or to evaluate; sets train.init_checkpoint"
     )
     parser.add_argument("--adapter", help="adapter file to load on top of --weights, with --eval-only")
     args = parser.parse_args(argv)
     if args.adapter and not args.eval_only:
         parser.error("--adapter goes with --eval-only")
+    args.config_file = find_config(args.config_file)  # it is printed into the log
     cfg = load_config(args.config_file, args.overrides)
     if args.weights:
         cfg.train.init_checkpoint = args.weights

@@ -1,6 +1,10 @@
 """Mona (arXiv 2408.08345) on Swin-L, UPerNet, ADE20K: 160k iterations, rate and drop path of its authors.
 
-The rate is five times that of all other methods, whose drop path is 0.3: upernet_mona_equal_lr_swin_l.py.
+The rate is five times that of all other methods, whose drop path is 0.3. Mona with their settings:
+
+    optimizer.lr=6e-5 model.backbone.net.drop_path_rate=0.3
+
+The baselines are the same with ``method=Full``, ``method=Adapter``, ... in front.
 """
 
 import detectron2.data.transforms as T
@@ -31,6 +35,5 @@ optimizer.weight_decay = 0.01
 train.max_iter = 160_000
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = "weights/swin_large_patch4_window7_224_22k.pth"
-train.output_dir = "output/ADE20K/upernet_mona_swin_l"
 train.eval_period = train.checkpointer.period = 16_000
 train.best_metric = "sem_seg/mIoU"

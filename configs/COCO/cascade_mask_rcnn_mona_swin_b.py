@@ -1,9 +1,9 @@
 """Mona (arXiv 2408.08345) on Swin-B, Cascade Mask R-CNN, COCO: 36 epochs ("3x"), batch 16, no layer decay.
 
-Its baselines are this file with ``model.backbone.net.tuner=<Name>``: Frozen, BitFit, NormTuning, Partial,
-Adapter, LoRA, AdaptFormer; give each a ``train.output_dir`` of its own. An epoch is 7,330 iterations of the
-117,266 images with objects. Norms, biases and position tables are not decayed, nor are Mona's scale vectors,
-which the authors' code does decay. bf16 stands for their fp16 with loss scaling.
+Its baselines are this file with ``method=<Name>``: Full, BitFit, NormTuning, Partial, Adapter, LoRA,
+AdaptFormer; and with ``model.backbone.net.tuner=Frozen``. An epoch is 7,330 iterations of the 117,266 images
+with objects. Norms, biases and position tables are not decayed, nor are Mona's scale vectors, which the
+authors' code does decay. bf16 stands for their fp16 with loss scaling.
 """
 
 from ..common.data.coco_instance import data, dataloader
@@ -21,5 +21,4 @@ train.max_iter = 263_880
 lr_multiplier = step(train.max_iter, milestones=(197_910, 241_890), warmup=500)
 train.precision = "bf16"
 train.init_checkpoint = "weights/swin_base_patch4_window7_224_22k.pth"
-train.output_dir = "output/COCO/cascade_mask_rcnn_mona_swin_b"
 train.eval_period = train.checkpointer.period = 7330

@@ -32,5 +32,4 @@ lr_multiplier = step(train.max_iter, milestones=(6_315,), warmup=250)
 train.clip_grad_norm = 0.1
 train.precision = "bf16"
 train.init_checkpoint = "weights/codino_swin_l_5scale_coco.safetensors"
-train.output_dir = "output/M3FD/codetr_ivtuning_swin_l"
 train.eval_period = train.checkpointer.period = 1000

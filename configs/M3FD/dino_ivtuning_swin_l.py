@@ -1,8 +1,10 @@
 """DINO (5 scales) on Swin-L with IV-tuning on M3FD, 640 px.
 
 As published, it starts from IDEA-Research's DINO of COCO (Swin-L, 5 scales, 36 epochs), class layers new:
+
     tools/convert_checkpoint.py --from dino DOWNLOADED.pth weights/dino_swin_l_5scale_coco.safetensors \\
         --config-file configs/M3FD/dino_ivtuning_swin_l.py
+
 The rate of the backbone is scaled by 0.1, stem and tuner with it. An epoch is the 3,368 training pairs of the
 scene split. No warm-up is published.
 """
@@ -26,5 +28,4 @@ lr_multiplier = step(train.max_iter, milestones=(5_684, 6_947), warmup=250)
 train.clip_grad_norm = 0.1
 train.precision = "bf16"
 train.init_checkpoint = "weights/dino_swin_l_5scale_coco.safetensors"
-train.output_dir = "output/M3FD/dino_ivtuning_swin_l"
 train.eval_period = train.checkpointer.period = 1000

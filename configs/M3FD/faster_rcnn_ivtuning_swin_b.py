@@ -26,5 +26,4 @@ train.max_iter = 10_525
 lr_multiplier = step(train.max_iter, milestones=(6_315,), warmup=250)
 train.precision = "bf16"
 train.init_checkpoint = "weights/swin_base_patch4_window7_224_22k.pth"
-train.output_dir = "output/M3FD/faster_rcnn_ivtuning_swin_b"
 train.eval_period = train.checkpointer.period = 1000

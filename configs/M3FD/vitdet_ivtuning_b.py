@@ -23,5 +23,4 @@ train.max_iter = 184_375
 lr_multiplier = step(train.max_iter, milestones=(163_889, 177_546), warmup=250)
 train.precision = "bf16"
 train.init_checkpoint = "weights/mae_pretrain_vit_base.pth"
-train.output_dir = "output/M3FD/vitdet_ivtuning_b"
 train.eval_period = train.checkpointer.period = 5000

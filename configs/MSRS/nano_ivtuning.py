@@ -34,4 +34,3 @@ lr_multiplier = cosine()
 train.max_iter = 400
 train.clip_grad_norm = 1.0
 train.init_checkpoint = "output/demo/trunk.pth"
-train.output_dir = "output/MSRS/nano_ivtuning"

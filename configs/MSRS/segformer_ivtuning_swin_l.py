@@ -7,4 +7,3 @@ from ..common.models.segformer_swin import model
 from ..common.recipes.msrs_segmentation import data, dataloader, lr_multiplier, optimizer, train
 
 train.init_checkpoint = "weights/swin_large_patch4_window12_384_22k.pth"
-train.output_dir = "output/MSRS/segformer_ivtuning_swin_l"

@@ -7,4 +7,3 @@ from ..common.models.segformer_vit import model
 from ..common.recipes.msrs_segmentation import data, dataloader, lr_multiplier, optimizer, train
 
 train.init_checkpoint = "weights/mae_pretrain_vit_large.pth"
-train.output_dir = "output/MSRS/segformer_ivtuning_vit_l"

@@ -1,9 +1,9 @@
 """Mona (arXiv 2408.08345) on Swin-L, RetinaNet, Pascal VOC 07+12: batch 2, 12 passes over the 16,551 images.
 
 The paper's "epochs" hold each image three times: 4 of 24,827 iterations, x0.1 after the third, no warm-up.
-Its baselines are this file with ``model.backbone.net.tuner=<Name>``: Frozen, Partial, Adapter, LoRA,
-AdaptFormer and, with ``model.backbone.net.tuner.freeze_embed=True``, BitFit and NormTuning; give each a
-``train.output_dir`` of its own. Norms, biases and position tables are not decayed, nor are Mona's scale
+Its baselines are this file with ``method=<Name>``: Partial, Adapter, LoRA, AdaptFormer and, with
+``model.backbone.net.tuner.freeze_embed=True``, Full, BitFit and NormTuning; and with
+``model.backbone.net.tuner=Frozen``. Norms, biases and position tables are not decayed, nor are Mona's scale
 vectors, which the authors' code does decay. bf16 stands for their fp16 with loss scaling.
 """
 
@@ -22,6 +22,5 @@ train.max_iter = 99_308
 lr_multiplier = step(train.max_iter, milestones=(74_481,), warmup=0)
 train.precision = "bf16"
 train.init_checkpoint = "weights/swin_large_patch4_window7_224_22k.pth"
-train.output_dir = "output/VOC/retinanet_mona_swin_l"
 train.eval_period = train.checkpointer.period = 24_827
 train.best_metric = "bbox/AP50_11point"

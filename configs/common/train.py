@@ -1,7 +1,7 @@
-"""How a run is carried out; every key is read by ivtuning.engine.run."""
+"""Settings of a run; ivtuning.engine.run reads every key."""
 
 train = dict(
-    output_dir="./output",
+    output_dir="auto",  # output/<folder>/<file> of the config, with -<method> where one is chosen
     # Base weights: a trunk, or a whole detector whose class layers may differ.
     init_checkpoint="",
     max_iter=1000,

@@ -6,4 +6,3 @@ train.init_checkpoint = ""
 train.max_iter = 10
 train.log_period = 5
 dataloader.train.total_batch_size = 2
-train.output_dir = "output/quick/ivtuning"

@@ -5,4 +5,3 @@ from .ivtuning import data, dataloader, lr_multiplier, model, optimizer, train
 
 add_mask_head(model, conv_dims=(32, 32), sampling_ratio=2)
 dataloader.train.mapper.use_instance_mask = True
-train.output_dir = "output/quick/mask_rcnn"

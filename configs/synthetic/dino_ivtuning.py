@@ -7,4 +7,3 @@ model.num_classes = 4
 
 train.max_iter = 600
 train.clip_grad_norm = 0.1
-train.output_dir = "output/synthetic/dino_ivtuning"

@@ -19,5 +19,4 @@ optimizer.params.added_lr_factor = 3.0  # docs/defaults.md
 lr_multiplier = cosine()
 train.max_iter = 250
 train.clip_grad_norm = 1.0
-train.output_dir = "output/synthetic/ivtuning"
 train.init_checkpoint = "output/demo/trunk.pth"

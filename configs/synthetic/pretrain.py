@@ -9,6 +9,5 @@ from .ivtuning import data, dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.net.stem = L(VisibleOnly)()
 model.backbone.net.tuner = L(Full)()
-train.output_dir = "output/synthetic/pretrain"
 train.init_checkpoint = ""
 train.max_iter = 400

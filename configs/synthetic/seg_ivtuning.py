@@ -24,4 +24,3 @@ dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 
 train.best_metric = "sem_seg/mIoU"
-train.output_dir = "output/synthetic/seg_ivtuning"

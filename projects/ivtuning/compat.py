@@ -1,12 +1,13 @@
-"""The only place that knows which detectron2 is installed.
+"""Differences between releases of detectron2, all in one place.
 
-detectron2 calls every release since 2021 "0.6", so nothing here asks for a version: features are looked
-for instead. The PyPI build (0.6 sources, no C++ operators) needs a few names that today's numpy and
-Pillow dropped; the main branch needs nothing.
+detectron2 has called every release since 2021 "0.6", so this module looks for features, never at versions.
+The PyPI build (the 0.6 sources without their C++ operators) needs a few names that current numpy and Pillow
+have dropped; the main branch needs nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 
 def _folders() -> list[Path]:
-    """Where detectron2's sources lie. Files are looked at, because importing it costs seconds (torch)."""
+    """The folders of detectron2's sources, found without importing it, which would take seconds (torch)."""
     spec = importlib.util.find_spec("detectron2")
     if spec is None:
         raise ImportError("detectron2 is not installed: run `make setup` first")
@@ -23,12 +24,16 @@ def _folders() -> list[Path]:
 
 
 def has_vit() -> bool:
-    """True where detectron2 is newer than the 0.6 tag (it ships its own ViT)."""
+    """Whether detectron2 is newer than its 0.6 tag: it then has a ViT of its own."""
     return any((folder / "modeling" / "backbone" / "vit.py").is_file() for folder in _folders())
 
 
+@functools.cache
 def prepare() -> None:
-    """Make `import detectron2...` work on today's numpy, Pillow and torch. Idempotent."""
+    """Make ``import detectron2...`` work with current numpy, Pillow and torch.
+
+    Every package whose modules import detectron2 calls this first; only the first call does anything.
+    """
     if not has_vit():
         import numpy
         import PIL.Image
@@ -39,7 +44,7 @@ def prepare() -> None:
         if not hasattr(PIL.Image, "LINEAR"):
             PIL.Image.LINEAR = PIL.Image.BILINEAR
     if "detectron2._C" not in sys.modules and not _has_operators():
-        # default_setup's environment report asks these three; nothing else of _C is used here.
+        # default_setup's environment report asks for these three; nothing else of _C is used here.
         stub = types.ModuleType("detectron2._C")
         stub.get_compiler_version = lambda: "n/a"
         stub.get_cuda_version = lambda: "n/a"
@@ -48,7 +53,7 @@ def prepare() -> None:
 
 
 def _has_operators() -> bool:
-    """Whether detectron2's compiled operators are there and load."""
+    """Whether detectron2's compiled operators exist and load."""
     if not any(next(folder.glob("_C.*"), None) for folder in _folders()):
         return False
     try:

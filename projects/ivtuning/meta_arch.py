@@ -1,11 +1,17 @@
 """detectron2's meta-architectures on infrared-visible pairs."""
 
+# ruff: noqa: E402 (detectron2 is prepared before anything imports it)
+
 from __future__ import annotations
+
+from . import compat
+
+compat.prepare()
 
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import GeneralizedRCNN, RetinaNet
-from detectron2.structures import ImageList
+from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from .data.modalities import IMAGE_KEYS, MODALITIES
@@ -77,10 +83,10 @@ class PairedInput:
         """The samples as one normalized batch, padded with the mean pixel."""
         return self.pad(self.normalize(batched_inputs))
 
-    def visualize_training(self, batched_inputs: list[dict], proposals):
+    def visualize_training(self, batched_inputs: list[dict], proposals: list[Instances]) -> None:
         # detectron2 draws its training pictures on three channels.
         stacked = [{**x, "image": x["image"][:3]} for x in self.stack_pairs(batched_inputs)]
-        return super().visualize_training(stacked, proposals)
+        super().visualize_training(stacked, proposals)
 
 
 def stack_pair(

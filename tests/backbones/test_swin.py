@@ -356,19 +356,22 @@ def test_pyramid_is_detectron2s_with_the_trunk_at_net():
     assert ours.size_divisibility == 32 and ours.bottom_up is ours.net
 
 
-def swin_detector(row: str):
+SWIN_DETECTOR = "configs/M3FD/faster_rcnn_ivtuning_swin_b.py"
+
+
+def swin_detector(method: str):
     """The M3FD detector, small."""
     small = dict(embed_dim=8, num_heads="[1,2,4,8]", depths="[2,2,2,2]", window_size=3)
     overrides = [f"model.backbone.net.{k}={v}" for k, v in small.items()]
     overrides += ["model.backbone.out_channels=16", "model.roi_heads.box_head.conv_dims=[16]"]
     overrides += ["model.roi_heads.box_head.fc_dims=[32]"]
-    return load_config(f"configs/M3FD/faster_rcnn_{row}_swin_b.py", overrides)
+    return load_config(SWIN_DETECTOR, [f"method={method}", *overrides])
 
 
-@pytest.mark.parametrize("row", ["ivtuning", "full"])
-def test_detector_learns_and_detects(row):
+@pytest.mark.parametrize("method", ["IVTuning", "Full"])
+def test_detector_learns_and_detects(method):
     torch.manual_seed(0)
-    model = instantiate(swin_detector(row).model).train()
+    model = instantiate(swin_detector(method).model).train()
     with EventStorage():
         losses = model([sample(), sample(80, 72, seed=1)])
     sum(losses.values()).backward()
@@ -379,7 +382,7 @@ def test_detector_learns_and_detects(row):
 
 
 def test_rows_share_everything_but_stem_and_tuner():
-    tuned, full = (load_config(f"configs/M3FD/faster_rcnn_{row}_swin_b.py") for row in ("ivtuning", "full"))
+    tuned, full = (load_config(SWIN_DETECTOR, [f"method={method}"]) for method in ("IVTuning", "Full"))
     augmentations = tuned.dataloader.train.mapper.augmentations
     assert augmentations[1].target_height == 640 and tuple(augmentations[2].crop_size) == (640, 640)
     assert tuned.dataloader.test.mapper.augmentations[0].max_size == 640

@@ -62,10 +62,10 @@ def test_steps_train_nothing_and_inference_follows():
 
 
 def test_twin_of_visible_images_alone_keeps_its_stem():
-    cfg = load_config("configs/synthetic/visible.py")
+    cfg = load_config("configs/synthetic/ivtuning.py", ["method=visible"])
     twin = model.full_twin(cfg)
     assert twin.model.backbone.net.stem == cfg.model.backbone.net.stem
-    assert type(find_trunk(build_model(twin))[1].tuner).__name__ == "Full"
+    assert type(find_trunk(build_model(twin)).trunk.tuner).__name__ == "Full"
     assert model.tuner_name(cfg) != model.tuner_name(twin) == "Full"
     del cfg.model.backbone["net"]
     with pytest.raises(UserError, match="no model.backbone.net"):

@@ -12,7 +12,7 @@ from ivtuning.benchmark.options import Options
 from ivtuning.benchmark.parts import neighbor
 from ivtuning.engine.trainer import Trainer
 from ivtuning.errors import UserError
-from ivtuning.utils.threads import SETTINGS
+from ivtuning.threads import SETTINGS
 
 # Answers at once, and writes down its environment and what it was asked.
 WORKER = """

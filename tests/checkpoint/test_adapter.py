@@ -174,13 +174,13 @@ def test_metadata(tmp_path):
     load_weights(model, save(tmp_path / "mae.pth", mae_state()), strict=False)
     notes = {"dataset": "m3fd_scene_train", "AP": 41.5}
     save_adapter(model, tmp_path / "a.safetensors", ["backbone"], torch.bfloat16, notes, config)
-    found = read_metadata(tmp_path / "a.safetensors")
-    assert found["tuner"] == {"name": "IVTuning", "options": {"hidden_dim": 8}}
-    assert found["stem"] == {"name": "PromptStem", "options": {}}
-    assert found["widths"] == [32, 32] and found["groups"] == ["backbone"] and found["dtype"] == "bfloat16"
-    assert found["fingerprint"] == fingerprint(model.backbone.net) and found["base_weights"] == "mae.pth"
-    assert found["metadata"] == notes and found["format"] == 1
-    assert found["versions"]["torch"] == torch.__version__
+    header = read_metadata(tmp_path / "a.safetensors")
+    assert header["tuner"] == {"name": "IVTuning", "options": {"hidden_dim": 8}}
+    assert header["stem"] == {"name": "PromptStem", "options": {}}
+    assert header["widths"] == [32, 32] and header["groups"] == ["backbone"] and header["dtype"] == "bfloat16"
+    assert header["fingerprint"] == fingerprint(model.backbone.net) and header["base_weights"] == "mae.pth"
+    assert header["metadata"] == notes and header["format"] == 1
+    assert header["versions"]["torch"] == torch.__version__
 
 
 def test_another_base_is_refused_with_both_names(tmp_path):
@@ -352,10 +352,10 @@ def test_the_tool(tmp_path, capsys):
     common = ["--config-file", CONFIG, "--weights", weights, "--output", output]
     with pytest.raises(SystemExit, match="0"):
         export(*common, "--json", "--note", "AP=41.2", "train.init_checkpoint=some/base.pth")
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["megabytes"] == {group: size / 1e6 for group, size in group_sizes(output).items()}
-    assert told["tuner"]["options"]["hidden_dim"] == 8 and told["base_weights"] == "base.pth"
-    assert told["metadata"] == {"dataset": "synthetic_train", "AP": "41.2"}
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["megabytes"] == {group: size / 1e6 for group, size in group_sizes(output).items()}
+    assert printed["tuner"]["options"]["hidden_dim"] == 8 and printed["base_weights"] == "base.pth"
+    assert printed["metadata"] == {"dataset": "synthetic_train", "AP": "41.2"}
     other = randomize(instantiate(cfg.model), 1)
     randomize(other.roi_heads, 2), randomize(other.backbone.net.tuner, 3)
     load_adapter(other, output)
@@ -364,7 +364,7 @@ def test_the_tool(tmp_path, capsys):
         export(*common, "--only", "backbone", "--dtype", "bf16")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and str(output) in lines[0] and lines[1].split()[0] == "backbone"
-    assert group_sizes(output)["backbone"] / 1e6 < 0.6 * told["megabytes"]["backbone"]
+    assert group_sizes(output)["backbone"] / 1e6 < 0.6 * printed["megabytes"]["backbone"]
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import torch
 from helpers.runs import TINY
 from helpers.tools import line_of, load_tool
 
-from ivtuning.comparison import METHODS, compare, markdown, methods, runs, table
+from ivtuning.comparison import ROWS, compare, jobs, markdown, runs, table
 from ivtuning.config import load_config
 from ivtuning.errors import UserError
+from ivtuning.methods import METHODS
 from ivtuning.tuning import TUNERS
 
 CONFIG = "configs/synthetic/ivtuning.py"
-COMPLETE = [m.name for m in METHODS.values()]
+COMPLETE = [m.name for m in ROWS.values()]
 
 
 @pytest.fixture
@@ -36,11 +37,11 @@ def trained(monkeypatch) -> list[str]:
 
     def work(job):
         labels.append(job.label)
-        ap = 10.0 * list(METHODS).index(job.method) + job.seed**2
-        lost = ("none", "visible", "infrared") if METHODS[job.method].missing else ("none",)
+        ap = 10.0 * list(ROWS).index(job.row) + job.seed**2
+        lost = ("none", "visible", "infrared") if ROWS[job.row].missing else ("none",)
         figures = {name: {"AP": ap - i, "AP50": ap + 5} for i, name in enumerate(lost)}
         result = dict.fromkeys(table.SAME, 0) | {
-            **{"method": job.method, "seed": job.seed, "identity": job.identity, "figures": figures},
+            **{"method": job.row, "seed": job.seed, "identity": job.identity, "figures": figures},
             **{"seconds_per_step": 0.5 + job.seed, "processes": job.processes, "device": "cpu"},
         }
         with open(f"{job.folder}/result.json", "w") as f:
@@ -50,6 +51,7 @@ def trained(monkeypatch) -> list[str]:
     return labels
 
 
+@pytest.mark.slow
 def test_two_methods_two_seeds_end_to_end(tiny, tmp_path, capsys):
     output = tmp_path / "out"
     only = ["infrared", "Mona"]
@@ -72,7 +74,7 @@ def test_two_methods_two_seeds_end_to_end(tiny, tmp_path, capsys):
     assert {f.name for f in folder.iterdir()} >= {"result.json", "adapter.safetensors", "log.txt"}
     assert not list(folder.glob("*.pth"))
     # What is left of a run is its model: the trunk and the adapter file evaluate to the same figures.
-    job = next(j for j in methods.plan(conditions, tiny, 2, output, 1) if j.folder == str(folder))
+    job = next(j for j in jobs.plan(conditions, tiny, 2, output, 1) if j.folder == str(folder))
     cfg = load_config(job.config, job.overrides)
     again = runs.run.evaluate_checkpoint(cfg, cfg.train.init_checkpoint, folder / "adapter.safetensors")
     figures = json.loads((folder / "result.json").read_text())["figures"]
@@ -85,49 +87,53 @@ def test_two_methods_two_seeds_end_to_end(tiny, tmp_path, capsys):
     assert (output / "table.md").read_text(encoding="utf-8") in shown and "| Mona, no visible " in shown
 
 
+@pytest.mark.slow
 def test_processes_of_their_own_give_the_same_results_and_the_same_failures(tiny, tmp_path):
     broken = [*tiny, "model.backbone.net.tuner.norm=XN"]
     here, apart = (
         compare(CONFIG, tmp_path / str(n), broken, seeds=1, only=["BitFit", "IVTuning"], processes=n)
         for n in (1, 2)
     )
-    for found in here, apart:
-        assert [row["name"] for row in found["rows"]] == ["BitFit"]
-        assert found["failed"]["IVTuning, seed 0"].startswith("tuner.norm='XN': give BN, SyncBN or GN")
+    for results in here, apart:
+        assert [row["name"] for row in results["rows"]] == ["BitFit"]
+        assert results["failed"]["IVTuning, seed 0"].startswith("tuner.norm='XN': give BN, SyncBN or GN")
     assert here["rows"][0]["figures"] == apart["rows"][0]["figures"]
     assert apart["rows"][0]["processes"] == [2]
 
 
-def test_a_killed_process_is_told(tmp_path, monkeypatch):
+def test_a_killed_process_is_reported(tiny, tmp_path, monkeypatch):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho 50 steps done\nkill -9 $$\n")
     script.chmod(0o755)
     monkeypatch.setattr(runs.sys, "executable", str(script))
-    job = methods.Job("Full", 0, CONFIG, [], str(tmp_path), "", 2)
-    assert runs._run_apart(job) == f"ended by signal 9; see {tmp_path / 'log.txt'}"
+    results = compare(CONFIG, tmp_path / "out", tiny, seeds=1, only=["Full"], processes=2)
+    log = tmp_path / "out" / "Full" / "seed0" / "log.txt"
+    assert results["failed"] == {"Full, seed 0": f"ended by signal 9; see {log}"}
 
 
+@pytest.mark.slow
 def test_what_ran_is_skipped_and_what_changed_runs_again(tiny, tmp_path, trained):
     options = dict(seeds=2, processes=1)
     compare(CONFIG, tmp_path, tiny, **options, only=["Full"])
     assert trained == ["Full, seed 0", "Full, seed 1"]
     first = compare(CONFIG, tmp_path, tiny, **options)
-    assert len(trained) == 2 * len(METHODS) and len(first["rows"]) == len(METHODS) + 8
+    assert len(trained) == 2 * len(ROWS) and len(first["rows"]) == len(ROWS) + 8
     assert compare(CONFIG, tmp_path, tiny, **options) == first
     (tmp_path / "LoRA" / "seed1" / "result.json").write_text("{")
     compare(CONFIG, tmp_path, tiny, **options)
-    assert trained[2 * len(METHODS) :] == ["LoRA, seed 1"]
+    assert trained[2 * len(ROWS) :] == ["LoRA, seed 1"]
     # Another config, or other weights in the trunk's file: nothing of before counts.
     for change in ("optimizer.lr=0.002", None):
         trained.clear()
         if change is None:
             torch.save({"model": {}}, tmp_path / "trunk.pth")
-        found = compare(CONFIG, tmp_path, [*tiny, change or "optimizer.lr=0.002"], **options, only=["BitFit"])
+        overrides = [*tiny, change or "optimizer.lr=0.002"]
+        results = compare(CONFIG, tmp_path, overrides, **options, only=["BitFit"])
         assert trained == ["BitFit, seed 0", "BitFit, seed 1"]
-        assert [row["name"] for row in found["rows"]] == ["BitFit"]
+        assert [row["name"] for row in results["rows"]] == ["BitFit"]
 
 
-def test_a_failing_run_is_told_and_the_others_go_on(tiny, tmp_path, trained, monkeypatch, capsys):
+def test_a_failing_run_is_reported_and_the_others_go_on(tiny, tmp_path, trained, monkeypatch, capsys):
     work = runs.work
 
     def fail(job):
@@ -151,10 +157,11 @@ def test_a_failing_run_is_told_and_the_others_go_on(tiny, tmp_path, trained, mon
     assert f"error: Mona, seed 0: the loss is not finite; see {log}" in text.err
 
 
+@pytest.mark.slow
 def test_mean_and_spread_are_numpys(tiny, tmp_path, trained):
     results = compare(CONFIG, tmp_path, tiny, seeds=3, processes=1)
     rows = {row["name"]: row for row in results["rows"]}
-    assert list(rows)[: len(METHODS)] == COMPLETE
+    assert list(rows)[: len(ROWS)] == COMPLETE
     ap = rows["Full"]["figures"]["AP"]
     assert ap["values"] == [100.0, 101.0, 104.0]
     assert ap["mean"] == pytest.approx(np.mean(ap["values"])) and ap["std"] == pytest.approx(
@@ -176,9 +183,9 @@ def test_mean_and_spread_are_numpys(tiny, tmp_path, trained):
 
 def test_methods_differ_from_the_config_in_what_they_are_alone(tiny, tmp_path):
     tuner = ["model.backbone.net.tuner.norm=GN", "optimizer.params.added_lr_factor=7"]
-    shared = methods.conditions(CONFIG, [*tiny, *tuner])
-    jobs = {job.method: job for job in methods.plan(shared, [*tiny, *tuner], 1, tmp_path, 1)}
-    configs = {key: load_config(job.config, job.overrides) for key, job in jobs.items()}
+    shared = jobs.conditions(CONFIG, [*tiny, *tuner])
+    planned = {job.row: job for job in jobs.plan(shared, [*tiny, *tuner], 1, tmp_path, 1)}
+    configs = {key: load_config(job.config, job.overrides) for key, job in planned.items()}
     nets = {key: cfg.model.backbone.net for key, cfg in configs.items()}
     for key, cfg in configs.items():
         assert cfg.optimizer.params.added_lr_factor == (3 if key == "IVTuning-3x" else 1)
@@ -186,17 +193,18 @@ def test_methods_differ_from_the_config_in_what_they_are_alone(tiny, tmp_path):
         assert cfg.dataloader.train.mapper.get("modality_dropout", 0) == (0.3 if dropout else 0)
         assert nets[key].tuner.get("norm") == ("GN" if key.startswith("IVTuning") else None)
     assert nets["LoRA"].tuner["rank"] == nets["Mona"].tuner.hidden_dim == nets["IVTuning"].tuner.hidden_dim
-    assert {METHODS[key].tuner for key in METHODS} - {None} | {"IVTuning"} == set(TUNERS)
+    compared = {METHODS[row.method].tuner.__name__ for row in ROWS.values() if row.method}
+    assert compared | {"IVTuning"} == set(TUNERS)
     built = {key: runs.run.instantiate(net) for key, net in nets.items()}
     for key, net in built.items():
-        assert type(net.tuner).__name__ == (METHODS[key].tuner or "IVTuning")
-        assert type(net.stem).__name__ == (METHODS[key].stem or "PromptStem")
+        method = METHODS[ROWS[key].method or "IVTuning"]
+        assert (type(net.stem), type(net.tuner)) == (method.stem, method.tuner)
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--only", "Mona,Lora"], "no method 'Lora'; did you mean "),
+        (["--only", "Mona,Lora"], "no method 'Lora'; did you mean 'LoRA'"),
         (["--seeds", "0"], "seeds=0"),
         (["--processes", "0"], "processes=0"),
         (["--iterations", "0"], "--iterations 0: give 1 or more"),
@@ -204,10 +212,10 @@ def test_methods_differ_from_the_config_in_what_they_are_alone(tiny, tmp_path):
         (["train.init_checkpoint="], "no trunk file ''"),
         (["model.backbone.net.tuner=Full"], "give the data set's IV-tuning config"),
         (["dataloader.test.dataset.names=synthetic_dev"], "dataset 'synthetic_dev' is not registered"),
-        (["--config", "configs/MSRS/nano_ivtuning.py"], "needs --output DIR"),
+        (["--config-file", "configs/MSRS/nano_ivtuning.py"], "needs --output DIR"),
     ],
 )
 def test_bad_arguments_end_in_one_line(tiny, tmp_path, capsys, arguments, words):
-    output = [] if "--config" in arguments else ["--output", str(tmp_path / "out")]
+    output = [] if "--config-file" in arguments else ["--output", str(tmp_path / "out")]
     assert words in line_of(capsys, [*tiny, *output, *arguments], "compare")
     assert not (tmp_path / "out").exists()

@@ -23,6 +23,7 @@ from ivtuning.errors import UserError
 from ivtuning.visualization.gallery import read_dataset
 
 
+@pytest.mark.slow
 def test_demo_writes_table_results_adapters_and_pictures(pairs, tmp_path, monkeypatch, capsys):
     scenes = {"val": {"single_share": 0.36}}
     monkeypatch.setattr(demo, "generate", lambda root: scenes)
@@ -98,8 +99,8 @@ def test_objects_are_found_by_their_own_class(pairs, monkeypatch):
 
     cfg = OmegaConf.create({"train": {"output_dir": ""}})
     monkeypatch.setattr(segmentation, "Predictor", lambda *_: perfect)
-    found = segmentation.recall(cfg)
-    assert set(found.values()) == {100.0}
+    shares = segmentation.recall(cfg)
+    assert set(shares.values()) == {100.0}
 
     def mistaken(record):
         labels = perfect(record)
@@ -117,7 +118,7 @@ def test_objects_are_found_by_their_own_class(pairs, monkeypatch):
 
 @pytest.mark.parametrize("part", [detection, segmentation])
 def test_rows_differ_in_stem_tuner_and_their_rate_alone(part):
-    first, *others = (load_config(file) for file in part.ROWS.values())
+    first, *others = (load_config(part.CONFIG, [f"method={method}"]) for method in part.ROWS.values())
     for cfg in (first, *others):
         del cfg.model.backbone.net.stem, cfg.model.backbone.net.tuner, cfg.train.output_dir
         del cfg.optimizer.params.added_lr_factor

@@ -66,7 +66,7 @@ def batches(size: int, rank: int = 0, world: int = 1, start: int = 0):
 
 
 def trainer_of(model: nn.Module, loader, kind: str = "ddp", **options) -> Trainer:
-    parallel = parallelize(model, kind, DDP)
+    parallel = parallelize(model, model.net, kind, DDP)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Trainer(parallel, loader, torch.optim.AdamW(trained, lr=1e-3, eps=1e-3), **options)
 
@@ -143,9 +143,9 @@ def count_reductions(rank: int, kind: str) -> dict:
 @pytest.mark.parametrize("kind", ["iv", "full"])
 def test_ddp_reduces_what_trains_once_a_step(tmp_path, kind):
     whole = sum(p.nbytes for p in toy(kind).parameters())
-    for found in in_two(tmp_path, count_reductions, kind):
-        assert found["sizes"] == [found["trained"]] * 2
-        assert found["trained"] == whole if kind == "full" else found["trained"] < 0.7 * whole
+    for counts in in_two(tmp_path, count_reductions, kind):
+        assert counts["sizes"] == [counts["trained"]] * 2
+        assert counts["trained"] == whole if kind == "full" else counts["trained"] < 0.7 * whole
 
 
 def fit_in_two(rank: int, kind: str) -> dict:
@@ -178,7 +178,7 @@ def test_ddp_steps_are_those_of_one_process(tmp_path):
 
 def fsdp_run(rank: int, kind: str, folder) -> dict:
     """Two steps and a checkpoint; another two steps of a second run that goes on from it."""
-    found = {}
+    facts = {}
     for first, last in ((0, 2), (2, 4)):
         model = toy(kind)
         if first:
@@ -195,22 +195,23 @@ def fsdp_run(rank: int, kind: str, folder) -> dict:
         checkpointer.resume_or_load("", resume=True)
         trainer.train(first, last)
         checkpointer.save(f"model_{last}", iteration=last - 1)
-    found["bytes"] = sum(p.to_local().nbytes for p in model.parameters())
-    found["sharded"] = all(isinstance(p, DTensor) for p in model.parameters())
+    facts["bytes"] = sum(p.to_local().nbytes for p in model.parameters())
+    facts["sharded"] = all(isinstance(p, DTensor) for p in model.parameters())
     # Ranks with more images than others must not wait for them.
     sample = next(batches(1))
     with torch.no_grad(), whole_parameters(model):
-        found["whole"] = not any(isinstance(p, DTensor) for p in model.parameters())
+        facts["whole"] = not any(isinstance(p, DTensor) for p in model.parameters())
         losses = [model(sample)["loss"].item() for _ in range(1 + rank)]
-    found["loss"] = losses[0]
-    found["again"] = all(isinstance(p, DTensor) for p in model.parameters())
+    facts["loss"] = losses[0]
+    facts["again"] = all(isinstance(p, DTensor) for p in model.parameters())
     trainer.train(4, 5)  # and training goes on
-    return found
+    return facts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["iv", "lora", "full"])
 def test_fsdp_steps_and_files_are_those_of_one_process(tmp_path, kind):
-    found = in_two(tmp_path, fsdp_run, kind, tmp_path)
+    ranks = in_two(tmp_path, fsdp_run, kind, tmp_path)
     for steps in (2, 4):
         expected, trainer = alone(kind, steps)
         file = read(tmp_path / f"model_{steps}.pth")
@@ -224,7 +225,7 @@ def test_fsdp_steps_and_files_are_those_of_one_process(tmp_path, kind):
     whole = sum(p.nbytes for p in model.parameters())
     model.load_state_dict(file["model"])
     loss = model(next(batches(1)))["loss"].item()
-    for rank in found:
+    for rank in ranks:
         assert rank["sharded"] and rank["whole"] and rank["again"]
         assert 0.45 < rank["bytes"] / whole < 0.55
         assert rank["loss"] == pytest.approx(loss, abs=1e-5)
@@ -235,9 +236,10 @@ def other_draws(rank: int) -> dict:
     with torch.no_grad():
         for p in model.parameters():
             p.fill_(rank)
-    return whole_state(parallelize(model, "fsdp", {}))
+    return whole_state(parallelize(model, model.net, "fsdp", {}))
 
 
+@pytest.mark.slow
 def test_fsdp_starts_from_the_first_process_weights(tmp_path):
     for state in in_two(tmp_path, other_draws):
         assert all((v == 0).all() for n, v in state.items() if "num_batches" not in n and "running" not in n)
@@ -275,11 +277,12 @@ def train_on_nodes(rank: int, folder, kind: str) -> dict:
     return {"where": where, "AP": results.get("bbox", {}).get("AP")}
 
 
+@pytest.mark.slow
 def test_two_nodes_train_save_and_resume_alike_by_ddp_and_fsdp(pairs, tmp_path, capsys):
     for kind in ("ddp", "fsdp"):
-        found = in_two(tmp_path / kind, train_on_nodes, free_port(), kind, target=node)
-        assert [f["where"] for f in found] == [dict(rank=r, local=0, world=2) for r in (0, 1)]
-        assert found[0]["AP"] is not None and found[1]["AP"] is None
+        nodes = in_two(tmp_path / kind, train_on_nodes, free_port(), kind, target=node)
+        assert [n["where"] for n in nodes] == [dict(rank=r, local=0, world=2) for r in (0, 1)]
+        assert nodes[0]["AP"] is not None and nodes[1]["AP"] is None
     for name in ("model_0000001", "model_final", "model_best"):
         ddp, fsdp = (read(tmp_path / kind / f"{name}.pth") for kind in ("ddp", "fsdp"))
         assert_close(fsdp["model"], ddp["model"])
@@ -298,7 +301,7 @@ def unreachable(rank: int, folder) -> str:
     return str(error.value)
 
 
-def test_processes_that_cannot_reach_each_other_are_told_how(tmp_path):
+def test_processes_that_cannot_reach_each_other_report_what_to_do(tmp_path):
     for line in in_two(tmp_path, unreachable, free_port(), target=node):
         assert "nosuch0): check MASTER_ADDR" in line and "GLOO_SOCKET_IFNAME=eth0" in line
         assert "\n" not in line
@@ -313,5 +316,5 @@ def test_kinds_that_there_are_not():
 
 def test_one_process_is_left_alone():
     model = toy()
-    assert parallelize(model, "fsdp", {}) is model
+    assert parallelize(model, model.net, "fsdp", {}) is model
     assert not any(isinstance(p, DTensor) for p in model.parameters())

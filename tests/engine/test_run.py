@@ -8,31 +8,50 @@ import sys
 
 import pytest
 import torch
-from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 from helpers.runs import TINY, config
 
+from ivtuning.backbones import trunk
 from ivtuning.checkpoint.files import read as read_checkpoint
 from ivtuning.engine import run
+from ivtuning.engine.trainer import Trainer
 
 
 class Killed(Exception):
     pass
 
 
-class Kill(HookBase):
-    def __init__(self, iteration):
-        self.iteration = iteration
+def kill_after(monkeypatch, iteration: int) -> None:
+    """Let training stop after the step `iteration`, when all hooks have run."""
+    after_step = Trainer.after_step
 
-    def after_step(self):
-        if self.trainer.iter == self.iteration:
+    def after_step_or_killed(self):
+        after_step(self)
+        if self.iter == iteration:
             raise Killed
 
+    monkeypatch.setattr(Trainer, "after_step", after_step_or_killed)
 
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Folder and results of an uninterrupted run with some options; tests share the runs of equal options."""
+    runs = {}
+
+    def train(*options: str):
+        if options not in runs:
+            folder = tmp_path_factory.mktemp("whole")
+            runs[options] = folder, run.train(config(folder, *options))
+        return runs[options]
+
+    return train
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_after", [2, 4])
 @pytest.mark.parametrize("accumulate, ema, workers", [(1, 0.9, 0), (2, 0.0, 2)])
 def test_a_killed_run_resumes_to_bit_equal_weights(
-    pairs, tmp_path, monkeypatch, killed_after, accumulate, ema, workers
+    pairs, whole_run, tmp_path, monkeypatch, killed_after, accumulate, ema, workers
 ):
     options = [
         "train.max_iter=6",
@@ -42,20 +61,17 @@ def test_a_killed_run_resumes_to_bit_equal_weights(
         f"train.ema_decay={ema}",
         f"dataloader.train.num_workers={workers}",
     ]
-    whole = run.train(config(tmp_path / "whole", *options))
-
-    hooks = run._hooks
-    monkeypatch.setattr(run, "_hooks", lambda *args: [*hooks(*args), Kill(killed_after)])
-    with pytest.raises(Killed):
-        run.train(config(tmp_path / "cut", *options))
-    monkeypatch.setattr(run, "_hooks", hooks)
-    resumed = run.train(config(tmp_path / "cut", *options), resume=True)
+    folder, whole = whole_run(*options)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, killed_after)
+        run.train(config(tmp_path, *options))
+    resumed = run.train(config(tmp_path, *options), resume=True)
 
     assert resumed["bbox"] == pytest.approx(whole["bbox"], nan_ok=True)
-    a, b = (read_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "cut"))
+    a, b = (read_checkpoint(where / "model_final.pth") for where in (folder, tmp_path))
     assert a["iteration"] == b["iteration"] == 5
     assert a["trainer"]["hooks"].keys() == b["trainer"]["hooks"].keys() >= {"LRScheduler"}
-    assert (tmp_path / "whole" / "best.json").read_text() == (tmp_path / "cut" / "best.json").read_text()
+    assert (folder / "best.json").read_text() == (tmp_path / "best.json").read_text()
     for name, value in a["model"].items():
         assert torch.equal(value, b["model"][name]), name
     if ema:
@@ -71,6 +87,30 @@ def test_frozen_tensors_are_bit_equal_and_every_trained_one_moves(pairs, tmp_pat
     after = read_checkpoint(tmp_path / "model_final.pth")["model"]
     for name, (value, trains) in before.items():
         assert torch.equal(value, after[name]) != trains, name
+
+
+def test_a_run_looks_for_the_trunk_once(pairs, tmp_path, monkeypatch):
+    """Whoever needs the trunk is given its place."""
+    calls = []
+
+    def counted(model):
+        calls.append(model)
+        return trunk.find_trunk(model)
+
+    save = run.build_model(config(tmp_path))
+    torch.save({"model": save.state_dict()}, tmp_path / "start.pth")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ivtuning.") and module is not trunk and hasattr(module, "find_trunk"):
+            monkeypatch.setattr(module, "find_trunk", counted)
+    options = ["train.max_iter=1", f"train.init_checkpoint={tmp_path / 'start.pth'}", "train.precision=bf16"]
+    run.train(config(tmp_path / "out", *options, "train.frozen_dtype=bf16", "train.ema_decay=0.9"))
+    assert len(calls) == 1
+
+
+def test_the_log_says_which_images_are_used(pairs, tmp_path, caplog):
+    caplog.set_level("INFO", logger="ivtuning")
+    run.train(config(tmp_path, "train.max_iter=1", "model.backbone.net.stem=VisibleOnly"))
+    assert "input: visible only, infrared is ignored" in caplog.text
 
 
 def test_metrics_and_results_are_written(pairs, tmp_path):
@@ -109,6 +149,7 @@ def test_mixed_precision_runs_on_the_cpu(pairs, tmp_path, precision):
         assert value.dtype != torch.bfloat16
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(pairs, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["tools/train_net.py", "--config-file", "configs/synthetic/ivtuning.py", *TINY]

@@ -42,12 +42,12 @@ def test_frozen_bf16_gives_the_bits_of_autocast(kind, tuner):
     trunk = TRUNKS[kind](PromptStem(zero_init=False), TUNERS[tuner]()).train()
     halved = copy.deepcopy(trunk)
     speed.halve_frozen(halved)
-    (out, grads), (found, found_grads) = figures(trunk, True), figures(halved, True)
+    (out, grads), (halved_out, halved_grads) = figures(trunk, True), figures(halved, True)
     for name, value in out.items():
-        assert torch.equal(found[name], value)
-    assert found_grads.keys() == grads.keys() != set()
+        assert torch.equal(halved_out[name], value)
+    assert halved_grads.keys() == grads.keys() != set()
     for name, value in grads.items():
-        assert torch.equal(found_grads[name], value), name
+        assert torch.equal(halved_grads[name], value), name
 
 
 def test_frozen_bf16_halves_the_frozen_weights_and_touches_nothing_else():
@@ -65,6 +65,7 @@ def test_frozen_bf16_halves_the_frozen_weights_and_touches_nothing_else():
         assert not (parameter.requires_grad and name in changed)
 
 
+@pytest.mark.slow
 def test_a_run_with_frozen_bf16(pairs, tmp_path, monkeypatch):
     """Losses as with fp32 weights under autocast; files in fp32; exact resume; evaluation."""
     options = [
@@ -78,7 +79,7 @@ def test_a_run_with_frozen_bf16(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "build_model", lambda cfg: models.append(build(cfg)) or models[-1])
     results = run.train(config(tmp_path / "half", *options, *BF16))
     run.train(config(tmp_path / "whole", *options))
-    trunk = find_trunk(models[0])[1]
+    trunk = find_trunk(models[0]).trunk
     assert trunk.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
     half, whole = (
         read_checkpoint(tmp_path / name / "model_final.pth")["model"] for name in ("half", "whole")
@@ -108,11 +109,11 @@ def test_evaluation_follows_the_frozen_weights():
         assert not torch.is_autocast_enabled("cpu")
     with torch.no_grad():
         expected = model([sample()])
-    speed.halve_frozen(find_trunk(model)[1])
+    speed.halve_frozen(find_trunk(model).trunk)
     with speed.matching_precision(model), torch.no_grad():
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.is_autocast_enabled("cpu")
-        found = model([sample()])
-    assert len(found[0]["instances"]) == len(expected[0]["instances"])
+        predictions = model([sample()])
+    assert len(predictions[0]["instances"]) == len(expected[0]["instances"])
 
 
 def test_channels_last_keeps_the_figures():
@@ -135,7 +136,7 @@ def test_channels_last_keeps_the_figures():
 def test_channels_last_reaches_the_convolutions():
     cfg = config_of("train.channels_last=true")
     model = detector()
-    speed.speed_up(model, cfg.train)
+    speed.speed_up(model, model.backbone.net, cfg.train)
     weights = [
         m.weight for m in model.backbone.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
     ]
@@ -166,11 +167,13 @@ def test_no_compiler_is_one_line(monkeypatch):
         raise RuntimeError("No working C++ compiler found\nand more")
 
     monkeypatch.setattr(torch, "compile", fails)
-    with pytest.raises(UserError, match="No working C.. compiler found.: install a C.. compiler") as found:
-        speed.speed_up(detector(), config_of("train.compile=true").train)
-    assert "\n" not in str(found.value)
+    with pytest.raises(UserError, match="No working C.. compiler found.: install a C.. compiler") as error:
+        model = detector()
+        speed.speed_up(model, model.backbone.net, config_of("train.compile=true").train)
+    assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_blocks_keep_the_figures():
     """One frozen block alone: compiling takes long."""
@@ -179,16 +182,16 @@ def test_compiled_blocks_keep_the_figures():
     x = torch.randn(1, 6, 24, 24)
     with torch.no_grad():
         expected = trunk(x)["block0"]
-        speed.speed_up(trunk, config_of("train.compile=true").train)
+        speed.speed_up(trunk, trunk, config_of("train.compile=true").train)
         assert list(trunk.state_dict()) == list(
             plain_vit(VisibleOnly(), Frozen(), depth=1, out_indices=(0,)).state_dict()
         )
-        found = trunk(x)["block0"]
-    assert not torch.equal(found, expected)  # other kernels
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+        compiled = trunk(x)["block0"]
+    assert not torch.equal(compiled, expected)  # other kernels
+    assert (compiled - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_compile_does_not_go_with_recompute_of_blocks():
     trunk = vitdet(activation_checkpointing="block")
     with pytest.raises(UserError, match="activation_checkpointing=mlp"):
-        speed.speed_up(trunk, config_of("train.compile=true").train)
+        speed.speed_up(trunk, trunk, config_of("train.compile=true").train)

@@ -84,7 +84,7 @@ def test_bf16_on_the_cpu_is_close_to_fp32():
     assert 0 < gap < 0.05
 
 
-def test_unknown_or_impossible_precision_is_told():
+def test_unknown_or_impossible_precision_is_reported():
     with pytest.raises(UserError, match="'half' is unknown.*bf16"):
         fit(Regression(), batches(2), 1, precision="half")
     with pytest.raises(UserError, match="needs CUDA"):

@@ -18,7 +18,6 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-import ivtuning  # noqa: F401  before detectron2
 from ivtuning.errors import UserError
 from ivtuning.evaluation import PairCOCOEvaluator, coco
 

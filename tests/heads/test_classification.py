@@ -173,6 +173,8 @@ def test_a_wrong_number_of_classes_is_reported(colored, tmp_path):
         run.train(config(tmp_path / "many", "train.max_iter=1", "model.num_classes=4"))
 
 
+# The rate of all methods but Mona on Flowers-102 and Pets.
+EQUAL_RATE = "optimizer.lr=1.5625e-5"
 # docs/method.md, section 4: parameters that train in Swin-L with the last output alone, without the head.
 TRAINED = {
     "Full": 194_995_476,
@@ -190,31 +192,31 @@ TRAINED = {
 @pytest.mark.parametrize("tuner", TRAINED)
 def test_every_baseline_goes_by_name_and_has_the_papers_count(tuner):
     assert tuner in TUNERS
-    cfg = load_config("configs/Pets/mona_equal_lr_swin_l.py", [f"model.backbone.net.tuner={tuner}"])
+    cfg = load_config("configs/Pets/mona_swin_l.py", [EQUAL_RATE, f"model.backbone.net.tuner={tuner}"])
     with torch.device("meta"):
         counts = count_parameters(instantiate(cfg.model))
     assert counts["backbone_trainable"] == TRAINED[tuner] and counts["backbone_base"] == 194_995_476
     assert counts["groups"]["heads"]["trained"] == 1537 * 37 and counts["groups"]["neck"]["total"] == 0
 
 
-RATES = {
-    "Flowers102/mona_swin_l": 3.125e-5,
-    "Flowers102/mona_equal_lr_swin_l": 1.5625e-5,
-    "Flowers102/full_swin_l": 1.5625e-5,
-    "Pets/mona_swin_l": 3.125e-5,
-    "Pets/mona_equal_lr_swin_l": 1.5625e-5,
-    "Pets/full_swin_l": 1.5625e-5,
-    "VOC2007/mona_swin_l": 1.5625e-5,
-    "VOC2007/full_swin_l": 1.5625e-5,
-}
+RECIPES = [
+    ("Flowers102", [], 3.125e-5),
+    ("Flowers102", [EQUAL_RATE], 1.5625e-5),
+    ("Flowers102", [EQUAL_RATE, "method=Full"], 1.5625e-5),
+    ("Pets", [], 3.125e-5),
+    ("Pets", [EQUAL_RATE], 1.5625e-5),
+    ("Pets", [EQUAL_RATE, "method=Full"], 1.5625e-5),
+    ("VOC2007", [], 1.5625e-5),
+    ("VOC2007", ["method=Full"], 1.5625e-5),
+]
 CLASSES = {"Flowers102": 102, "Pets": 37, "VOC2007": 20}
 IMAGES = {"Flowers102": 2040, "Pets": 3680, "VOC2007": 5011}
 
 
-@pytest.mark.parametrize("name", RATES)
-def test_recipe(name):
-    cfg, data = load_config(f"configs/{name}.py"), name.split("/")[0]
-    assert cfg.optimizer.lr == RATES[name] and cfg.optimizer.weight_decay == 0.05
+@pytest.mark.parametrize("data, overrides, rate", RECIPES)
+def test_recipe(data, overrides, rate):
+    cfg = load_config(f"configs/{data}/mona_swin_l.py", overrides)
+    assert cfg.optimizer.lr == rate and cfg.optimizer.weight_decay == 0.05
     assert cfg.model.num_classes == CLASSES[data]
     assert round(cfg.train.max_iter * cfg.dataloader.train.total_batch_size / IMAGES[data], 2) == 100
     assert (cfg.train.clip_grad_norm, cfg.train.best_metric) == (5.0, "classification/top1")

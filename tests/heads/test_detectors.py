@@ -117,7 +117,7 @@ def test_any_tuner_by_name(name, tuner):
     paired = PAIRED[:1] + PAIRED[-2:] if tuner == "IVTuning" else []
     with torch.device("meta"):
         model = small(name, *paired, f"model.backbone.net.tuner={tuner}")
-    assert type(find_trunk(model)[1].tuner) is TUNERS[tuner]
+    assert type(find_trunk(model).trunk.tuner) is TUNERS[tuner]
 
 
 def test_retinanet_divides_by_the_positives_of_the_batch():
@@ -187,7 +187,8 @@ def test_recipe_of_cascade():
 
 
 def test_recipe_of_retinanet():
-    cfgs = [load_config(f"configs/VOC/retinanet_{row}_swin_l.py") for row in ("mona", "full")]
+    full = ["method=Full", "model.backbone.net.tuner.freeze_embed=True"]
+    cfgs = [load_config("configs/VOC/retinanet_mona_swin_l.py", changes) for changes in ([], full)]
     with torch.device("meta"):
         counts = [count_parameters(instantiate(cfg.model)) for cfg in cfgs]
     assert [c["backbone_base"] for c in counts] == [194_997_780] * 2

@@ -103,7 +103,7 @@ def test_contact_sheet_links_are_relative_and_resolve(tmp_path):
         assert thumb.size == (640, 160) and thumb.getpixel((300, 80))[0] > 180
     with Image.open(tmp_path / "contact_sheet.png") as grid:
         assert grid.width > 2 * 640
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 # ------------------------------------------------------------------------------------------------ tool

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ivtuning.errors import UserError
-from ivtuning.utils.files import StagedFiles, atomic_folder
+from ivtuning.utils.files import StagedFiles, atomic_folder, atomic_write
 
 
 def content(root: Path) -> dict[str, str]:
@@ -93,3 +93,25 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     with atomic_folder(root) as new:
         (new / "b.txt").write_text("2")
     assert content(tmp_path) == {"set/b.txt": "2"} and [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_file_is_written_with_its_folder(tmp_path):
+    with atomic_write(tmp_path / "new" / "a.txt") as temp:
+        temp.write_text("all")
+        assert not (tmp_path / "new" / "a.txt").exists()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.txt"]
+    assert (tmp_path / "new" / "a.txt").read_text() == "all"
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "a.txt") as temp:
+        temp.write_text("ha")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_place_that_takes_no_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "a.txt"):
+        pass

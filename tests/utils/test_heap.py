@@ -29,6 +29,7 @@ def faults(*arguments: str) -> int:
     return int(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's setting")
 def test_memory_once_freed_is_used_again_without_page_faults():
     # Not none: small blocks may come to sit where a large one began.

@@ -67,7 +67,7 @@ class Eva02(PlainViT):
         mlp_ratio: float = 4 * 2 / 3,
         **options,
     ):
-        size = dict(embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        size: dict = dict(embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
         super().__init__(stem, tuner, img_size, out_indices, **size, **options)
         self.rope = create_rope_embed(
             "cat", dim=embed_dim, num_heads=num_heads, in_pixels=False, ref_feat_shape=(rope_grid, rope_grid)

@@ -23,9 +23,9 @@ VIT_14_SIZES = {"vit_h14": (1280, 32, 16, 5120), "vit_g": (1408, 40, 16, 6144)}
 
 
 def _vits() -> dict[str, Callable[..., Trunk]]:
-    trunks = {}
+    trunks: dict[str, Callable[..., Trunk]] = {}
     for letter, (width, depth, heads) in VIT_SIZES.items():
-        size = dict(embed_dim=width, depth=depth, num_heads=heads)
+        size: dict = dict(embed_dim=width, depth=depth, num_heads=heads)
         trunks[f"vit_{letter}"] = partial(PlainViT, img_size=512, out_indices=(depth - 1,), **size)
         trunks[f"vitdet_{letter}"] = partial(ViTDet, **size)
         if letter in "bl":

@@ -44,7 +44,9 @@ class VisibleOnly(Stem):
 
     uses = ("visible",)
 
-    def forward(self, visible, infrared, embed):
+    def forward(
+        self, visible: Tensor, infrared: Tensor | None, embed: nn.Module
+    ) -> tuple[Tensor, Tensor | None]:
         return embed(visible), None
 
 
@@ -53,7 +55,9 @@ class InfraredOnly(Stem):
 
     uses = ("infrared",)
 
-    def forward(self, visible, infrared, embed):
+    def forward(
+        self, visible: Tensor, infrared: Tensor | None, embed: nn.Module
+    ) -> tuple[Tensor, Tensor | None]:
         return embed(_require_infrared(infrared, self)), None
 
 
@@ -84,7 +88,9 @@ class TwoEmbeddings(Stem):
 class SumStem(TwoEmbeddings):
     """The sum of both patch embeddings: the full fine-tuning baseline on pairs."""
 
-    def forward(self, visible, infrared, embed):
+    def forward(
+        self, visible: Tensor, infrared: Tensor | None, embed: nn.Module
+    ) -> tuple[Tensor, Tensor | None]:
         return embed(visible) + self.embed(_require_infrared(infrared, self)), None
 
 
@@ -109,7 +115,7 @@ class PromptStem(TwoEmbeddings):
         super().__init__(from_visible)
         need_whole("stem.hidden_dim", hidden_dim, least=4)  # a quarter of it has a convolution
         need_choice("stem.norm", norm, NORMS)
-        self.options = dict(hidden_dim=hidden_dim, norm=norm)
+        self.options: dict = dict(hidden_dim=hidden_dim, norm=norm)
         self.zero_init = zero_init
 
     def attach(self, embed: nn.Module) -> None:
@@ -120,7 +126,9 @@ class PromptStem(TwoEmbeddings):
         if self.zero_init:
             set_zero(self.generator.out)
 
-    def forward(self, visible, infrared, embed):
+    def forward(
+        self, visible: Tensor, infrared: Tensor | None, embed: nn.Module
+    ) -> tuple[Tensor, Tensor | None]:
         x = embed(visible)
         prompt = self.generator(self.norm(x), self.norm(self.embed(_require_infrared(infrared, self))))
         return x + prompt, prompt

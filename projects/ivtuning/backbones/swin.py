@@ -25,7 +25,7 @@ _T = dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_si
 _B = dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=7)
 _L = dict(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48), window_size=7)
 # The published sizes: window 7 for weights of 224 px, 12 for those of 384 px.
-SWIN_SIZES = {
+SWIN_SIZES: dict[str, dict] = {
     "swin_t": _T,
     "swin_s": {**_T, "depths": (2, 2, 18, 2)},
     "swin_b": _B,
@@ -83,7 +83,7 @@ class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
     def set_attn_backend(self, backend: str) -> None:
         self.attn.backend = backend
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor) -> Tensor:  # type: ignore[override]
         height, width = x.shape[1:3]
         window, shift = self.window_size[0], self.shift_size[0]
         x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))

@@ -44,7 +44,7 @@ class WindowBlock(OpenBlock, vision_transformer_sam.Block):
     def set_attn_backend(self, backend: str) -> None:
         self.attn.backend = backend
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if not self.window_size:
             return self.attn(x)
         size = x.shape[1:3]
@@ -68,13 +68,13 @@ class PatchTokenAdapters:
     def _join(self, x: Tensor, patches: Tensor) -> Tensor:
         return torch.cat([x[:, : self.prefix], patches.flatten(1, 2)], 1)
 
-    def after_attention(self, x, prompt):
+    def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
         return self._join(x, self.adapters.after_attention(self._map(x), prompt))
 
-    def on_mlp(self, y, x):
+    def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
         return self._join(y, self.adapters.on_mlp(self._map(y), self._map(x)))
 
-    def after_mlp(self, y, x, prompt):
+    def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
         return self._join(y, self.adapters.after_mlp(self._map(y), self._map(x), prompt))
 
 

@@ -3,3 +3,7 @@
 Each module of :mod:`.parts` is one benchmark, :mod:`.measures` has the instruments, :mod:`.subjects` what is
 measured. `tools/benchmark.py` runs them.
 """
+
+from .. import compat
+
+compat.prepare()

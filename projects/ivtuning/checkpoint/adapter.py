@@ -1,7 +1,8 @@
 """Adapter files: what was trained on a frozen base, and nothing of the base.
 
-One safetensors file with two groups: "backbone/<name in the trunk>" (stem, tuner, and base parameters that
-trained) and "task/<name in the model>" (neck and heads), with what is needed to use it as JSON in its header.
+An adapter is one safetensors file with two groups of tensors: "backbone/<name in the trunk>" (stem, tuner,
+and base parameters that trained) and "task/<name in the model>" (neck and heads). JSON in its header says
+which base, stem and tuner it belongs to.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import __version__
-from ..backbones.trunk import PLUGINS, Trunk, find_trunk
+from ..backbones.trunk import PLUGINS, Trunk, TrunkPlace, find_trunk
 from ..errors import UserError
 from ..utils.files import atomic_write
 from .files import local_path
@@ -35,17 +36,17 @@ GROUPS = ("backbone", "task")
 
 
 def trained_tensors(trunk: Trunk) -> dict[str, Tensor]:
-    """Names (relative to the trunk) and tensors of its trained state.
+    """The trunk's trained state: tensors by their names in the trunk.
 
-    That is all of stem and tuner, every base parameter that trains, and the buffers of base modules that hold
-    one.
+    These are all of stem and tuner, every base parameter that trains, and the buffers of base modules that
+    hold such a parameter.
     """
-    return _halves(trunk)[0]
+    return _split_trunk(trunk)[0]
 
 
-def adapter_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+def adapter_tensors(model: nn.Module, place: TrunkPlace | None = None) -> dict[str, dict[str, Tensor]]:
     """The model's tensors that an adapter file holds, by group; they share memory with the model's."""
-    return _parts(model)[0]
+    return _split_model(model, place or find_trunk(model))[0]
 
 
 def fingerprint(trunk: Trunk) -> str:
@@ -53,11 +54,11 @@ def fingerprint(trunk: Trunk) -> str:
 
     Values are compared in bfloat16, so that a trunk and its bfloat16 copy agree.
     """
-    return _digest(_halves(trunk)[1])
+    return _digest(_split_trunk(trunk)[1])
 
 
-def _halves(trunk: Trunk) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What :func:`trained_tensors` names, and all else."""
+def _split_trunk(trunk: Trunk) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of :func:`trained_tensors`, and the trunk's frozen base."""
     selected = {id(p) for p in trunk.tuner.select(trunk)}
 
     def trains(parameter: nn.Parameter) -> bool:
@@ -77,13 +78,14 @@ def _halves(trunk: Trunk) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return trained, frozen
 
 
-def _parts(model: nn.Module) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """What :func:`adapter_tensors` names, and the trunk's frozen base: in one walk, a slow one."""
+def _split_model(
+    model: nn.Module, place: TrunkPlace
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """The tensors of :func:`adapter_tensors`, and the trunk's frozen base, in one walk, which is slow."""
     model = getattr(model, "module", model)
-    place, trunk = find_trunk(model)
-    trained, frozen = _halves(trunk)
-    outside = named_tensors(model).items() if place else ()
-    task = {n: t for n, t in outside if not n.startswith(f"{place}.")}
+    trained, frozen = _split_trunk(place.trunk)
+    outside = named_tensors(model).items() if place.name else ()
+    task = {n: t for n, t in outside if not n.startswith(place.prefix)}
     return {"backbone": trained, "task": task}, frozen
 
 
@@ -108,17 +110,19 @@ def save_adapter(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, Any] | None = None,
     config: DictConfig | None = None,
+    place: TrunkPlace | None = None,
 ) -> dict:
-    """Write the trained state of `model` to the safetensors file `path`, in one piece.
+    """Write the trained state of `model` to the safetensors file `path`, whole or not at all.
 
-    Call it on one process only.
+    Of several processes only one may call it.
 
     Args:
         groups: which of "backbone" and "task" to write.
         dtype: of the parameters in the file, such as torch.bfloat16; None keeps theirs. Buffers keep theirs.
-        metadata: what else to note (dataset, split, metric); "base_weights" names the base's file, by default
+        metadata: further facts (dataset, split, metric); "base_weights" names the base's file, by default
             the one that was last read into the trunk.
         config: the run's config, to note the options of tuner and stem.
+        place: the model's trunk, where the caller knows it.
 
     Returns:
         The metadata written.
@@ -131,10 +135,11 @@ def save_adapter(
         raise UserError(f"groups={list(groups)}: an adapter has the groups {' and '.join(GROUPS)}")
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path}: the name of an adapter file ends in .safetensors")
-    trunk = find_trunk(model)[1]
-    parts, frozen = _parts(model)
+    place = place or find_trunk(model)
+    trunk = place.trunk
+    members_of, frozen = _split_model(model, place)
     tensors = {}
-    for group, members in parts.items():
+    for group, members in members_of.items():
         if group in groups:
             for name, tensor in members.items():
                 cast = dtype if isinstance(tensor, nn.Parameter) else None
@@ -160,12 +165,15 @@ def save_adapter(
     return header
 
 
-def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False) -> dict:
-    """Put the adapter at `path` into `model`, whose base must be the one it was trained on.
+def load_adapter(
+    model: nn.Module, path: str | os.PathLike, merged: bool = False, place: TrunkPlace | None = None
+) -> dict:
+    """Load the adapter at `path` into `model`, whose base must be the one it was trained on.
 
     Args:
-        merged: the base has this adapter merged into it (so its fingerprint tells nothing); the model is then
-            as after :meth:`.Trunk.merge_adapters`.
+        merged: the base has this adapter merged into it, which changes its fingerprint; the model is then as
+            after :meth:`.Trunk.merge_adapters`.
+        place: the model's trunk, where the caller knows it.
 
     Returns:
         The file's metadata.
@@ -175,7 +183,8 @@ def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False
             method that cannot be; the model is then as it was.
     """
     model = getattr(model, "module", model)
-    place, trunk = find_trunk(model)
+    place = place or find_trunk(model)
+    trunk = place.trunk
     header, tensors = _read(path)
     for plugin in PLUGINS:
         theirs, ours = header[plugin]["name"], type(getattr(trunk, plugin)).__name__
@@ -183,7 +192,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False
             raise UserError(
                 f"{path}: made by {plugin} {theirs}, not {ours}: set model.backbone.net.{plugin}={theirs}"
             )
-    own, frozen = _parts(model)
+    own, frozen = _split_model(model, place)
     theirs, ours = header["fingerprint"], _digest(frozen)
     if theirs != ours and not merged:
         needed = header["base_weights"] or "file unknown"
@@ -196,9 +205,9 @@ def load_adapter(model: nn.Module, path: str | os.PathLike, merged: bool = False
     _check_tensors(path, tensors, own)
     if merged:
         trunk.tuner.mark_merged()
-    prefixes = {"backbone": f"{place}." if place else "", "task": ""}
-    parts = ((key.split("/", 1), tensor) for key, tensor in tensors.items())
-    copy_into(model, {prefixes[group] + name: tensor for (group, name), tensor in parts})
+    prefixes = {"backbone": place.prefix, "task": ""}
+    keys = ((key.split("/", 1), tensor) for key, tensor in tensors.items())
+    copy_into(model, {prefixes[group] + name: tensor for (group, name), tensor in keys})
     return header
 
 
@@ -208,12 +217,12 @@ def read_metadata(path: str | os.PathLike) -> dict:
 
 
 def group_sizes(path: str | os.PathLike) -> dict[str, int]:
-    """Bytes of tensors in each group of the adapter file `path`; a group that it lacks is not listed."""
+    """Bytes of the tensors in each group of the adapter file `path`, for the groups that it has."""
     header, tensors = _read(path)
-    sizes = dict.fromkeys(header["groups"], 0)
+    total = dict.fromkeys(header["groups"], 0)
     for name, tensor in tensors.items():
-        sizes[name.split("/")[0]] += tensor.nbytes
-    return sizes
+        total[name.split("/")[0]] += tensor.nbytes
+    return total
 
 
 def _read(path: str | os.PathLike, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
@@ -234,6 +243,7 @@ def _read(path: str | os.PathLike, tensors: bool = True) -> tuple[dict, dict[str
 
 
 def _check_tensors(path: str | os.PathLike, file: dict[str, Tensor], model: dict[str, Tensor]) -> None:
+    """Raise UserError where names or shapes in the file differ from the model's."""
     theirs = {n: sizes(t) for n, t in file.items()}
     ours = {n: sizes(t) for n, t in model.items()}
     odd = [n for n in [*ours, *(theirs.keys() - ours.keys())] if theirs.get(n) != ours.get(n)]
@@ -245,8 +255,8 @@ def _check_tensors(path: str | os.PathLike, file: dict[str, Tensor], model: dict
 
 
 def _describe(trunk: Trunk, plugin: str, config: DictConfig | None) -> dict:
-    """The plugin's class and, where the config tells, its options."""
-    described = {"name": type(getattr(trunk, plugin)).__name__}
+    """The plugin's class and, where there is a config, its options."""
+    described: dict = {"name": type(getattr(trunk, plugin)).__name__}
     if config is not None:
         from omegaconf import OmegaConf
 

@@ -1,4 +1,4 @@
-"""detectron2's checkpointer, with files that are whole or not there, and that load without running code."""
+"""detectron2's checkpointer, with atomic files that load without running code."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Checkpointer(DetectionCheckpointer):
 
     A full disk leaves the last good checkpoint and the marker as they were. The main process writes, every
     process reads, and all must call each method: a model may be sharded over them, its files never are.
-    Weights of other origins are :func:`ivtuning.checkpoint.load_weights`'s business.
+    For weights of other origins there is :func:`ivtuning.checkpoint.load_weights`.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write model, checkpointables and `kwargs` to "<name>.pth", then move the marker to it."""
+        """Write model, checkpointables and `kwargs` to "<name>.pth", then let the marker name it."""
         if self._write(name, {k: o.state_dict() for k, o in self.checkpointables.items()} | kwargs):
             self.tag_last_checkpoint(f"{name}.pth")
 
     def save_model(self, name: str, **kwargs: Any) -> None:
-        """Write the model alone, and `kwargs`, to "<name>.pth"; the marker stays where it is."""
+        """Write the model alone, and `kwargs`, to "<name>.pth"; the marker stays as it is."""
         self._write(name, kwargs)
 
     def _write(self, name: str, extra: dict[str, Any]) -> bool:
@@ -53,12 +53,12 @@ class Checkpointer(DetectionCheckpointer):
         return True
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Move the marker."""
+        """Let the marker name this file."""
         with atomic_write(Path(self.save_dir, "last_checkpoint")) as temp:
             temp.write_text(last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a checkpoint of this very model; see fvcore's Checkpointer.
+        """Load a checkpoint of a model with the same tensors; see fvcore's Checkpointer.
 
         Raises:
             UserError: no such file, a damaged one, or one of another model (which is then as it was).
@@ -66,7 +66,7 @@ class Checkpointer(DetectionCheckpointer):
         if path:
             path = str(local_path(path))
         try:
-            # Past detectron2's own load, which is about URLs and heuristics and differs between its releases.
+            # This skips detectron2's own load: it handles URLs and heuristics, and differs between releases.
             return super(DetectionCheckpointer, self).load(path, checkpointables)
         except UserError:
             raise
@@ -128,7 +128,7 @@ class Checkpointer(DetectionCheckpointer):
 
 
 def _plain(value: Any, where: str = "checkpoint") -> Any:
-    """`value` in types that torch.load(weights_only=True) takes: numpy becomes python and torch."""
+    """`value` in types that torch.load(weights_only=True) accepts: numpy becomes Python and torch."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

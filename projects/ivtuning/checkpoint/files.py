@@ -1,4 +1,4 @@
-"""Files of tensors: reading what weights come in, without running foreign code, and writing in one piece."""
+"""Reading files of weights, without running foreign code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .sources import _where_from
+from .sources import where_from
 
 _WRAPPERS = ("model", "state_dict", "module")
 
@@ -49,7 +49,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def read(path: Path) -> Any:
-    """What the file at `path` holds, unwrapped by nothing; pickles may hold plain data alone.
+    """The content of the file at `path` as it is; pickles may hold plain data alone.
 
     Raises:
         UserError: see :func:`read_state`.
@@ -81,7 +81,7 @@ def read(path: Path) -> Any:
         ) from error
 
 
-# What pickles of arrays call, by name; where numpy keeps it differs between its releases.
+# The functions that pickled arrays call, by name; their modules differ between numpy releases.
 _ARRAY = np.zeros(1)
 _NUMPY = {
     "_reconstruct": _ARRAY.__reduce__()[0],
@@ -118,7 +118,7 @@ def local_path(path: str | os.PathLike) -> Path:
     if file.is_dir():
         raise UserError(f"{file} is a folder: name the file of weights in it")
     if not file.is_file():
-        raise UserError(f"no file {file}{_where_from(file)}")
+        raise UserError(f"no file {file}{where_from(file)}")
     return file
 
 

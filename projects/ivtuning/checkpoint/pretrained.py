@@ -1,7 +1,7 @@
-"""Pretrained weights: files of other projects and our own, matched to a model strictly and told in a report.
+"""Pretrained weights: files of other projects and our own, matched strictly to a model, with a report.
 
-A frozen trunk that was filled by halves trains without a complaint, so every base tensor must be found in the
-file, every key of the file must be known, and nothing is written before all of that is checked.
+A frozen trunk of which half is random trains without a complaint. So every base tensor must be in the file,
+every key of the file must be known, and nothing is written before all of that is checked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import PurePath
 import torch
 from torch import Tensor, nn
 
-from ..backbones.trunk import PLUGINS, Trunk, find_trunk
+from ..backbones.trunk import PLUGINS, Trunk, TrunkPlace, find_trunk
 from ..errors import UserError
 from .files import read_state
 from .report import LoadReport, brief, first, sizes
@@ -27,7 +27,7 @@ from .trunks.swin import from_mmdet, is_output_norm, is_swin, to_official
 # neck, the norm before a classifier, the class token itself where the trunk has none.
 _UNUSED = {"head", "head_dist", "fc_norm", "norm", "pre_logits", "mask_token", "neck", "cls_token"}
 _RENAMED = {"lin1": "fc1", "lin2": "fc2"}  # SAM's MLP
-# Parts of keys that tell of an architecture which the trunks here do not have.
+# Parts of keys that belong to architectures which the trunks here do not have.
 _FOREIGN = {
     **dict.fromkeys(("ls1", "ls2", "gamma_1", "gamma_2"), "LayerScale"),
     **dict.fromkeys(("q_norm", "k_norm"), "query-key normalization"),
@@ -44,33 +44,40 @@ _FOREIGN = {
 _EMBED = "patch_embed.proj.weight"
 
 
-def load_pretrained(model: nn.Module, path: str | os.PathLike, strict: bool = False) -> LoadReport:
+def load_pretrained(
+    model: nn.Module, path: str | os.PathLike, strict: bool = False, place: TrunkPlace | None = None
+) -> LoadReport:
     """Fill `model` from the file at `path` (see :func:`ivtuning.checkpoint.files.read_state`).
 
-    Understood are plain ViT weights (MAE, timm), SAM's image encoder, EVA-02 (its release, timm), Swin
-    weights (Microsoft, timm, mmdet), detectron2's ViTDet and Swin detectors, and our own files of a trunk or
-    a whole model. Base tensors of the trunk must all be there, but for relative positions, which plain ViTs
-    lack (zero, no bias), and the norms on a Swin's outputs, which ImageNet weights lack (identity). Position
-    embeddings and tables are resized.
+    It reads plain ViT weights (MAE, timm), SAM's image encoder, EVA-02 (its release, timm), Swin weights
+    (Microsoft, timm, mmdet), detectron2's ViTDet and Swin detectors, and our own files of a trunk or a whole
+    model. All base tensors of the trunk must be in the file, with two exceptions: relative positions, which
+    plain ViTs lack (they become zero), and the norms on a Swin's outputs, which ImageNet weights lack (they
+    become the identity). Position embeddings and tables are resized.
+
     Stem, tuner, neck and heads are filled as far as the file has them; heads of another shape stay as
-    initialized. A stem that the file did not fill is started from the base.
+    initialized. A stem that the file did not fill starts from the base.
 
     Args:
         strict: demand that the whole model is filled, as evaluation needs it.
+        place: the model's trunk, where the caller knows it.
 
     Raises:
         UserError: the file does not fit; the model is then as it was.
     """
-    return fill(model, read_state(path), path, strict)
+    return fill(model, place or find_trunk(model), read_state(path), path, strict)
 
 
 def fill(
-    model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, strict: bool = False
+    model: nn.Module,
+    place: TrunkPlace,
+    state: dict[str, Tensor],
+    path: str | os.PathLike,
+    strict: bool = False,
 ) -> LoadReport:
-    """:func:`load_pretrained` of what was read from `path`."""
+    """:func:`load_pretrained` of a `state` that was read from `path` before."""
     model = getattr(model, "module", model)
-    place, trunk = find_trunk(model)
-    prefix = f"{place}." if place else ""
+    trunk, prefix = place.trunk, place.prefix
     report = LoadReport(str(path))
     state = from_mmdet(state)
     try:
@@ -79,8 +86,8 @@ def fill(
         new = _base(trunk, inner, report) | _plugins(trunk, plugins)
         new = {prefix + n: t for n, t in new.items()} | _outside(model, prefix, outer, report)
         special = report.missing + report.identity + report.resized
-        special = {prefix + n.split(":")[0] for n in special}
-        report.matched = [n for n in new if n not in special]
+        changed = {prefix + n.split(":")[0] for n in special}
+        report.matched = [n for n in new if n not in changed]
         report.fresh = [n for n in named_tensors(model) if n not in new]
         if strict:
             _demand_all(report, any(n in outer for n in new))
@@ -94,7 +101,7 @@ def fill(
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers of `module`; one that has several names has the first one here."""
+    """Parameters and persistent buffers of `module`; a tensor with several names has its first one here."""
     kept = module.state_dict().keys()
     tensors = dict(module.named_parameters())
     tensors.update((n, b) for n, b in module.named_buffers() if n in kept)
@@ -103,14 +110,14 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def copy_into(model: nn.Module, new: Mapping[str, Tensor]) -> None:
-    """Write `new` into the tensors of `model` of the same names, in their dtype and on their device."""
+    """Copy `new` into the tensors of `model` with the same names, in their dtype and on their device."""
     targets = model.state_dict()
     for name, tensor in new.items():
         targets[name].copy_(tensor)
 
 
 def _split(state: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Keys of the file's trunk, without the place it has there, and all others."""
+    """The tensors of the file's trunk, by their names in that trunk, and all others."""
     places = [n.removesuffix(_EMBED) for n in state if n == _EMBED or n.endswith(f".{_EMBED}")]
     if not places:
         start = ", ".join(list(state)[:3])
@@ -125,7 +132,7 @@ def _split(state: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], di
 
 
 def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
-    """New values of the base; `file` loses other projects' names for the trunk's on the way."""
+    """New values of the base. Keys of `file` with other projects' names are renamed in place."""
     own = {n: t for n, t in trunk.state_dict().items() if n.split(".")[0] not in PLUGINS}
     for name in list(file):
         file[".".join(_RENAMED.get(part, part) for part in name.split("."))] = file.pop(name)
@@ -171,7 +178,7 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
 
 
 def _plugins(trunk: Trunk, file: dict[str, Tensor]) -> dict[str, Tensor]:
-    """New values of stem and tuner: each one is the file's whole, or not in the file."""
+    """New values of stem and tuner. The file has either all of one or nothing."""
     own = trunk.state_dict()
     for plugin in PLUGINS:
         theirs = {n: t.shape for n, t in file.items() if n.split(".")[0] == plugin}
@@ -197,6 +204,7 @@ def _outside(model: nn.Module, prefix: str, file: dict[str, Tensor], report: Loa
 
 
 def _demand_all(report: LoadReport, has_heads: bool) -> None:
+    """Raise UserError where the file leaves a part of the model unfilled."""
     empty = report.fresh + report.missing + report.identity
     if not empty:
         return
@@ -244,5 +252,6 @@ def _depths(names: Iterable[str]) -> list[int]:
 
 
 def _unused(name: str) -> bool:
+    """Whether a trunk can do without the key `name` of a trunk's file."""
     part = name.split(".")[0]
     return part in _UNUSED or part.startswith("decoder") or is_output_norm(name)

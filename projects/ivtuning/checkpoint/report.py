@@ -1,4 +1,4 @@
-"""What loading did, told to people."""
+"""A readable report of what loading did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass
 class LoadReport:
-    """What became of every key of the file and every tensor of the model; printing it gives a table."""
+    """The fate of every key of the file and of every tensor of the model; printing it gives a table."""
 
     path: str
     matched: list[str] = field(default_factory=list)  # filled as they are in the file
@@ -42,12 +42,12 @@ def sizes(tensor: Tensor) -> str:
 
 
 def first(names: list[str], separator: str = ", ") -> str:
-    """The first three names."""
+    """The first three of `names`, for a message."""
     return separator.join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def brief(names: list[str]) -> str:
-    """Up to three names, or how many there are of each family."""
+    """Up to three names; of more, how many there are under each common start."""
     if len(names) <= 3:
         return ", ".join(names)
     families = Counter(".".join(n.split(":")[0].split(".")[:-1][:3]) or n.split(":")[0] for n in names)

@@ -1,4 +1,4 @@
-"""Tensors that are shared out over processes (DTensor), as whole ones in files and back again."""
+"""Tensors that are sharded over processes (DTensor): gathered for files, and sharded again from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def gathered(value: Any) -> Any:
-    """`value`, which may nest, with every sharded tensor whole and on the CPU.
+    """A copy of the nested `value` in which every sharded tensor is whole and on the CPU.
 
     All processes must call it with the same structure. Only the main process keeps what was sharded; the
     others get None in its place, so that no more than one whole tensor is held at a time.
@@ -28,9 +28,9 @@ def gathered(value: Any) -> Any:
 
 
 def share(whole: Tensor, like: Tensor) -> Tensor:
-    """Of `whole`, which every process has, the part that this one keeps if it keeps a part of `like`.
+    """`whole`, sharded like the tensor `like`; unchanged where `like` is not sharded.
 
-    No process is asked for anything.
+    Every process has `whole` already, so they do not communicate.
     """
     if not isinstance(like, DTensor):
         return whole
@@ -38,7 +38,7 @@ def share(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def share_optimizer(state: dict, optimizer: torch.optim.Optimizer) -> dict:
-    """A whole state dict as `optimizer` loads it: what has a sharded parameter's shape is shared as well."""
+    """A whole state dict as `optimizer` loads it: moments are sharded like their parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def shared(index: int, value: Any) -> Any:
@@ -46,5 +46,5 @@ def share_optimizer(state: dict, optimizer: torch.optim.Optimizer) -> dict:
             return share(value, parameters[index])
         return value
 
-    moments = {i: {k: shared(i, v) for k, v in found.items()} for i, found in state["state"].items()}
+    moments = {i: {k: shared(i, v) for k, v in moment.items()} for i, moment in state["state"].items()}
     return {**state, "state": moments}

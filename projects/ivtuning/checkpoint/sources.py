@@ -1,4 +1,4 @@
-"""Where public weights come from, for messages about a missing file."""
+"""Addresses of public weights, for messages about a missing file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from pathlib import Path
 from ..errors import nearest
 
 _FAIR = "https://dl.fbaipublicfiles.com"
-
-
 _SWIN = "https://github.com/SwinTransformer/storage/releases/download"
-
-
 _SWINS = [
     "tiny_patch4_window7_224",
     "small_patch4_window7_224",
@@ -27,14 +23,10 @@ _SWINS = [
     "large_patch4_window7_224_22kto1k",
     "large_patch4_window12_384_22kto1k",
 ]
-
-
 _EVA = "https://huggingface.co/Yuxin-CV/EVA-02/resolve/main/eva02/pt"
-
-
 _VITDET = f"{_FAIR}/detectron2/ViTDet/COCO"
 
-
+# Public weight files by name, and their addresses.
 SOURCES = {
     "mae_pretrain_vit_base.pth": f"{_FAIR}/mae/pretrain/mae_pretrain_vit_base.pth",
     "mae_pretrain_vit_large.pth": f"{_FAIR}/mae/pretrain/mae_pretrain_vit_large.pth",
@@ -55,13 +47,12 @@ SOURCES = {
     "model_final_f05665.pkl": f"{_VITDET}/cascade_mask_rcnn_vitdet_h/f328730692/model_final_f05665.pkl",
 }
 
-
-# Starts of configs that tools/convert_checkpoint.py makes: whose file, and for which config.
+# Starting points that tools/convert_checkpoint.py writes: the family of the file to convert, and the config.
 _CONVERTED = {"dino_swin_l_5scale_coco.safetensors": ("dino", "configs/M3FD/dino_ivtuning_swin_l.py")}
 
 
-def _where_from(file: Path) -> str:
-    """How to get the missing `file`, as far as its name tells."""
+def where_from(file: Path) -> str:
+    """How to get the missing `file`, as a message's last words: a command where its name is known."""
     if file.name in SOURCES:
         return f": get it with `curl -L --create-dirs -o {file} {SOURCES[file.name]}`"
     if file.name in _CONVERTED:

@@ -1,7 +1,13 @@
-"""Every tuning method on the same trunk, data and schedule, over several seeds: mean and spread of AP."""
+"""Comparison of all tuning methods on one trunk, data set and schedule: mean and spread of AP over seeds."""
 
-from .methods import METHODS, Method
+# ruff: noqa: E402 (detectron2 is prepared before anything imports it)
+
+from .. import compat
+
+compat.prepare()
+
+from .jobs import ROWS, Row
 from .runs import compare
 from .table import markdown
 
-__all__ = ["METHODS", "Method", "compare", "markdown"]
+__all__ = ["ROWS", "Row", "compare", "markdown"]

@@ -3,7 +3,7 @@
 import json
 
 from ..errors import run_tool
-from .methods import Job
+from .jobs import Job
 from .runs import work
 
 run_tool(lambda argv: work(Job(**json.loads(argv[0]))))

@@ -1,4 +1,4 @@
-"""All tuning methods on one trunk, counted: parameters, ratios, compute, size of the adapter."""
+"""Costs of all tuning methods on one trunk: parameters, ratios, compute, size of the adapter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..tuning import TUNERS, Frozen, IVTuning
 def count_macs(trunk: Trunk, size: tuple[int, int]) -> int:
     """Multiply-accumulates of matrix products and convolutions for one pair of (height, width) pixels.
 
-    A trunk on the meta device is counted without any memory or arithmetic.
+    On the meta device counting takes no memory and no arithmetic.
     """
     device = next(trunk.parameters()).device
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -76,8 +76,8 @@ def _build(name: str, tuner: type) -> Trunk:
         return TRUNKS[name](stem, tuner()).eval()
 
 
-def comparison_table(found: dict) -> str:
-    """What :func:`compare_tuners` gives, for people."""
+def comparison_table(costs: dict) -> str:
+    """The result of :func:`compare_tuners` as a readable table."""
     rows = [
         [
             kind,
@@ -85,16 +85,16 @@ def comparison_table(found: dict) -> str:
             f"{row['ratio_of_base']:.2%}",
             f"{row['ratio_of_total']:.2%}",
             f"{row['extra_macs'] / 1e9:.2f}",
-            f"{row['extra_macs'] / found['base_macs']:.1%}",
+            f"{row['extra_macs'] / costs['base_macs']:.1%}",
             f"{row['adapter_mb']:.1f}",
         ]
-        for kind, row in found["tuners"].items()
+        for kind, row in costs["tuners"].items()
     ]
     head = ["tuner", "trained", "of base", "of total", "extra GMACs", "of the trunk's", "adapter MB"]
     align = ("left", *["right"] * 6)
-    height, width = found["size"]
+    height, width = costs["size"]
     return (
         f"{tabulate(rows, head, colalign=align, disable_numparse=True)}\n"
-        f"{found['trunk']}: {found['base']:,} parameters, {found['base_macs'] / 1e9:.1f} GMACs at {height} x "
+        f"{costs['trunk']}: {costs['base']:,} parameters, {costs['base_macs'] / 1e9:.1f} GMACs at {height} x "
         f"{width} (height x width)"
     )

@@ -1,6 +1,6 @@
-"""The runs of a comparison: one, and all of them, each a process of one thread.
+"""Running the jobs of a comparison, each in a process of one thread.
 
-A run leaves result.json in its folder, so that a comparison that was stopped goes on where it was.
+A job leaves result.json in its folder, so that a comparison that was stopped continues where it was.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ..config import load_config
 from ..data.modalities import MODALITIES
 from ..engine import run
 from ..engine.parameters import count_parameters
-from ..errors import UserError, mendable, nearest
+from ..errors import UserError, nearest, user_message
 from ..utils.files import atomic_write
 from ..utils.progress import track
 from . import table
-from .methods import METHODS, Job, conditions, plan
+from .jobs import ROWS, Job, conditions, plan
 
 COUNTS = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total")
 
@@ -44,13 +44,13 @@ def compare(
     only: Sequence[str] = (),
     processes: int | None = None,
 ) -> dict:
-    """Run what is not there yet, and write results.json and table.md into `output`.
+    """Run the jobs that have no result yet, and write results.json and table.md into `output`.
 
     Args:
         config: a detection config whose tuner is IV-tuning.
         overrides: changes to every run's config; those of stem and tuner reach IV-tuning alone.
         seeds: how many, from 0.
-        only: keys of METHODS to run, () = all. The results hold every finished run of this config.
+        only: keys of ROWS to run, () = all. The results hold every finished run of this config.
         processes: runs at a time, None = one a core; 1 runs them in this process.
 
     Returns:
@@ -58,18 +58,18 @@ def compare(
         run that failed one line.
 
     Raises:
-        UserError: no such method, a number below 1; see :func:`.methods.conditions`.
+        UserError: no such method, a number below 1; see :func:`.jobs.conditions`.
     """
     for key in only:
-        if key not in METHODS:
-            raise UserError(f"no method {key!r}{nearest(key, METHODS)}; there are {', '.join(METHODS)}")
+        if key not in ROWS:
+            raise UserError(f"no method {key!r}{nearest(key, ROWS)}; there are {', '.join(ROWS)}")
     cores = os.cpu_count() or 1
     processes = cores if processes is None else processes
     if seeds < 1 or processes < 1:
         raise UserError(f"seeds={seeds}, processes={processes}: give 1 or more of each")
     shared = conditions(config, overrides)
     jobs = plan(shared, overrides, seeds, output, processes)
-    chosen = [job for job in jobs if not only or job.method in only]
+    chosen = [job for job in jobs if not only or job.row in only]
     pending = [job for job in chosen if job.result() is None]
     print(f"{len(chosen)} runs, {len(chosen) - len(pending)} of them done before", flush=True)
 
@@ -79,9 +79,9 @@ def compare(
             if failure is not None:
                 failed[job.label] = failure
                 bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
-    found = [result for job in jobs if (result := job.result())]
+    finished = [result for job in jobs if (result := job.result())]
     shared |= {"seeds": seeds, "cores": cores}
-    results = {"conditions": shared, "rows": table.summarize(found), "failed": failed}
+    results = {"conditions": shared, "rows": table.summarize(finished), "failed": failed}
     with atomic_write(output / "results.json") as temp:
         temp.write_text(json.dumps(results, indent=2) + "\n")
     with atomic_write(output / "table.md") as temp:
@@ -92,9 +92,9 @@ def compare(
 def work(job: Job) -> None:
     """Train and evaluate, write adapter.safetensors and, last, result.json into the job's folder.
 
-    The checkpoint goes: base weights and the adapter file give the model back.
+    The checkpoint is removed: base weights and the adapter file make up the model.
     """
-    warnings.simplefilter("ignore")  # of libraries about each other
+    warnings.simplefilter("ignore")  # libraries warn about each other
     torch.set_num_threads(1)
     folder = Path(job.folder)
     cfg = load_config(job.config, job.overrides)
@@ -102,7 +102,7 @@ def work(job: Job) -> None:
     history.unlink(missing_ok=True)  # detectron2 would append to it
     figures = {"none": run.train(cfg, progress=job.label)["bbox"]}
     model = run.load_model(cfg, str(folder / "model_final.pth"))
-    for lost in MODALITIES if METHODS[job.method].missing else ():
+    for lost in MODALITIES if ROWS[job.row].missing else ():
         lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.fill_missing=mean"]
         other = load_config(job.config, lacking)
         figures[lost] = run.evaluate(other, run.load_model(other, str(folder / "model_final.pth")))["bbox"]
@@ -115,12 +115,12 @@ def work(job: Job) -> None:
     steps = [json.loads(line) for line in history.read_text().splitlines()]
     times = [step["time"] for step in steps if "time" in step]
     result = {
-        "method": job.method,
+        "method": job.row,
         "seed": job.seed,
         "identity": job.identity,
-        # NaN, a figure without ground truth, is none.
+        # A figure without ground truth is NaN, which JSON lacks.
         "figures": {
-            lost: {k: v for k, v in found.items() if not math.isnan(v)} for lost, found in figures.items()
+            lost: {k: v for k, v in values.items() if not math.isnan(v)} for lost, values in figures.items()
         },
         **{key: counts[key] for key in COUNTS},
         "adapter_mb": group_sizes(adapter)["backbone"] / 1e6,
@@ -133,7 +133,7 @@ def work(job: Job) -> None:
 
 
 def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str | None]]:
-    """Every job as it ends, with the line of its failure."""
+    """Every job as it ends, with its failure as one line, if it failed."""
     for job in jobs:
         Path(job.folder).mkdir(parents=True, exist_ok=True)
     if processes == 1:
@@ -144,7 +144,7 @@ def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str | N
         try:
             for end in as_completed(ends):
                 yield ends[end], end.result()
-        finally:  # stopped from the keyboard: nothing more starts
+        finally:  # after a stop from the keyboard no further job starts
             pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -155,7 +155,7 @@ def _run_here(job: Job) -> str | None:
                 work(job)
         except Exception as error:
             traceback.print_exc(file=log)
-            line = mendable(error) or f"{type(error).__name__}: {error}".splitlines()[0]
+            line = user_message(error) or f"{type(error).__name__}: {error}".splitlines()[0]
             return f"{line}; see {log.name}"
     return None
 

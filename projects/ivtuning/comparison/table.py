@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from .methods import METHODS
+from .jobs import ROWS
 
 HEADS = {
     "AP": "AP",
@@ -18,7 +18,7 @@ HEADS = {
     "AP-day": "AP day",
     "AP-night": "AP night",
 }
-# What the runs of a method have in common.
+# Figures that all runs of a row share.
 SAME = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total", "adapter_mb", "device")
 PARTS = {
     "backbone_trainable": ("trained in backbone", "{:,}"),
@@ -30,7 +30,7 @@ PARTS = {
 
 
 def summarize(results: Sequence[dict]) -> list[dict]:
-    """From the runs' result.json to rows, methods in the order of METHODS.
+    """The rows of the table, in the order of ROWS, from the result.json of every run.
 
     Returns:
         dicts of "name", "method", "missing" (None, or the image that the model was evaluated without),
@@ -39,10 +39,10 @@ def summarize(results: Sequence[dict]) -> list[dict]:
         and "adapter_mb" of the runs, "seconds_per_step", "processes" and "device". Rows with a missing image
         come last.
     """
-    runs = {key: [r for r in results if r["method"] == key] for key in METHODS}
-    rows = [_row(key, found, "none") for key, found in runs.items() if found]
-    for key, found in runs.items():
-        rows += [_row(key, found, lost) for lost in ("infrared", "visible") if found and METHODS[key].missing]
+    groups = {key: [r for r in results if r["method"] == key] for key in ROWS}
+    rows = [_row(key, runs, "none") for key, runs in groups.items() if runs]
+    for key, runs in groups.items():
+        rows += [_row(key, runs, lost) for lost in ("infrared", "visible") if runs and ROWS[key].missing]
     return rows
 
 
@@ -54,7 +54,7 @@ def _row(key: str, runs: list[dict], lost: str) -> dict:
             spread = statistics.stdev(values) if len(values) > 1 else None
             figures[figure] = {"mean": statistics.fmean(values), "std": spread, "values": values}
     row = {
-        "name": METHODS[key].name,
+        "name": ROWS[key].name,
         "method": key,
         "missing": None,
         "seeds": [r["seed"] for r in runs],
@@ -71,7 +71,7 @@ def _row(key: str, runs: list[dict], lost: str) -> dict:
 
 
 def markdown(results: dict) -> str:
-    """The table of :func:`ivtuning.comparison.compare`'s results, what it holds for, and what failed."""
+    """The results of :func:`ivtuning.comparison.compare` as a table, with its conditions and what failed."""
     rows, shared = results["rows"], results["conditions"]
     figures = [f for f in HEADS if any(f in row["figures"] for row in rows)]
     parts = [p for p in PARTS if any(row.get(p) is not None for row in rows)]

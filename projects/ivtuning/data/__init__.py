@@ -1,1 +1,5 @@
 """Infrared-visible data: registered sets, mappers, loaders, preparation, verification, synthetic scenes."""
+
+from .. import compat
+
+compat.prepare()

@@ -1,10 +1,17 @@
-"""The main job in minutes on a CPU: a tiny trunk, pretrained on visible images, tuned on pairs.
+"""The demo: a tiny trunk, pretrained on visible images and tuned on pairs, in minutes on a CPU.
 
-Boxes four ways and label maps three ways, on the same scenes. Every row starts from the same trunk file, with
-fresh neck and heads, seeds itself, and runs as many iterations as the others of its task.
+It compares four ways to predict boxes and three ways to predict label maps, on the same scenes. Every row
+starts from the same trunk file and seed with a new neck and new heads, and runs as many iterations as the
+others of its task.
 """
 
+# ruff: noqa: E402 (detectron2 is prepared before anything imports it)
+
 from __future__ import annotations
+
+from .. import compat
+
+compat.prepare()
 
 import json
 import time
@@ -24,24 +31,29 @@ from .rows import final, load, start_run
 
 
 def main(output: Path, overrides: list[str]) -> dict:
-    """Run the whole demo into `output`; returns what it writes to results.json.
+    """Run the whole demo into `output` and return the content of results.json.
 
     Args:
         overrides: config overrides for every training run, such as ``train.max_iter=20``; those of a head
-            are for the runs that have it.
+            apply to the runs that have it.
     """
     start = time.time()
-    # All of them at once: a wrong override stops here, not minutes later.
+    # All configs are loaded at once: a wrong override stops the demo here, not minutes later.
     trunk = output / "trunk.pth"
     pretraining = load("configs/synthetic/pretrain.py", output / "pretrain", detection.own(overrides))
     tuning = [f"train.init_checkpoint={trunk}", *overrides]
     boxes = {
-        name: load(file, output / name.replace(" ", "_"), detection.own(tuning))
-        for name, file in detection.ROWS.items()
+        name: load(detection.CONFIG, output / name.replace(" ", "_"), detection.own(tuning), method)
+        for name, method in detection.ROWS.items()
     }
     maps = {
-        name: load(file, output / "segmentation" / name.replace(" ", "_"), segmentation.own(tuning))
-        for name, file in segmentation.ROWS.items()
+        name: load(
+            segmentation.CONFIG,
+            output / "segmentation" / name.replace(" ", "_"),
+            segmentation.own(tuning),
+            method,
+        )
+        for name, method in segmentation.ROWS.items()
     }
 
     print("1/5  paired scenes", flush=True)
@@ -83,8 +95,8 @@ def main(output: Path, overrides: list[str]) -> dict:
 
 
 def _write_trunk(cfg: DictConfig, path: Path) -> None:
-    """Keep the base of the trained model alone, as a pretrained trunk from elsewhere would be."""
+    """Write the base of the trained model alone, like a file of pretrained weights."""
     model = run.load_model(cfg, final(cfg))
-    _, trunk = find_trunk(model)
+    trunk = find_trunk(model).trunk
     with atomic_write(path) as temp:
         torch.save({"model": {name: p.data for name, p in trunk.named_base_parameters()}}, temp)

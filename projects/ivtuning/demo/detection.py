@@ -13,19 +13,15 @@ from ..predictor import Predictor
 from ..visualization.gallery import draw_records, painter_of, read_dataset
 from .rows import COSTS, final, layout, train_row
 
-# Row names of the table and the config of each.
-ROWS = {
-    "visible only": "configs/synthetic/visible.py",
-    "infrared only": "configs/synthetic/infrared.py",
-    "full": "configs/synthetic/full.py",
-    "IV-tuning": "configs/synthetic/ivtuning.py",
-}
+CONFIG = "configs/synthetic/ivtuning.py"
+# The table's rows, and the method of each.
+ROWS = {"visible only": "visible", "infrared only": "infrared", "full": "Full", "IV-tuning": "IVTuning"}
 PICTURES = 16
 FIGURES = ("AP", "AP50", "AP-both", "AP-visible", "AP-infrared")
 
 
 def own(overrides: Sequence[str]) -> list[str]:
-    """Those of `overrides` that a detector's config has."""
+    """The `overrides` whose keys a detector's config has."""
     return [o for o in overrides if not o.startswith("model.sem_seg_head")]
 
 
@@ -35,7 +31,7 @@ def row(name: str, cfg: DictConfig) -> dict:
 
 
 def without(cfg: DictConfig, row: dict, modality: str) -> dict:
-    """The trained model's `row` once more, evaluated without one of the two images (filled with its mean)."""
+    """The row of the same trained model, evaluated without one of the images, which its mean replaces."""
     cfg = copy.deepcopy(cfg)
     cfg.dataloader.test.mapper.drop = modality
     cfg.model.fill_missing = "mean"
@@ -51,7 +47,7 @@ def _figures(results: dict) -> dict:
 
 
 def table(results: dict) -> str:
-    """The rows as a table for people, with what they hold for below it."""
+    """The rows as a readable table, with their conditions below it."""
     columns = [
         ("", "name", "{}"),
         ("AP", "AP", "{:.1f}"),

@@ -1,4 +1,4 @@
-"""The demo's page: both tables, and the way to the pictures."""
+"""The demo's page: both tables, and links to the pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ a{color:inherit} img{width:100%;max-width:1200px;height:auto;display:block;margi
 
 
 def write_page(output: Path, tables: Mapping[str, str], pictures: Mapping[str, Path]) -> Path:
-    """Write index.html into `output`; all links are relative, so the folder can be moved.
+    """Write index.html into `output`. All links are relative, so that the folder can be moved.
 
     Args:
         tables: text by title.

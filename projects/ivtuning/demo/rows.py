@@ -1,4 +1,4 @@
-"""What the rows of both tables share: a config, a run, the parameters that it trained, a line of text."""
+"""What the rows of both tables share: a config, a run, its costs and the layout of the table."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ COSTS = (
 )
 
 
-def load(file: str, output: Path, overrides: Sequence[str]) -> DictConfig:
-    """The config `file` with `overrides`, for a run in the folder `output`, which is not made yet."""
-    return load_config(file, [*overrides, f"train.output_dir={output}"])
+def load(file: str, output: Path, overrides: Sequence[str], method: str | None = None) -> DictConfig:
+    """The config `file` with `overrides`, for a run in the folder `output`, which need not exist yet."""
+    chosen = [f"method={method}"] if method else []
+    return load_config(file, [*chosen, *overrides, f"train.output_dir={output}"])
 
 
 def start_run(cfg: DictConfig) -> None:
-    """Make the run's folder and write its config there."""
+    """Create the run's folder and write its config there."""
     output = Path(cfg.train.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     LazyConfig.save(cfg, str(output / "config.yaml"))
@@ -47,15 +48,16 @@ def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> di
     """Train `cfg`, write its adapter, and count what it trained.
 
     Args:
-        figures: from the results of the run's evaluation to the row's own; the first goes into the adapter.
+        figures: picks the row's figures from the results of the evaluation; the first is noted in the
+        adapter.
     """
     start_run(cfg)
     start = time.time()
-    found = figures(run.train(cfg, progress=name))
+    scores = figures(run.train(cfg, progress=name))
     seconds = time.time() - start
     model = run.load_model(cfg, final(cfg))
     adapter = Path(cfg.train.output_dir, "adapter.safetensors")
-    metric, value = next(iter(found.items()))
+    metric, value = next(iter(scores.items()))
     facts = {"dataset": cfg.dataloader.train.dataset.names, metric: f"{value:.2f}"}
     save_adapter(model, adapter, metadata=facts, config=cfg)
     sizes = group_sizes(adapter)
@@ -63,7 +65,7 @@ def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> di
     kept = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total", "model_trainable")
     return {
         "name": name,
-        **found,
+        **scores,
         **{key: counts[key] for key in kept},
         "adapter_mb": sizes["backbone"] / 1e6,
         "task_mb": sizes["task"] / 1e6,
@@ -73,7 +75,7 @@ def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> di
 
 
 def layout(rows: Sequence[Mapping], columns: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:
-    """A table of `rows` for people, by `columns` (header, key, format), with `notes` below."""
+    """`rows` as a readable table of `columns` (header, key, format), with `notes` below."""
     body = [[form.format(row[key]) for _, key, form in columns] for row in rows]
     heads = [head for head, _, _ in columns]
     return "\n".join([tabulate(body, heads, stralign="right", disable_numparse=True), "", *notes])

@@ -16,17 +16,14 @@ from ..visualization.gallery import draw_records, painter_of, read_dataset
 from .detection import PICTURES
 from .rows import COSTS, final, layout, train_row
 
-# Row names of the table and the config of each.
-ROWS = {
-    "visible only": "configs/synthetic/seg_visible.py",
-    "full": "configs/synthetic/seg_full.py",
-    "IV-tuning": "configs/synthetic/seg_ivtuning.py",
-}
-FOUND = 0.5  # share of its pixels by which an object counts as found
+CONFIG = "configs/synthetic/seg_ivtuning.py"
+# The table's rows, and the method of each.
+ROWS = {"visible only": "visible", "full": "Full", "IV-tuning": "IVTuning"}
+FOUND = 0.5  # an object counts as found where this share of its pixels has its class
 
 
 def own(overrides: Sequence[str]) -> list[str]:
-    """Those of `overrides` that a segmentor's config has."""
+    """The `overrides` whose keys a segmentor's config has."""
     return [o for o in overrides if not o.startswith(("model.proposal_generator", "model.roi_heads"))]
 
 
@@ -34,18 +31,18 @@ def row(name: str, cfg: DictConfig) -> dict:
     """Train and evaluate one row."""
 
     def figures(results: dict) -> dict:
-        found = results["sem_seg"]
+        scores = results["sem_seg"]
         keys = ("mIoU", "mIoU-day", "mIoU-night", *(f"IoU-{name}" for name in LABELS))
-        return {key.replace("-", "_"): found[key] for key in keys}
+        return {key.replace("-", "_"): scores[key] for key in keys}
 
     return train_row(name, cfg, figures) | recall(cfg)
 
 
 def recall(cfg: DictConfig) -> dict[str, float]:
-    """Objects of the validation set that the trained model of `cfg` finds, of those that an image shows.
+    """The share of the validation set's objects that the trained model of `cfg` finds.
 
-    An object is found where at least half of its pixels have its class. False alarms do not count here, they
-    do in the IoU.
+    An object is found if at least half of its pixels have its class. False alarms do not count here; in the
+    IoU they do.
 
     Returns:
         {"found_both" | "found_visible" | "found_infrared": 0..100}, by the images that show the object.
@@ -53,19 +50,19 @@ def recall(cfg: DictConfig) -> dict[str, float]:
     predict = Predictor(cfg, final(cfg))
     records, kinds = read_dataset("synthetic_val")
     classes = list(LABELS)
-    found = defaultdict(list)
+    hits = defaultdict(list)
     for record in records:
         labels = predict(record)
         for a in record["annotations"]:
             polygons = [np.asarray(p) for p in a["segmentation"]]
             mask = polygons_to_bitmask(polygons, *labels.shape)
             share = np.mean(labels[mask] == classes.index(kinds[a["category_id"]]))
-            found[a["modality"]].append(share >= FOUND)
-    return {f"found_{shown}": 100 * float(np.mean(hits)) for shown, hits in sorted(found.items())}
+            hits[a["modality"]].append(share >= FOUND)
+    return {f"found_{shown}": 100 * float(np.mean(values)) for shown, values in sorted(hits.items())}
 
 
 def table(results: dict) -> str:
-    """The rows as a table for people, with what they hold for below it."""
+    """The rows as a readable table, with their conditions below it."""
     rows = results["segmentation"]["rows"]
     columns = [
         ("", "name", "{}"),
@@ -92,7 +89,7 @@ def table(results: dict) -> str:
 
 
 def draw(configs: dict[str, DictConfig], output: Path) -> Path:
-    """Label maps of all rows on every fourth pair of the validation set, those that have boxes drawn too."""
+    """Label maps of all rows, on the same pairs of the validation set as the boxes."""
     models = {name: Predictor(cfg, final(cfg)) for name, cfg in configs.items()}
     records, _ = read_dataset("synthetic_seg_val")
     return draw_records(

@@ -1,1 +1,5 @@
-"""Training: optimizer groups, the trainer, hooks, the parameter report, and the run from a config."""
+"""Training: the run of a config, and its parts: trainer, hooks, optimizer, several processes, speed."""
+
+from .. import compat
+
+compat.prepare()

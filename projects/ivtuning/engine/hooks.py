@@ -1,4 +1,4 @@
-"""Hooks that detectron2 lacks: EMA, a best checkpoint that survives resume, a progress bar."""
+"""Hooks that detectron2 lacks: an average of the weights, a best checkpoint that outlives a resume, a bar."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..checkpoint.shards import share
@@ -22,8 +23,8 @@ from ..utils.progress import track
 class EMA(HookBase):
     """Exponential moving average of the trained parameters.
 
-    ``average <- decay * average + (1 - decay) * weight`` after every step. Only trained parameters are kept
-    twice; buffers follow the model.
+    After every step ``average <- decay * average + (1 - decay) * weight``. Only trained parameters have an
+    average; buffers stay the model's.
 
     Args:
         model: the model, before or after wrapping in DDP.
@@ -44,7 +45,7 @@ class EMA(HookBase):
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model carries the averaged weights inside this context."""
+        """Inside, the model has the averaged weights."""
         self._swap()
         try:
             yield
@@ -70,8 +71,9 @@ class EMA(HookBase):
 class BestCheckpoint(HookBase):
     """Save "model_best" whenever `metric` improves.
 
-    The best value is kept in "best.json" beside it, so a resumed run goes on from it. (The trainer's state
-    would miss the last evaluation, which comes after the last checkpoint.) List it after the evaluation hook.
+    The best value is kept in "best.json" beside it, so that a resumed run continues from it. (The trainer's
+    state would lack the last evaluation, which comes after the last checkpoint.) List it after the evaluation
+    hook.
 
     Args:
         checkpointer: writes the file.
@@ -80,27 +82,27 @@ class BestCheckpoint(HookBase):
         ema: the average to save instead of the live weights, where there is one.
     """
 
-    def __init__(self, checkpointer, metric: str, period: int, ema: EMA | None = None):
+    def __init__(self, checkpointer: Checkpointer, metric: str, period: int, ema: EMA | None = None):
         self.checkpointer, self.metric, self.period, self.ema = checkpointer, metric, period, ema
         self.best = -math.inf
         self.record = Path(checkpointer.save_dir, "best.json")
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and self.record.is_file():
-            known = json.loads(self.record.read_text())
-            if known["metric"] == self.metric:
-                self.best = known["value"]
+            best = json.loads(self.record.read_text())
+            if best["metric"] == self.metric:
+                self.best = best["value"]
 
     def _improved(self) -> float | None:
-        """The metric where this iteration brought it, and it is the best so far."""
+        """The metric, if this iteration measured it and it is the best so far."""
         latest = self.trainer.storage.latest().get(self.metric)
-        # A metric of an older evaluation is not news.
+        # The storage still holds the metric of an older evaluation.
         if latest is None or latest[1] != self.trainer.iter or not math.isfinite(latest[0]):
             return None
         return float(latest[0]) if latest[0] > self.best else None
 
     def _check(self) -> None:
-        # The main process alone has metrics, and all take part in saving.
+        # Only the main process has metrics, but all of them take part in saving.
         value = comm.all_gather(self._improved())[0]
         if value is None:
             return

@@ -1,16 +1,34 @@
-"""Optimizer parameter groups."""
+"""The optimizer and its parameter groups."""
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 
+import torch
+from detectron2.config import instantiate
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
 from torch import nn
 
-from ..backbones.trunk import PLUGINS, find_trunk
+from ..backbones.trunk import PLUGINS, TrunkPlace, find_trunk
 from ..errors import UserError
 
-# Position tables are many-dimensional, yet biases by nature.
+# Position tables are biases by nature, though they have more than one dimension.
 UNDECAYED = ("pos_embed", "cls_token", "rel_pos_h", "rel_pos_w", "relative_position_bias_table")
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module, place: TrunkPlace) -> torch.optim.Optimizer:
+    """The optimizer of the config node `cfg`, over the trained parameters of `model`.
+
+    `cfg.params` is called with the model and, where it takes `place`, with the model's trunk.
+    """
+    options = dict(cfg.params)
+    make_groups = options.pop("_target_")
+    make_groups = locate(make_groups) if isinstance(make_groups, str) else make_groups
+    if "place" in inspect.signature(make_groups).parameters:
+        options["place"] = place
+    return instantiate({**cfg, "params": make_groups(model=model, **options)})
 
 
 def param_groups(
@@ -20,11 +38,13 @@ def param_groups(
     layer_decay: float = 1.0,
     trunk_lr_factor: float = 1.0,
     added_lr_factor: float = 1.0,
+    place: TrunkPlace | None = None,
 ) -> list[dict]:
-    """Groups of the trained parameters for a torch optimizer.
+    """The trained parameters in groups of one learning rate and one weight decay each, for a torch optimizer.
 
-    Norms, biases and every other vector are not decayed, nor are position tables. Layer-wise decay touches
-    the trunk's own parameters alone, never what a stem or tuner added (spec, bug 13 of the original).
+    Vectors (norms, biases and others) and position tables are not decayed. Layer-wise decay changes the rate
+    of the trunk's own parameters alone, never of what a stem or tuner added; the released code of IV-tuning
+    decays those as well (docs/method.md 1.7).
 
     Args:
         model: the detector, with an ivtuning trunk.
@@ -32,23 +52,24 @@ def param_groups(
         layer_decay: factor per layer of depth, counted from the trunk's end (1 = off).
         trunk_lr_factor: factor for the trunk's own parameters.
         added_lr_factor: factor for what stem and tuner added.
+        place: the model's trunk, where the caller knows it.
 
     Raises:
         UserError: nothing trains.
     """
-    place, trunk = find_trunk(model)
-    depth = len(trunk.blocks) + 1
+    place = place or find_trunk(model)
+    depth = len(place.trunk.blocks) + 1
     groups: dict[tuple[float, float], list] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        inside = name.removeprefix(f"{place}.") if name.startswith(f"{place}.") else None
+        inside = name.removeprefix(place.prefix) if name.startswith(place.prefix) else None
         if inside is None:
             factor = 1.0
         elif inside.split(".")[0] in PLUGINS:
             factor = added_lr_factor
         else:
-            factor = trunk_lr_factor * layer_decay ** (depth - trunk.layer_id(inside))
+            factor = trunk_lr_factor * layer_decay ** (depth - place.trunk.layer_id(inside))
         decayed = parameter.ndim > 1 and name.split(".")[-1] not in UNDECAYED
         groups[lr * factor, weight_decay if decayed else 0.0].append(parameter)
     if not groups:

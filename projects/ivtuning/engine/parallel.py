@@ -1,4 +1,4 @@
-"""Several processes: whole models whose gradients are averaged (DDP), or parameters shared out (FSDP)."""
+"""Several processes: whole models with averaged gradients (DDP), or sharded parameters (FSDP)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ..backbones.trunk import find_trunk
+from ..backbones.trunk import Trunk
 from ..errors import UserError, nearest
 
 logger = logging.getLogger("ivtuning")
@@ -26,7 +26,7 @@ KINDS = ("ddp", "fsdp")
 
 
 def check_parallel(kind: str, precision: str) -> None:
-    """Refuse what `train.parallel` and `train.precision` cannot be.
+    """Check `train.parallel`, and that `train.precision` goes with it.
 
     Raises:
         UserError: there is no such kind, or it does not go with the precision.
@@ -37,25 +37,26 @@ def check_parallel(kind: str, precision: str) -> None:
         raise UserError("train.parallel='fsdp' has no loss scaling for train.precision='fp16': use 'bf16'")
 
 
-def parallelize(model: nn.Module, kind: str, ddp: Mapping[str, Any]) -> nn.Module:
-    """`model` made ready for all processes; as it is where there is one.
+def parallelize(model: nn.Module, trunk: Trunk, kind: str, ddp: Mapping[str, Any]) -> nn.Module:
+    """`model`, prepared for training in all processes; unchanged where there is only one.
 
     Args:
-        kind: "ddp" copies it whole and reduces the gradients of what trains; "fsdp" shares out every
-            parameter in place, frozen ones too: the trunk's blocks are gathered one by one when they run, all
-            else once a pass. Its parameters are new ones: build the optimizer afterwards.
+        trunk: the model's.
+        kind: "ddp" keeps a whole copy in each process and averages the gradients; "fsdp" shards every
+            parameter in place, frozen ones too, and gathers the trunk's blocks one by one as they run, all
+            else once a pass. FSDP replaces the parameters: build the optimizer afterwards.
         ddp: options of DistributedDataParallel.
     """
     if kind == "ddp":
         return wrap_ddp(model, **ddp)
     if comm.get_world_size() > 1:
-        # They may have drawn different first weights (train.seed=-1).
+        # Each process may have drawn its own initial weights (train.seed=-1).
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             dist.broadcast(tensor.detach(), 0)
-        # It warns of changes in place to a block's output, which none undergoes while gradients are on.
+        # FSDP warns about in-place changes to a block's output; none happens while gradients are on.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(next(model.parameters()).device.type, (comm.get_world_size(),))
-        for block in find_trunk(model)[1].blocks:
+        for block in trunk.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         own = sum(p.to_local().nbytes for p in model.parameters())
@@ -66,7 +67,7 @@ def parallelize(model: nn.Module, kind: str, ddp: Mapping[str, Any]) -> nn.Modul
 
 @contextlib.contextmanager
 def local_gradients(model: nn.Module) -> Iterator[None]:
-    """Inside, backward passes add to this process' gradients; the next one outside reduces the sum."""
+    """Inside, gradients add up within each process; the next backward pass outside averages their sums."""
     if isinstance(model, DistributedDataParallel):
         with model.no_sync():
             yield
@@ -84,7 +85,8 @@ def local_gradients(model: nn.Module) -> Iterator[None]:
 def whole_parameters(model: nn.Module) -> Iterator[None]:
     """Inside, every process holds all parameters of an FSDP model, for evaluation.
 
-    Forward passes then wait for no other process, which may have fewer images. All processes enter and leave.
+    Forward passes then need no other process, which may have fewer images. All processes must enter and leave
+    together.
     """
     parts = [m for m in model.modules() if isinstance(m, FSDPModule)]
     for part in parts:
@@ -94,15 +96,15 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            # The whole model's own part is needed again at once, in the backward pass.
+            # The model's own part is needed again right away, in the backward pass.
             part.set_reshard_after_forward(part is not model, recurse=False)
             part.reshard()
 
 
 def init_distributed() -> None:
-    """Join the process group that torchrun describes in the environment; no-op in one process.
+    """Join the process group that torchrun describes in the environment; does nothing in a single process.
 
-    NCCL where this process has a CUDA device, gloo otherwise.
+    The backend is NCCL where this process has a CUDA device, gloo otherwise.
 
     Raises:
         UserError: the processes do not find each other.
@@ -134,11 +136,11 @@ def init_distributed() -> None:
             comm._LOCAL_PROCESS_GROUP = group
 
 
-def wrap_ddp(model, **kwargs):
-    """`model` in DistributedDataParallel where there is more than one process.
+def wrap_ddp(model: nn.Module, **kwargs) -> nn.Module:
+    """`model` in DistributedDataParallel; unchanged where there is only one process.
 
-    `kwargs` go to DistributedDataParallel. detectron2's own helper always passes `device_ids`,
-    which gloo on CPU refuses.
+    `kwargs` go to DistributedDataParallel. detectron2's own helper always passes `device_ids`, which gloo
+    refuses on a CPU.
     """
     if comm.get_world_size() == 1:
         return model

@@ -1,15 +1,19 @@
-"""Who trains, who is frozen, who was added: the parameter table."""
+"""Parameter counts by group, and the table of them that a run starts with."""
 
 from __future__ import annotations
 
 from tabulate import tabulate
 from torch import nn
 
-from ..backbones.trunk import PLUGINS, find_trunk
+from ..backbones.stems import InfraredOnly, VisibleOnly
+from ..backbones.trunk import PLUGINS, TrunkPlace, find_trunk
 
 
-def count_parameters(model: nn.Module) -> dict:
+def count_parameters(model: nn.Module, place: TrunkPlace | None = None) -> dict:
     """Count parameters by group.
+
+    Args:
+        place: the model's trunk, where the caller knows it.
 
     Returns:
         "groups": {"trunk" | "stem" | "tuner" | "neck" | "heads": {"total", "trained"}}, and the figures that
@@ -18,12 +22,12 @@ def count_parameters(model: nn.Module) -> dict:
         fractions.
     """
     model = getattr(model, "module", model)
-    place, _ = find_trunk(model)
-    neck = place.rpartition(".")[0]
+    place = place or find_trunk(model)
+    neck = place.name.rpartition(".")[0]
     groups = {name: {"total": 0, "trained": 0} for name in ("trunk", "stem", "tuner", "neck", "heads")}
     for name, parameter in model.named_parameters():
-        if name.startswith(f"{place}."):
-            first = name[len(place) + 1 :].split(".")[0]
+        if name.startswith(place.prefix):
+            first = name.removeprefix(place.prefix).split(".")[0]
             group = first if first in PLUGINS else "trunk"
         else:
             group = "neck" if neck and name.startswith(f"{neck}.") else "heads"
@@ -61,3 +65,16 @@ def parameter_table(counts: dict) -> str:
         f"backbone trains {counts['backbone_trainable']:,} parameters: "
         f"{counts['ratio_of_base']:.2%} of the base, {counts['ratio_of_total']:.2%} of base + added"
     )
+
+
+def describe_input(model: nn.Module, place: TrunkPlace | None = None) -> str:
+    """Which images the model uses, as a line for people; it names an image that is loaded but ignored."""
+    stem = (place or find_trunk(model)).trunk.stem
+    pixel_mean = getattr(getattr(model, "module", model), "pixel_mean", None)
+    if pixel_mean is not None and pixel_mean.numel() == 3:
+        return "input: visible"
+    if isinstance(stem, VisibleOnly):
+        return "input: visible only, infrared is ignored"
+    if isinstance(stem, InfraredOnly):
+        return "input: infrared only, visible is ignored"
+    return "input: visible and infrared"

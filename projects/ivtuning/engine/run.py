@@ -1,7 +1,8 @@
-"""From a config to a trained and evaluated model: what `tools/train_net.py` and `make demo` run."""
+"""Training and evaluating the model of a config."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 from collections.abc import Callable
@@ -17,31 +18,33 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
+from ..backbones.trunk import find_trunk
 from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
-from ..errors import UserError, mendable
+from ..errors import UserError, user_message
 from ..utils.heap import keep_freed_memory
 from ..utils.progress import track
 from .hooks import EMA, BestCheckpoint, ProgressBar
+from .optim import build_optimizer
 from .parallel import check_parallel, init_distributed, parallelize, whole_parameters, wrap_ddp
-from .parameters import count_parameters, parameter_table
+from .parameters import count_parameters, describe_input, parameter_table
 from .speed import check_speed, matching_precision, speed_up
 from .trainer import Trainer
 
 logger = logging.getLogger("ivtuning")
 
 
-def setup(cfg: DictConfig, args) -> None:
-    """Join the process group, set up logs and seeds, write config.yaml into `train.output_dir`.
+def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Join the process group, set up logs and seeds, and write config.yaml to `train.output_dir`.
 
-    `args` has `config_file` and `eval_only`.
+    `args` are the command line's: `config_file`, a file that exists, and `eval_only`.
     """
     init_distributed()
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="ivtuning")
-    # A mendable error ends with one line; detectron2's loop would log its whole stack before that.
+    # Errors that a user can fix end with one line; detectron2's loop would log the whole stack before it.
     logging.getLogger("detectron2.engine.train_loop").addFilter(
-        lambda record: not (record.exc_info and mendable(record.exc_info[1]))
+        lambda record: not (record.exc_info and user_message(record.exc_info[1]))
     )
 
 
@@ -56,14 +59,14 @@ def build_model(cfg: DictConfig) -> nn.Module:
 
 
 def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.Module:
-    """The model of `cfg`, filled by a full checkpoint, or by base weights and an adapter file."""
+    """The model of `cfg` with the weights of a full checkpoint, or of base weights and an adapter file."""
     model = build_model(cfg)
     load_weights(model, weights, adapter)
     return model
 
 
 def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
-    """Run `dataloader.evaluator` over `dataloader.test`; nested results, {} on other ranks than 0."""
+    """Evaluate `model` on `dataloader.test`; returns nested results, on rank 0 alone ({} elsewhere)."""
     loader = track(instantiate(cfg.dataloader.test), "evaluating")
     with matching_precision(model):
         results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
@@ -85,8 +88,8 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     """Train the model of `cfg` and evaluate it.
 
     Args:
-        resume: go on from the last checkpoint in `train.output_dir`, where there is one.
-        progress: label of a progress bar to show instead of detectron2's log lines.
+        resume: continue from the last checkpoint in `train.output_dir`, if there is one.
+        progress: label of a progress bar that replaces detectron2's log lines.
 
     Returns:
         The nested results of the last evaluation.
@@ -94,22 +97,21 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     options = cfg.train
     check_parallel(options.parallel, options.precision)
     check_speed(options)
-    seed_all_rng(options.seed if options.seed >= 0 else None)  # of the added parts' first weights
+    seed_all_rng(options.seed if options.seed >= 0 else None)  # for the initial weights of added parts
     model = build_model(cfg)
+    place = find_trunk(model)
     checkpointer = Checkpointer(model, options.output_dir)
     resume = resume and checkpointer.has_checkpoint()
     if options.init_checkpoint and not resume:
-        logger.info("%s", load_weights(model, options.init_checkpoint, strict=False))
-    counts = count_parameters(model)
+        logger.info("%s", load_weights(model, options.init_checkpoint, strict=False, place=place))
+    counts = count_parameters(model, place)
     if not (options.init_checkpoint or resume) and counts["groups"]["trunk"]["trained"] == 0:
         logger.warning("train.init_checkpoint is empty: the frozen trunk is RANDOM")
-    logger.info("parameters\n%s", parameter_table(counts))
+    logger.info("parameters\n%s\n%s", parameter_table(counts), describe_input(model, place))
 
-    speed_up(model, options)
-    parallel = parallelize(model, options.parallel, options.ddp)
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    # A batch's position in the stream is all that the loader needs to go on where it stopped.
+    speed_up(model, place.trunk, options)
+    parallel = parallelize(model, place.trunk, options.parallel, options.ddp)
+    optimizer = build_optimizer(cfg.optimizer, model, place)
     trainer = Trainer(
         parallel,
         _LazyLoader(lambda: instantiate(cfg.dataloader.train)),
@@ -128,13 +130,14 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     if resume:
         checkpointer.resume_or_load("", resume=True)
         start = trainer.iter + 1
+    # The loader needs no more than a batch's position in the stream to go on from there.
     cfg.dataloader.train.start = start * options.gradient_accumulation
     trainer.train(start, options.max_iter)
     return results
 
 
 class _LazyLoader:
-    """Builds the loader when the first batch is asked for: a resumed run knows its start only then."""
+    """Builds the loader when the first batch is needed: only then does a resumed run know its start."""
 
     def __init__(self, build: Callable):
         self.build = build
@@ -155,7 +158,7 @@ def _hooks(cfg, trainer, checkpointer, ema, optimizer, results: dict, progress: 
     scheduler = LRMultiplier(optimizer, instantiate(cfg.lr_multiplier), options.max_iter)
     period = options.eval_period
     writers = default_writers(options.output_dir, options.max_iter) if comm.is_main_process() else []
-    # All take part in saving, and one removes what is old.
+    # All processes take part in saving; one of them removes old files.
     saving = {**options.checkpointer, **({} if comm.is_main_process() else {"max_to_keep": None})}
     if progress is not None:
         # The bar replaces the printed lines; metrics.json and TensorBoard stay.

@@ -1,4 +1,4 @@
-"""What `train` trades memory and time with: the frozen weights' type, compiled blocks, channels-last maps."""
+"""Settings of `train` that save memory and time: bf16 frozen weights, compiled blocks, channels-last maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from ..backbones.trunk import find_trunk
+from ..backbones.trunk import Trunk
 from ..errors import UserError, nearest
 
 logger = logging.getLogger("ivtuning")
@@ -17,10 +17,13 @@ FROZEN_DTYPES = ("fp32", "bf16")
 
 
 def check_speed(options: DictConfig) -> None:
-    """Refuse what `train.frozen_dtype`, `train.compile` and `train.channels_last` cannot be.
+    """Check `train.frozen_dtype`, `train.compile` and `train.channels_last`.
+
+    Args:
+        options: the config's `train`.
 
     Raises:
-        UserError: an unknown value, or one that does not go with the rest of `options`, the config's `train`.
+        UserError: an unknown value, or one that does not go with the rest of `options`.
     """
     kind = options.frozen_dtype
     if kind not in FROZEN_DTYPES:
@@ -33,8 +36,8 @@ def check_speed(options: DictConfig) -> None:
         )
     if kind == "bf16" and options.parallel == "fsdp":
         raise UserError(
-            "train.frozen_dtype=bf16 does not go with train.parallel=fsdp, which shares out blocks of one "
-            "type: use ddp"
+            "train.frozen_dtype=bf16 does not go with train.parallel=fsdp, which shards blocks of one type "
+            "alone: use ddp"
         )
     for key in ("compile", "channels_last"):
         if not isinstance(options[key], bool):
@@ -42,18 +45,22 @@ def check_speed(options: DictConfig) -> None:
             raise UserError(f"train.{key}={options[key]!r}: give true or false{hint}")
 
 
-def speed_up(model: nn.Module, options: DictConfig) -> None:
-    """Make `model`, whose weights are read, ready for training as `options`, the config's `train`, say.
+def speed_up(model: nn.Module, trunk: Trunk, options: DictConfig) -> None:
+    """Apply the settings of `options` to `model`, whose weights have been loaded.
 
-    Names and values of its state dict stay, but for frozen weights in bfloat16; checkpoints hold those in
-    float32 again.
+    The state dict keeps its names and values, except for frozen weights in bfloat16, which checkpoints hold
+    in float32 again.
+
+    Args:
+        trunk: the model's.
+        options: the config's `train`.
 
     Raises:
         UserError: torch.compile does not work on this machine, or not with `activation_checkpointing`.
     """
     if options.frozen_dtype == "bf16":
         before = sum(p.nbytes for p in model.parameters())
-        halve_frozen(find_trunk(model)[1])
+        halve_frozen(trunk)
         after = sum(p.nbytes for p in model.parameters())
         logger.info(
             "frozen weights in bf16: %.1f MB of parameters instead of %.1f", after / 1e6, before / 1e6
@@ -61,14 +68,13 @@ def speed_up(model: nn.Module, options: DictConfig) -> None:
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
     if options.compile:
-        blocks = find_trunk(model)[1].blocks
-        if blocks[0].activation_checkpointing == "block":
+        if trunk.blocks[0].activation_checkpointing == "block":
             raise UserError(
                 "train.compile=true does not go with activation_checkpointing=block: "
                 "use activation_checkpointing=mlp or null"
             )
         need_compiler(next(model.parameters()).device)
-        for block in blocks:
+        for block in trunk.blocks:
             block.compile()
 
 
@@ -84,22 +90,22 @@ def halve_frozen(trunk: nn.Module) -> None:
 
 
 def matching_precision(model: nn.Module) -> contextlib.AbstractContextManager:
-    """The precision that evaluation needs: bf16 where the model holds frozen weights in it, else as it is."""
-    odd = next((p for p in model.parameters() if p.dtype == torch.bfloat16), None)
-    if odd is None:
+    """The autocast that evaluation needs: bf16 where frozen weights are kept in it, otherwise none."""
+    half = next((p for p in model.parameters() if p.dtype == torch.bfloat16), None)
+    if half is None:
         return contextlib.nullcontext()
-    return torch.autocast(odd.device.type, torch.bfloat16)
+    return torch.autocast(half.device.type, torch.bfloat16)
 
 
 def need_compiler(device: torch.device) -> None:
-    """Compile something small, so that a missing compiler is told before training starts.
+    """Compile something small, so that a missing compiler is reported before training starts.
 
     Raises:
         UserError: it fails.
     """
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
-    except Exception as error:  # of many kinds, and from several libraries
+    except Exception as error:  # several libraries raise errors of many kinds
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"train.compile=true does not work on this machine ({reason}): install a C++ compiler (g++, or "

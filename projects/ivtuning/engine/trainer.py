@@ -1,4 +1,4 @@
-"""The training step: precision, gradient accumulation, clipping, and a stop on a loss that is not finite."""
+"""The training step: precision, gradient accumulation, clipping, and a stop at a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ class NonFiniteLoss(UserError, FloatingPointError):
 
 
 def seed_step(seed: int, iteration: int, rank: int) -> None:
-    """Seed python, numpy and torch as a function of the step alone.
-
-    A run that is resumed at a step then draws what the uninterrupted run drew.
-    """
+    """Seed Python, numpy and torch by the step alone, so that a resumed run draws what the whole run drew."""
     state = int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)
@@ -41,13 +38,13 @@ class Trainer(TrainerBase):
     """One optimizer step per iteration over `gradient_accumulation` batches of the loader.
 
     Args:
-        model: returns a dict of losses in training mode; possibly of several processes, see :mod:`.parallel`.
+        model: returns a dict of losses in training mode; see :mod:`.parallel` for several processes.
         loader: infinite iterable of batches (lists of dicts with "file_name").
         optimizer: over the trained parameters.
         precision: "fp32", "bf16" (CUDA or CPU) or "fp16" (CUDA, with loss scaling).
         gradient_accumulation: batches per step; their gradients are averaged, as in one larger batch.
         clip_grad_norm: largest L2 norm of the gradient, 0 = no clipping.
-        seed: of every random draw in the step.
+        seed: for every random draw in a step.
 
     Raises:
         NonFiniteLoss: at the step whose loss is infinite or NaN, before the weights are touched.
@@ -73,11 +70,9 @@ class Trainer(TrainerBase):
         self.model, self.optimizer = model, optimizer
         self.batches = iter(loader)
         self.dtype = PRECISIONS[precision]
-        self.gradient_accumulation, self.clip_grad_norm, self.seed = (
-            gradient_accumulation,
-            clip_grad_norm,
-            seed,
-        )
+        self.gradient_accumulation = gradient_accumulation
+        self.clip_grad_norm = clip_grad_norm
+        self.seed = seed
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -93,7 +88,7 @@ class Trainer(TrainerBase):
         if self.finished:
             super().after_train()
             return
-        # A run that broke is neither evaluated nor saved: logs are closed, the last checkpoint stays.
+        # A run that failed is neither evaluated nor saved: logs are closed, the last checkpoint stays.
         self.storage.iter = self.iter
         for hook in self._hooks:
             if not isinstance(hook, (hooks.EvalHook, BestCheckpoint)):
@@ -119,12 +114,12 @@ class Trainer(TrainerBase):
         self._log(metrics, waited)
 
     def _losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """The losses and their values, each read from the device once; they are finite."""
+        """The losses, and their values, each of which is read from the device once. All are finite."""
         enabled = self.dtype is not None
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=enabled):
             try:
                 losses = self.model(batch)
-            except FloatingPointError as error:  # detectron2's proposals notice before there is a loss
+            except FloatingPointError as error:  # detectron2's proposals raise it before there is a loss
                 raise self._not_finite(str(error).rstrip("."), batch) from error
         values = {name: loss.item() for name, loss in losses.items()}
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}

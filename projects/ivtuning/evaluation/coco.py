@@ -11,7 +11,7 @@ import copy
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -181,7 +181,15 @@ class PairCOCOEvaluator(COCOEvaluator):
         return api
 
 
-def precision(truth: COCO, detections: COCO, task: str, image_ids, category_ids, areas, limit) -> np.ndarray:
+def precision(
+    truth: COCO,
+    detections: COCO,
+    task: str,
+    image_ids: Sequence[int],
+    category_ids: Sequence[int],
+    areas: Collection[tuple[float, float]],
+    limit: int,
+) -> np.ndarray:
     """Interpolated precision by COCO's rules.
 
     Args:

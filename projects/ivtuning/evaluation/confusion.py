@@ -6,6 +6,7 @@ import math
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..data.labels import IGNORE
@@ -66,7 +67,7 @@ def boundary_counts(
     return counts
 
 
-def ratio(part, whole) -> np.ndarray:
+def ratio(part: ArrayLike, whole: ArrayLike) -> np.ndarray:
     """`part` / `whole` in float64; NaN where `whole` is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     return np.divide(part, whole, out=np.full(part.shape, math.nan), where=whole > 0)

@@ -165,7 +165,7 @@ class PairSemSegEvaluator(SemSegEvaluator):
             rows = [[part, parts[part][0], *means[part].values()] for part in TIMES]
             whole += "\n\n" + tabulate(rows, ["part", "images", *keys[:4]], tablefmt="pipe", floatfmt=".3f")
         share = 100 * ratio(matrix.sum(1), matrix.sum())
-        rows = zip(self._class_names, share, *columns, strict=True)
+        rows = [list(row) for row in zip(self._class_names, share, *columns, strict=True)]
         headers = ["class", "% of pixels", "IoU", "ACC", *(f"IoU {part}" for part in parts if part != "all")]
         table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f")
         self._logger.info(f"{title}:\n{whole}\n\n{table}")

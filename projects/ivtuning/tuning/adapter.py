@@ -58,7 +58,7 @@ class Adapter(Tuner):
         super().__init__()
         need_whole("tuner.hidden_dim", hidden_dim)
         need_rate("tuner.dropout", dropout)
-        self.options = dict(hidden_dim=hidden_dim, dropout=dropout)
+        self.options: dict = dict(hidden_dim=hidden_dim, dropout=dropout)
         self.zero_init = zero_init
 
     def build_adapters(self, width: int) -> BottleneckAdapters:

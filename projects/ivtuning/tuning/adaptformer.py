@@ -42,7 +42,7 @@ class AdaptFormer(Tuner):
         need_whole("tuner.hidden_dim", hidden_dim)
         need_rate("tuner.dropout", dropout)
         need_number("tuner.scale", scale)
-        self.options = dict(hidden_dim=hidden_dim, dropout=dropout)
+        self.options: dict = dict(hidden_dim=hidden_dim, dropout=dropout)
         self.scale, self.zero_init = scale, zero_init
 
     def build_adapters(self, width: int) -> AdaptFormerBranch:

@@ -16,7 +16,7 @@ def need_whole(key: str, value: object, least: int = 1) -> None:
 
 def need_rate(key: str, value: object) -> None:
     """Raise UserError unless `value` of the option `key` is a number in [0, 1)."""
-    if not isinstance(value, Real) or not 0 <= value < 1:
+    if not isinstance(value, Real) or not 0 <= value < 1:  # type: ignore[operator]
         raise UserError(f"{key}={value!r}: give a rate from 0 to below 1")
 
 

@@ -14,18 +14,23 @@ from pathlib import Path
 
 from ..errors import UserError
 
-# What a path that cannot be written raises.
+# Errors of a path that cannot be written.
 _UNWRITABLE = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-# A disk or a quota that is full, and its like.
+# Errors of a full disk, a full quota and the like.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file in one piece: the body writes the yielded path, a temporary file beside `path`.
+    """Write the file `path` completely or not at all.
 
-    It replaces `path` when the body succeeds; whatever goes wrong, `path` stays as it was and the temporary
-    file is removed. A full disk stays an OSError, with `path` as its filename.
+    The body writes to the yielded path, a temporary file in the same folder, which replaces `path` when the
+    body succeeds. If anything fails, `path` stays as it was and the temporary file is removed. The folder is
+    created if it does not exist.
+
+    Raises:
+        UserError: `path` cannot be written.
+        OSError: the disk is full; `path` is its filename.
     """
     path = Path(path)
     temp = path.with_name(f".{path.name}.tmp")
@@ -38,7 +43,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temp.unlink()
-        # torch's zip writer hides the disk's error behind one of its own.
+        # torch's zip writer replaces the disk's error by one of its own.
         hidden = error.__context__ if isinstance(error, RuntimeError) else None
         if isinstance(hidden, OSError) and hidden.errno in _DISK:
             error = hidden

@@ -1,4 +1,4 @@
-"""The C library's heap, on which torch puts all tensors of a CPU."""
+"""Settings of the C library's heap, which holds all of torch's CPU tensors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors until the process ends.
 
-    By default it gives large blocks back to the system at once, and each new one costs page faults: on maps
-    of some megabytes these take longer than an addition does. The process stays as large as it was at its
-    peak. False, and nothing done, where the C library is another.
+    By default it returns large blocks to the system at once, and every new block costs page faults: for maps
+    of some megabytes these take longer than an addition. The process stays as large as it was at its peak.
+
+    Returns:
+        Whether it was set: another C library does not have the setting.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # No block outside the heap, and nothing handed back at the heap's end.
+    # No block lies outside the heap, and the end of the heap is not returned to the system.
     return bool(mallopt is not None and mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))

@@ -1,4 +1,4 @@
-"""One progress bar with an ETA for everything that takes more than a moment."""
+"""The progress bar for everything that takes more than a moment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 
 def track(items: Iterable, label: str, total: int | None = None) -> tqdm:
-    """Iterate over `items` behind a bar that shows count, rate and ETA on stderr.
+    """Iterate over `items` with a bar on stderr that shows count, rate and the remaining time.
 
-    A terminal sees it move; a log file gets a line every 15 seconds at most. Of several processes under
-    torchrun the first one shows it.
+    A terminal shows it move; a log file gets a line every 15 seconds at most. Under torchrun only the first
+    process shows it.
     """
     interval = 0.1 if sys.stderr.isatty() else 15.0
     hidden = os.environ.get("RANK", "0") != "0"

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.structures import BoxMode
+from detectron2.structures import BoxMode, Instances
 from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
-from .panels import PAPER, Panel, caption_font, color, enlargement, lay_out
+from .panels import PAPER, RGB, Panel, caption_font, color, enlargement, lay_out
 
 PANELS = ("visible", "infrared", "blend")
 
@@ -36,7 +36,7 @@ def draw_pair(
     vis: np.ndarray,
     ir: np.ndarray,
     truth: Sequence[dict] | None = None,
-    prediction=None,
+    prediction: Instances | None = None,
     classes: Sequence[str] = (),
     threshold: float = 0.0,
 ) -> np.ndarray:
@@ -102,7 +102,7 @@ def from_annotations(annotations: Sequence[dict], height: int, width: int) -> Ob
     )
 
 
-def from_instances(instances, threshold: float = 0.0) -> Objects:
+def from_instances(instances: Instances, threshold: float = 0.0) -> Objects:
     """The objects of detectron2 `Instances` that score at least `threshold`, best first."""
     instances = instances.to("cpu")
     scores = instances.scores.numpy()
@@ -178,7 +178,15 @@ def _outline(pen, box, rgb, line: int, dash: int) -> None:
             pen.line(piece, fill=rgb, width=line)
 
 
-def draw_label(pen, box, text: str, rgb, font, size, taken: list[tuple]) -> None:
+def draw_label(
+    pen: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    text: str,
+    rgb: RGB,
+    font: ImageFont.FreeTypeFont,
+    size: tuple[int, int],
+    taken: list[tuple],
+) -> None:
     """Write `text` on a patch of `rgb`, at the place around `box` that other labels cover least."""
     pad = max(2, round(font.size / 6))
     wide, tall = round(pen.textlength(text, font)) + 2 * pad, round(font.size * 1.15) + pad

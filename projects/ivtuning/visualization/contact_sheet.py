@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..utils.files import atomic_write
 from .panels import FAINT, INK, PAPER, save_image
 
 THUMB = 640  # width of a thumbnail in pixels
@@ -94,9 +95,8 @@ def write_contact_sheet(
     )
     if thumbs:
         save_image(_grid(thumbs, pictures), folder / "contact_sheet.png")
-    part = folder / ".index.html.part"
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, folder / "index.html")
+    with atomic_write(folder / "index.html") as temp:
+        temp.write_text(page, encoding="utf-8")
     return folder / "index.html"
 
 

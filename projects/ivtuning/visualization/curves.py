@@ -7,12 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 
 from ..errors import UserError
 from ..utils.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LOSS = "total_loss"
 # The figures of the tasks' evaluations that a run is judged by, and their names in the picture.
@@ -97,7 +101,7 @@ def plot_curves(runs: Sequence[str | os.PathLike], path: str | os.PathLike) -> P
     return path
 
 
-def draw_curves(curves: dict[str, Curves]):
+def draw_curves(curves: dict[str, Curves]) -> Figure:
     """A matplotlib figure of the curves of runs, given by name: the losses, then each metric of the runs."""
     from matplotlib.figure import Figure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from detectron2.data import DatasetCatalog
@@ -25,7 +25,7 @@ from .label_maps import caption, draw_label_maps
 from .panels import RGB, save_image
 from .query_pictures import draw_queries
 
-Pixels = np.ndarray | None  # (H, W, 3) uint8; None if the image is missing
+Pixels: TypeAlias = np.ndarray | None  # (H, W, 3) uint8; None if the image is missing
 
 # What a prediction that is not boxes holds.
 KINDS = {np.ndarray: "label maps", Tensor: "class scores"}
@@ -34,7 +34,7 @@ KINDS = {np.ndarray: "label maps", Tensor: "class scores"}
 class Painter(Protocol):
     """Draws the pairs of one task."""
 
-    def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction) -> tuple[np.ndarray, dict]:
+    def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[np.ndarray, dict]:
         """Draw a dataset dict; return the picture and the fields of its :class:`Picture`.
 
         `prediction` is the prediction of a model, a dict of several models' by name, or None.
@@ -50,7 +50,7 @@ class BoxPainter:
     def __init__(self, classes: Sequence[str], threshold: float):
         self.classes, self.threshold = classes, threshold
 
-    def draw(self, record, vis, ir, prediction):
+    def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[np.ndarray, dict]:
         _check(prediction, Instances, record)
         vis, ir = _fill(vis, ir)
         truth = record.get("annotations")
@@ -60,7 +60,7 @@ class BoxPainter:
             fields["predictions"] = int((prediction.scores >= self.threshold).sum())
         return picture, fields
 
-    def facts(self):
+    def facts(self) -> dict:
         return {}
 
 
@@ -71,12 +71,13 @@ class QueryPainter(BoxPainter):
         super().__init__(classes, threshold)
         self.count = count
 
-    def draw(self, record, vis, ir, prediction):
+    def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[np.ndarray, dict]:
         shown = prediction.best(self.count, self.threshold)
-        picture = draw_queries(*_fill(vis, ir), prediction, shown, self.classes)
+        vis, ir = _fill(vis, ir)
+        picture = draw_queries(vis, ir, prediction, shown, self.classes)
         return picture, {"predictions": len(shown.scores)}
 
-    def facts(self):
+    def facts(self) -> dict:
         return {"queries": f"at most {self.count} of a pair"}
 
 
@@ -87,7 +88,7 @@ class LabelPainter:
         self.classes, self.colors, self.protocol = classes, colors, protocol
         self._confusion: dict[str, np.ndarray] = {}
 
-    def draw(self, record, vis, ir, prediction):
+    def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[np.ndarray, dict]:
         _check(prediction, np.ndarray, record)
         truth = read_labels(record) if "sem_seg_file_name" in record else None
         picture = draw_label_maps(vis, ir, truth, prediction, self.classes, self.colors)
@@ -100,7 +101,7 @@ class LabelPainter:
         scores = (f"{name} {caption(truth, labels, len(self.classes))}" for name, labels in models.items())
         return picture, {"score": "; ".join(scores).strip()}
 
-    def facts(self):
+    def facts(self) -> dict:
         """The protocol, and the mean IoU of each model over all drawn pixels."""
         facts = {"protocol": f"{self.protocol} ({len(self.classes)} classes)"} if self.protocol else {}
         for name, matrix in self._confusion.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import colorsys
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from ..utils.files import atomic_write
 
 MIN_PANEL = 512  # narrower images are enlarged to at least this many pixels, or labels would cover them
 GAP = 4
@@ -101,12 +102,13 @@ def color(category: int) -> RGB:
         return COLORS[category]
     hue = category * 0.618034 % 1  # golden ratio: neighbors lie far apart
     rgb = colorsys.hsv_to_rgb(hue, 0.55 + 0.3 * (category % 2), 1.0)
-    return tuple(round(255 * v) for v in rgb)
+    red, green, blue = (round(255 * v) for v in rgb)
+    return red, green, blue
 
 
 def save_image(image: np.ndarray, path: Path) -> None:
     """Write (H, W, 3) uint8 RGB to `path`, in the format its suffix names; never half a file."""
-    part = path.with_name(f".{path.name}.part")
-    # PNG's default compression takes three times as long for 2 % of the size.
-    Image.fromarray(image).save(part, {".jpg": "JPEG"}.get(path.suffix, "PNG"), compress_level=4, quality=85)
-    os.replace(part, path)
+    kind = {".jpg": "JPEG"}.get(path.suffix, "PNG")
+    with atomic_write(path) as temp:
+        # PNG's default compression takes three times as long for 2 % of the size.
+        Image.fromarray(image).save(temp, kind, compress_level=4, quality=85)

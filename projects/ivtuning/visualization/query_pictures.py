@@ -101,7 +101,8 @@ def _points(image: Image.Image, boxes: np.ndarray, objects: Objects, shown: Trac
     shares = (shown.weights.flatten() / top).clamp(max=1).numpy()
     locations = shown.locations.flatten(0, -2).numpy() * image.size
     for i in np.argsort(shares, kind="stable"):
-        _dot(pen, *locations[i], image.width / 300 * (0.5 + shares[i]), ramp(shares[i]))
+        x, y = locations[i]
+        _dot(pen, x, y, image.width / 300 * (0.5 + shares[i]), ramp(shares[i]))
     return image
 
 

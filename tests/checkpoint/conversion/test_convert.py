@@ -124,9 +124,9 @@ def test_dino_through_the_tool(tmp_path, capsys, suffix):
     assert {n.split(".")[2] for n in report.fresh} == {"stem", "tuner"}
     pair = {name: torch.full((3, 100, 136), 90, dtype=torch.uint8) for name in ("image", "image_ir")}
     with torch.no_grad():
-        expected, found = (m([pair])[0]["instances"] for m in (source, ours))
-    assert torch.equal(found.scores, expected.scores) and len(found.scores)
-    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+        expected, predicted = (m([pair])[0]["instances"] for m in (source, ours))
+    assert torch.equal(predicted.scores, expected.scores) and len(predicted.scores)
+    assert torch.equal(predicted.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
 def test_other_classes_start_anew(tmp_path, capsys):
@@ -169,7 +169,7 @@ def test_full_size_names_of_dino():
     assert len(report.unused) == 24 and report.plugins
 
 
-def test_heads_that_differ_are_told(tmp_path):
+def test_heads_that_differ_are_reported(tmp_path):
     state = foreign.idea(plain(build(DINO)), 2)
     for place in ("", "transformer.decoder."):
         state[f"{place}bbox_embed.1.layers.0.bias"] = torch.ones(32)
@@ -182,7 +182,7 @@ def test_heads_that_differ_are_told(tmp_path):
     assert new["transformer.decoder.bbox_embed.1.layers.0.bias"].eq(1).all() and not report.notes
 
 
-def test_file_of_fewer_scales_is_told():
+def test_file_of_fewer_scales_is_reported():
     state = foreign.idea(plain(build(DINO)), 2)
     _, report = converted("dino", state, DINO, "model.transformer.num_levels=4")
     assert any(line.startswith("transformer.level_embed: 3x32 in the file, 4x32") for line in report.misfits)
@@ -330,15 +330,15 @@ def test_retinanet_of_torchvision():
     assert report.missing == report.misfits == report.class_layers == []
     ours = loaded(new, RETINANET, *overrides)
     image = torch.randn(1, 3, 128, 128)
-    expected, found = list(backbone(image).values()), list(ours.backbone(image).values())
-    for a, b in zip(found, expected, strict=True):
+    expected, maps_of_ours = list(backbone(image).values()), list(ours.backbone(image).values())
+    for a, b in zip(maps_of_ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     scores = theirs.head(expected)["cls_logits"][0, :, 1:]
     deltas = theirs.head(expected)["bbox_regression"][0]
-    places = torch.cat([a.tensor for a in ours.anchor_generator(found)])
+    places = torch.cat([a.tensor for a in ours.anchor_generator(maps_of_ours)])
     logits, shifts = (
         torch.cat([t[0].unflatten(0, (9, -1)).permute(2, 3, 0, 1).flatten(0, 2) for t in maps])
-        for maps in ours.head(found)
+        for maps in ours.head(maps_of_ours)
     )
     # The same anchor says the same, wherever each project lists it.
     images = torchvision.models.detection.image_list.ImageList(image, [(128, 128)])
@@ -461,7 +461,7 @@ def test_kinds_of_the_tool_are_the_families():
 
 def test_the_configs_start_says_how_it_is_made(tmp_path):
     cfg = load_config(DINO)
-    assert load_config("configs/M3FD/dino_full_swin_l.py").train.init_checkpoint == cfg.train.init_checkpoint
+    assert load_config(DINO, ["method=Full"]).train.init_checkpoint == cfg.train.init_checkpoint
     with pytest.raises(UserError, match="tools/convert_checkpoint.py --from dino") as error:
         read_state(tmp_path / PurePath(cfg.train.init_checkpoint).name)
     assert "\n" not in str(error.value)

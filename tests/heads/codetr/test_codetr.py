@@ -162,7 +162,7 @@ def test_golden_detections():
 
 def test_size_is_that_of_the_released_model():
     """235,471,769 in 689 tensors: Sense-X's own modules for Swin-L, five scales and COCO, counted."""
-    cfg = load_config("configs/M3FD/codetr_full_swin_l.py", ["model.num_classes=80"])
+    cfg = load_config("configs/M3FD/codetr_ivtuning_swin_l.py", ["method=Full", "model.num_classes=80"])
     cfg.model.backbone.net.stem = L(VisibleOnly)()
     with torch.device("meta"):
         model = instantiate(cfg.model)
@@ -329,7 +329,7 @@ def test_published_recipe():
         114.0,
         300,
     )
-    full = load_config("configs/M3FD/codetr_full_swin_l.py")
+    full = load_config("configs/M3FD/codetr_ivtuning_swin_l.py", ["method=Full"])
     for c in (cfg, full):
         del c.model.backbone.net.stem, c.model.backbone.net.tuner, c.train.output_dir
     assert cfg == full

@@ -332,7 +332,7 @@ def test_published_recipe():
     epochs = {e: multiplier(e / 50) for e in (26.9, 27.1, 32.9, 33.1)}
     assert [round(v, 4) for v in epochs.values()] == [1.0, 0.1, 0.1, 0.01]
 
-    full = load_config("configs/M3FD/dino_full_swin_l.py")
+    full = load_config("configs/M3FD/dino_ivtuning_swin_l.py", ["method=Full"])
     with torch.device("meta"):
         rates = {g["lr"] for g in param_groups(instantiate(full.model), 1.0, 0.0, trunk_lr_factor=0.1)}
     assert rates == {1.0, 0.1}

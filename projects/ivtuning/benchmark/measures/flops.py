@@ -23,7 +23,7 @@ class Shift(Stem):
     def attach(self, embed: nn.Module) -> None:
         self.shift = nn.Parameter(torch.zeros(embed.proj.out_channels))
 
-    def forward(self, visible: Tensor, infrared: Tensor | None, embed: nn.Module):
+    def forward(self, visible: Tensor, infrared: Tensor | None, embed: nn.Module) -> tuple[Tensor, None]:
         return embed(visible) + self.shift, None
 
 

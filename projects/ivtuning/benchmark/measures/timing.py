@@ -25,7 +25,7 @@ class Ratio(NamedTuple):
 
 
 def interleaved(
-    runs: dict[str, Callable[[], object]],
+    runs: dict,
     repeats: int,
     label: str,
     warmup: int = 1,
@@ -34,6 +34,7 @@ def interleaved(
     """Call all `runs` in turns (A B C A B C ...): `repeats` rounds after `warmup` rounds that do not count.
 
     Args:
+        runs: name -> a function without arguments.
         may_not_fit: remove a run from `runs` when CUDA runs out of memory in it, and go on with the others;
             otherwise that error ends the measurement.
 

@@ -31,7 +31,12 @@ def measure(options: Options) -> Result:
 
     def run_ours() -> None:
         results["ours"] = ours.precision(
-            *sets[ours.COCO], "bbox", images, classes, ours.AREAS.values(), LIMIT
+            *sets[ours.COCO],
+            task="bbox",
+            image_ids=images,
+            category_ids=classes,
+            areas=ours.AREAS.values(),
+            limit=LIMIT,
         )
 
     def run_pycocotools() -> None:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...backbones.stems import PromptStem, SumStem
+from ... import methods
 from ...backbones.trunk import Trunk
-from ...tuning import Full, IVTuning
 from ...utils.files import atomic_write
 from ..measures.flops import energy, frozen_trunk
 from ..measures.memory import peak_bytes, saved_bytes
@@ -61,7 +60,7 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
 def _trunk(method: str, name: str, depth: int | None, options: Options) -> Trunk:
     if method == "frozen":
         return frozen_trunk(name, depth, options.device)
-    stem, tuner = (PromptStem(), IVTuning()) if method == "iv" else (SumStem(), Full())
+    stem, tuner = methods.METHODS["IVTuning" if method == "iv" else "Full"].plugins()
     return build(name, stem, tuner, depth, device=options.device)
 
 

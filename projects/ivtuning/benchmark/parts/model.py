@@ -14,14 +14,16 @@ from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ...backbones.stems import PromptStem, SumStem
+from ...backbones.stems import PromptStem
+from ...backbones.trunk import TrunkPlace, find_trunk
 from ...config import load_config
+from ...engine.optim import build_optimizer
 from ...engine.parameters import count_parameters
 from ...engine.run import build_model
 from ...engine.speed import check_speed, speed_up
 from ...engine.trainer import PRECISIONS, Trainer
 from ...errors import UserError
-from ...tuning import Full
+from ...methods import METHODS
 from ..measures.memory import fitting, peak_bytes
 from ..measures.shares import shares
 from ..measures.timing import Times, interleaved, summary
@@ -107,9 +109,10 @@ def full_twin(cfg: DictConfig) -> DictConfig:
     net = OmegaConf.select(twin, "model.backbone.net")
     if net is None:
         raise UserError("the config has no model.backbone.net, where its trunk must be")
+    full = METHODS["Full"]
     if isinstance(instantiate(net.stem), PromptStem):
-        net.stem = LazyCall(SumStem)()
-    net.tuner = LazyCall(Full)()
+        net.stem = LazyCall(full.stem)()
+    net.tuner = LazyCall(full.tuner)()
     return twin
 
 
@@ -118,8 +121,9 @@ def make_subject(cfg: DictConfig, size: tuple[int, int], batch: int) -> Subject:
     torch.manual_seed(0)
     model = build_model(cfg)
     samples = random_batch(model, size, batch)
-    speed_up(model, cfg.train)
-    trainer = make_trainer(cfg, model, itertools.repeat(samples))
+    place = find_trunk(model)
+    speed_up(model, place.trunk, cfg.train)
+    trainer = make_trainer(cfg, model, place, itertools.repeat(samples))
     dtype = PRECISIONS[cfg.train.precision]
 
     def train() -> None:
@@ -133,14 +137,16 @@ def make_subject(cfg: DictConfig, size: tuple[int, int], batch: int) -> Subject:
     return Subject(model, trainer.optimizer, train, infer)
 
 
-def make_trainer(cfg: DictConfig, model: nn.Module, batches: Iterable[list[dict]] | None = None) -> Trainer:
+def make_trainer(
+    cfg: DictConfig, model: nn.Module, place: TrunkPlace, batches: Iterable[list[dict]] | None = None
+) -> Trainer:
     """The trainer that :func:`...engine.run.train` makes, but with learning rates of 0.
 
     Args:
+        place: the model's trunk.
         batches: infinite; None takes those of the config's training loader.
     """
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build_optimizer(cfg.optimizer, model, place)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     trainer = Trainer(

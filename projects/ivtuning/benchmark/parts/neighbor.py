@@ -1,7 +1,7 @@
 """Training and evaluation beside other busy processes, with and without the tools' thread settings.
 
 Two worker processes run the demo's small model on synthetic pairs: one with OpenMP's own defaults, one with
-:data:`ivtuning.utils.threads.SETTINGS`, which every tool applies. They work in turns, alone and beside one or
+:data:`ivtuning.threads.SETTINGS`, which every tool applies. They work in turns, alone and beside one or
 two processes that keep a core busy. Both use as many threads as torch chooses.
 """
 
@@ -22,12 +22,13 @@ from typing import TextIO
 
 import torch
 
+from ...backbones.trunk import find_trunk
 from ...config import load_config
 from ...data.synthetic.generate import generate
 from ...engine import run
 from ...errors import UserError
+from ...threads import SETTINGS
 from ...utils.heap import keep_freed_memory
-from ...utils.threads import SETTINGS
 from ..measures.timing import Times, interleaved, ratio, summary
 from ..options import Options
 from ..report import Listing, Result, Row
@@ -97,7 +98,7 @@ def serve(questions: TextIO, answers: TextIO) -> None:
     cfg = load_config(CONFIG, overrides)
     torch.manual_seed(0)
     model = run.build_model(cfg)
-    trainer = make_trainer(cfg, model)
+    trainer = make_trainer(cfg, model, find_trunk(model))
     print("ready", file=answers, flush=True)
     for question in questions:
         if question.strip() == "step":

@@ -11,8 +11,9 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from ...backbones.stems import PromptStem, Stem, SumStem
-from ...tuning import Full, IVTuning, Tuner
+from ...backbones.stems import Stem
+from ...methods import METHODS
+from ...tuning import Tuner
 from ..measures.memory import fitting
 from ..measures.timing import Times, interleaved, wait
 from ..options import Options
@@ -34,8 +35,8 @@ def measure(options: Options) -> Result:
         return training_step(trunk, x, options)
 
     makers = {
-        "IV-tuning": partial(step, PromptStem(), IVTuning()),
-        "full fine-tuning": partial(step, SumStem(), Full()),
+        "IV-tuning": partial(step, *METHODS["IVTuning"].plugins()),
+        "full fine-tuning": partial(step, *METHODS["Full"].plugins()),
     }
     steps = fitting(makers)
     times = interleaved(steps, options.repeats, "step", options.warmup, may_not_fit=True)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ...backbones.block import ACTIVATION_CHECKPOINTING
-from ...backbones.stems import PromptStem, SumStem
+from ...backbones.stems import PromptStem
 from ...backbones.trunk import Trunk
-from ...tuning import Frozen, Full, IVTuning
+from ...methods import METHODS
+from ...tuning import Frozen
 from ..measures.flops import count_iv, energy, floor, frozen_trunk, rate
 from ..measures.memory import fitting, missing_note, peak_bytes, saved_bytes
 from ..measures.timing import Times, interleaved, ratio, summary
@@ -63,7 +64,8 @@ def measure(options: Options) -> Result:
 
 
 def _iv(options: Options, name: str, activation_checkpointing: str | None = None) -> Trunk:
-    return build(name, PromptStem(), IVTuning(), options.depth, activation_checkpointing, options.device)
+    stem, tuner = METHODS["IVTuning"].plugins()
+    return build(name, stem, tuner, options.depth, activation_checkpointing, options.device)
 
 
 def _reference(options: Options, name: str) -> Trunk:
@@ -75,7 +77,7 @@ def _steps(result: Result, options: Options, name: str, size: tuple[int, int], b
     x = options.random_pairs(size)
     modes = [mode for mode in ACTIVATION_CHECKPOINTING if mode]
     makers = {
-        "full": partial(build, name, SumStem(), Full(), options.depth, device=options.device),
+        "full": partial(build, name, *METHODS["Full"].plugins(), options.depth, device=options.device),
         "frozen": partial(frozen_trunk, name, options.depth, options.device),
         "iv": partial(_iv, options, name),
         **{f"iv_{mode}": partial(_iv, options, name, mode) for mode in modes},

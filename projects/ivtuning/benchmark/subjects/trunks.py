@@ -16,7 +16,7 @@ from ...backbones.vit import ViTDet
 from ...errors import UserError, nearest
 from ...tuning import Tuner
 
-_NANO = dict(embed_dim=24, depth=8, num_heads=2, patch_size=8, img_size=48, pretrain_img_size=48)
+_NANO: dict = dict(embed_dim=24, depth=8, num_heads=2, patch_size=8, img_size=48, pretrain_img_size=48)
 # The published ones, and two tiny ones for tests.
 MAKERS: dict[str, Callable[..., Trunk]] = {
     **TRUNKS,
@@ -85,7 +85,7 @@ def usual_size(name: str) -> tuple[int, int]:
     return (48, 48) if name.endswith("nano") else _maker(name).func.typical_size
 
 
-def _maker(name: str) -> partial:
+def _maker(name: str) -> Callable[..., Trunk]:
     if name not in MAKERS:
         raise UserError(f"no trunk is called {name!r}{nearest(name, MAKERS)}; there are {', '.join(MAKERS)}")
     return MAKERS[name]

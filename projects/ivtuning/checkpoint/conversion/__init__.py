@@ -1,7 +1,7 @@
-"""Detectors of other projects as a start for ours: names, class orders and layouts brought to our configs'.
+"""Conversion of other projects' detectors into starting points for our configs.
 
-One file for each family of checkpoints holds a table of names; :mod:`.engine` applies it to a file and
-compares what comes out with the model of a config.
+Each family of checkpoints has a file with its table of names; :mod:`.convert` applies the table to a
+checkpoint and compares the result with the model of a config.
 """
 
 from .codino import CODINO

@@ -1,7 +1,7 @@
 """Co-DINO of Sense-X/Co-DETR and of mmdetection 3.x, and mmdetection's DINO.
 
-The table is that of :mod:`ivtuning.heads.codetr`; mmdetection 3.x keeps the transformer's parts beside its
-head instead of in it.
+The names are listed in :mod:`ivtuning.heads.codetr`. In mmdetection 3.x the transformer's parts stand beside
+the head instead of in it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _rules(state: Mapping[str, Tensor]) -> Rules:
         (r"^memory_trans_fc\.", "transformer.enc_output."),
         (r"^memory_trans_norm\.", "transformer.enc_output_norm."),
         *LAYERS,
-        # Linear layers with activations between them; 3.x numbers the layers alone.
+        # 2.x counts linear layers and the activations between them; 3.x counts the layers alone.
         (r"^(transformer\.decoder\.ref_point_head)\.0\.", r"\1.layers.0."),
         (r"^(transformer\.decoder\.ref_point_head)\.2\.", r"\1.layers.1."),
         (_HEAD + rf"\.cls_branches\.{last}\.", "transformer.enc_out_class_embed."),

@@ -1,4 +1,4 @@
-"""Rename, compare with the model of a config, keep what fits, write."""
+"""Conversion of a checkpoint: rename its tensors, keep those that fit the model of a config, write them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def convert_file(
     model: nn.Module,
     classes: set[str],
 ) -> ConversionReport:
-    """Convert the checkpoint at `source` and write it to `target`, .safetensors or .pth, in one piece.
+    """Convert the checkpoint at `source` and write it to `target`, .safetensors or .pth, whole or not at all.
 
     Args:
         family, known, model, classes: see :func:`convert`.
@@ -86,8 +86,8 @@ def convert(
         UserError: not a file of this family, another trunk than the model's, or a detector of another kind.
     """
     report, own, names = ConversionReport(source), model.state_dict(), list(state)
-    place, trunk = find_trunk(model)
-    prefix = f"{place}." if place else ""
+    place = find_trunk(model)
+    prefix = place.prefix
     state = from_mmdet(state)
     if not family.claims(state):
         raise UserError(f"{source}: {_whose(state, family, known, own)}")
@@ -98,28 +98,28 @@ def convert(
 
     unused = []
     inner = {n.removeprefix(prefix): state.pop(n) for n in list(state) if n.startswith(prefix)}
-    if is_swin(trunk.state_dict()):
+    if is_swin(place.trunk.state_dict()):
         unused = [prefix + n for n in to_official(inner)]
     outside = {n: t for n, t in own.items() if not n.startswith(prefix)}
     new = _match(state, outside, classes, report)
     unused += state
     needed = outside.keys() - classes
-    found = len(needed & new.keys())
-    if 2 * found < len(needed):
+    filled = len(needed & new.keys())
+    if 2 * filled < len(needed):
         raise UserError(
-            f"{source}: fits {found} of the {len(needed)} tensors that the model has outside of its trunk: "
+            f"{source}: fits {filled} of the {len(needed)} tensors that the model has outside of its trunk: "
             f"take a config of the file's detector (it has {first([theirs[n] for n in state])})"
         )
     new.update({prefix + n: t for n, t in inner.items()})
-    loaded = fill(model, dict(new), source)
+    loaded = fill(model, place, dict(new), source)
 
     report.unused = [theirs.get(n, n) for n in unused + [prefix + n for n in loaded.ignored]]
     report.notes += [f"{len(loaded.resized)} tensors are resized when it is loaded"] if loaded.resized else []
     new = {n: t for n, t in new.items() if n in own}
     report.taken = [n for n in new if n not in report.zero]
     report.renamed = len(set(report.taken).difference(names))
-    told = {line.partition(":")[0] for line in report.class_layers + report.misfits}
-    for name in [n for n in own if n not in new and n not in told]:
+    listed = {line.partition(":")[0] for line in report.class_layers + report.misfits}
+    for name in [n for n in own if n not in new and n not in listed]:
         is_plugin = name.startswith(prefix) and name.removeprefix(prefix).split(".")[0] in PLUGINS
         (report.plugins if is_plugin else report.missing).append(name)
     return new, report
@@ -157,7 +157,8 @@ def _groups(node: Any) -> Iterator[Any]:
 def _rename(state: Mapping[str, Tensor], rules: Rules, names: Iterable[str]) -> tuple[State, dict[str, str]]:
     """`state` under the names that `rules` make, and which of the file's `names` each one was.
 
-    A file may hold one tensor at several places; what comes to the name of another tensor keeps its own.
+    A file may hold one tensor under several names. A tensor whose new name another one has already keeps its
+    own.
     """
     new, theirs = {}, {}
     for (name, tensor), old in zip(state.items(), names, strict=True):
@@ -170,7 +171,7 @@ def _rename(state: Mapping[str, Tensor], rules: Rules, names: Iterable[str]) -> 
 
 
 def _fit_labels(state: State, own: Mapping[str, Tensor], report: ConversionReport) -> None:
-    """Give DINO's embedding of classes the row after the last class, which nobody uses, or take it off."""
+    """Add or remove the row after the last class, which nothing uses, in DINO's embedding of classes."""
     if _LABELS not in state or _LABELS not in own:
         return
     theirs, ours = (len(s[_CLASS_HEAD]) if _CLASS_HEAD in s else None for s in (state, own))
@@ -184,7 +185,7 @@ def _fit_labels(state: State, own: Mapping[str, Tensor], report: ConversionRepor
 
 
 def _repeat_deltas(state: State, own: Mapping[str, Tensor], report: ConversionReport) -> None:
-    """Box regression that all classes share, for a model with one for each: exactly the same boxes."""
+    """Repeat a box regression that all classes share, for a model with one for each: equal boxes."""
     for name in [n for n in state if re.fullmatch(_DELTAS, n) and n in own]:
         if len(state[name]) == 4 < len(own[name]):
             copies = len(own[name]) // 4
@@ -194,30 +195,30 @@ def _repeat_deltas(state: State, own: Mapping[str, Tensor], report: ConversionRe
 
 
 def _match(state: State, own: Mapping[str, Tensor], classes: set[str], report: ConversionReport) -> State:
-    """Take the layers that fit, and all others that the model knows, out of `state`; returns the former."""
+    """Move the layers that fit out of `state` and return them; misfits leave `state` too, for the report."""
     ours, theirs = (defaultdict(list), defaultdict(list))
     for layers, names in ((ours, own), (theirs, state)):
         for name in names:
             layers[name.rpartition(".")[0]].append(name)
     new: State = {}
     for layer, names in ours.items():
-        found = [n for n in names if n in state]
-        if not found:
+        present = [n for n in names if n in state]
+        if not present:
             continue
         absent = [n for n in names if n not in state and not n.endswith("num_batches_tracked")]
         # Without a bias a layer has the bias 0, unless a norm has taken it in.
         zero = [n for n in absent if n.endswith(".bias") and f"{layer}.norm.weight" not in state]
-        wrong = [n for n in found if state[n].shape != own[n].shape]
+        wrong = [n for n in present if state[n].shape != own[n].shape]
         statistics = [n for n in theirs[layer] if n not in own and ".running_" in n]
         if wrong or statistics or absent != zero:
             lines = report.class_layers if classes & set(wrong) else report.misfits
-            lines += [f"{n}: {sizes(state[n])} in the file, {sizes(own[n])} in the model" for n in found]
+            lines += [f"{n}: {sizes(state[n])} in the file, {sizes(own[n])} in the model" for n in present]
             lines += [f"{n}: in the file alone" for n in statistics]
             lines += [f"{n}: in the model alone" for n in absent]
         else:
-            new |= {n: state[n].clone() for n in found} | {n: _zeros(own[n]) for n in zero}
+            new |= {n: state[n].clone() for n in present} | {n: _zeros(own[n]) for n in zero}
             report.zero += zero
-        for name in found:
+        for name in present:
             del state[name]
     return new
 
@@ -229,7 +230,7 @@ def _zeros(tensor: Tensor) -> Tensor:
 def _whose(
     state: Mapping[str, Tensor], family: Family, known: Mapping[str, Family], own: Mapping[str, Tensor]
 ) -> str:
-    """Why `family` does not claim `state`, and who does."""
+    """Why `family` does not claim `state`, and which family does, for a message."""
     what = f"is no checkpoint of {family.what}"
     others = [other for other in known.values() if other.claims(state)]
     if others:

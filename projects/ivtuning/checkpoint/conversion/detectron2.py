@@ -1,4 +1,4 @@
-"""detectron2's own detectors: only the trunk is called otherwise here."""
+"""detectron2's own detectors: only the trunk has another name here."""
 
 from __future__ import annotations
 

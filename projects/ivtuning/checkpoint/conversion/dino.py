@@ -1,6 +1,6 @@
 """DINO of IDEA-Research: its own repository's checkpoints, and detrex's.
 
-The first table is that of :mod:`ivtuning.heads.dino`.
+The names of its own repository are listed in :mod:`ivtuning.heads.dino`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYERS: Rules = [
     (rf"{_LAYER}\.ffns?(?:\.0)?\.layers\.0\.0\.", r"\1.linear1."),
     (rf"{_LAYER}\.ffns?(?:\.0)?\.layers\.1\.", r"\1.linear2."),
     (rf"{_ENCODER}\.norms\.(\d)\.", shift(r"\1.norm{}.", 1)),
-    # In the order of use there; here norm1 belongs to the attention to the maps.
+    # There norms are numbered in the order of use; here norm1 belongs to the attention to the maps.
     (rf"{_DECODER}\.norms\.0\.", r"\1.norm2."),
     (rf"{_DECODER}\.norms\.1\.", r"\1.norm1."),
     (rf"{_DECODER}\.norms\.2\.", r"\1.norm3."),
@@ -33,7 +33,7 @@ LAYERS: Rules = [
 
 
 def neck_rules(state: Mapping[str, Tensor]) -> Rules:
-    """Names of a ChannelMapper, whose coarser levels are counted apart."""
+    """Rules for a ChannelMapper, which numbers its coarser levels separately."""
     maps = len(numbers(state, r"^neck\.convs\.(\d+)\."))
     return [
         (r"^neck\.convs\.(\d+)\.conv\.", r"neck.\1.0."),
@@ -44,7 +44,7 @@ def neck_rules(state: Mapping[str, Tensor]) -> Rules:
 
 
 def share_heads(state: State, own: Mapping[str, Tensor]) -> list[str]:
-    """Keep one of the decoder's heads where the model has but one for all layers."""
+    """Keep only the first of the decoder's heads where the model has one for all layers."""
     notes = []
     for head in _HEADS:
         pattern = rf"^transformer\.decoder\.{head}\.(\d+)\."

@@ -1,4 +1,4 @@
-"""What the engine needs to know of one family of checkpoints."""
+"""A family of checkpoints, and what the tables of names are written with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Patterns, each with what stands for it; all are applied to every name, in this order.
+# Patterns and their replacements; every name goes through all of them, in this order.
 Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 State = dict[str, Tensor]
 
@@ -24,10 +24,10 @@ class Family:
 
     Args:
         name: on the command line.
-        what: for people.
+        what: the same in messages.
         mark: pattern of a name that such files have and those of the other families lack.
         rules: makes the table of names for a file (some names carry numbers that depend on it).
-        adapt: changes renamed tensors in place, `own` being the model's; returns what people should know.
+        adapt: changes renamed tensors in place, `own` being the model's; returns notes for the report.
     """
 
     name: str
@@ -47,36 +47,38 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def numbers(names: Mapping[str, Tensor], pattern: str) -> list[int]:
-    """What the first group of `pattern` catches in `names`, without repetition, rising."""
+    """The numbers that the first group of `pattern` matches in `names`, each once, in rising order."""
     return sorted({int(m[1]) for m in (re.search(pattern, n) for n in names) if m})
 
 
 def shift(text: str, first: int, step: int = 1) -> Callable[[re.Match], str]:
-    """Replacement that writes ``first + step * number`` for the last group of a match into `text` (``{}``);
-    earlier groups are ``\\1`` and so on there."""
+    """A replacement that writes ``first + step * number`` for ``{}`` in `text`.
+
+    The number is the last group of the match; ``\\1`` and so on in `text` are earlier groups.
+    """
     return lambda m: m.expand(text.replace("{}", str(first + step * int(m[m.re.groups]))))
 
 
 def first_level(state: Mapping[str, Tensor], lateral: str, embed: str) -> int:
-    """log2 of the stride of the finest map that a pyramid on a Swin takes.
+    """The finest map that a pyramid on a Swin takes, as log2 of its stride.
 
     Args:
         lateral: pattern of its weight, (channels, C * 2**i, 1, 1).
         embed: pattern of the patch embedding's, (C, 3, 4, 4), stride 4.
     """
-    found = [next((t for n, t in state.items() if re.search(p, n)), None) for p in (lateral, embed)]
-    if any(t is None or t.ndim != 4 for t in found):
+    weights = [next((t for n, t in state.items() if re.search(p, n)), None) for p in (lateral, embed)]
+    if any(t is None or t.ndim != 4 for t in weights):
         return 2
-    wide, narrow = found[0].shape[1], found[1].shape[0]
+    wide, narrow = weights[0].shape[1], weights[1].shape[0]
     return 2 + max(wide // narrow, 1).bit_length() - 1
 
 
 def size_major(state: State, names: Sequence[str], anchors: int) -> None:
-    """Reorder the outputs of dense heads with 3 sizes in each of 3 shapes at a place.
+    """Reorder the outputs of dense heads that have anchors of 3 sizes in each of 3 shapes.
 
-    mmdetection and torchvision count the sizes of a shape first, detectron2 the shapes of a size. The outputs
-    are the first dimension, (9 * values, ...). Other numbers of anchors have nothing to reorder (one size, or
-    one shape).
+    mmdetection and torchvision list all sizes of the first shape first, detectron2 all shapes of the first
+    size. The outputs are the first dimension, (9 * values, ...). Other numbers of anchors have one size or
+    one shape, and nothing to reorder.
     """
     if anchors != 9:
         return

@@ -1,7 +1,7 @@
 """Detectors of mmdetection 2.x and 3.x on Swin: (Cascade) (Mask) R-CNN and RetinaNet.
 
-Swin's own names and its patch merging are :func:`..trunks.swin.from_mmdet`'s. Backgrounds come
-last, there as in detectron2; box heads flatten their maps in the same order.
+Names and patch merging of its Swin are the business of :func:`..trunks.swin.from_mmdet`. Like detectron2, it
+counts the background as the last class, and its box heads flatten their maps in the same order.
 
 =================================================  ======================================================
 there                                              here
@@ -69,7 +69,7 @@ def _adapt(state: State, own: Mapping[str, Tensor]) -> list[str]:
         outputs = [n for n in state if n.startswith(("head.cls_score.", "head.bbox_pred."))]
         size_major(state, outputs, len(state["head.bbox_pred.weight"]) // 4)
     if "backbone.top_block.p7.weight" in state.keys() & own.keys():
-        notes.append("P7 comes after a ReLU here, in mmdetection without: that level starts off its mark")
+        notes.append("P7 comes after a ReLU here, in mmdetection without: that level does not fit exactly")
     others = len(numbers(state, _MASKS))
     if others and any(n.startswith("roi_heads.mask_head.") for n in own):
         notes.append(f"the last of the file's {others + 1} mask heads is taken: the model has one")

@@ -1,4 +1,4 @@
-"""What a conversion did, told to people."""
+"""A readable report of what a conversion did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..report import brief
 
 @dataclass
 class ConversionReport:
-    """What became of every tensor of the file and of the model. `unused` has the file's names."""
+    """The fate of every tensor of the file and of the model. `unused` has the file's names."""
 
     source: str
     taken: list[str] = field(default_factory=list)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .family import Family, Rules, State, first_level, numbers, shift, size_major
 
-# A stage of torchvision's Swin is two entries of a list: its blocks (odd) and the merging after it (even).
+# A stage of torchvision's Swin is two entries of a list: its blocks (odd) and the merging behind them (even).
 _SWIN: Rules = [
     (r"^backbone\.body\.(?:features\.)?", "backbone.net."),
     (r"^backbone\.net\.0\.0\.", "backbone.net.patch_embed.proj."),
@@ -38,7 +38,7 @@ _SWIN: Rules = [
     (r"^(backbone\.net\.layers\..*\.mlp)\.0\.", r"\1.fc1."),
     (r"^(backbone\.net\.layers\..*\.mlp)\.3\.", r"\1.fc2."),
 ]
-# "0." is a convolution within a block, "1." its norm; older files have no blocks.
+# In a block "0." is the convolution and "1." its norm; older files have no blocks.
 _CONV = r"(?:0\.)?(?=weight|bias)"
 
 

@@ -1,4 +1,4 @@
-"""EVA-02's released weights, brought to timm's names."""
+"""EVA-02's released weights under timm's names."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _RENAMED = {
 
 
 def is_eva(names: Iterable[str]) -> bool:
-    """Whether `names`, of a trunk's tensors, are an EVA-02's."""
+    """Whether the tensor names of a trunk are those of an EVA-02."""
     return any(n.endswith(".attn.q_proj.weight") for n in names)
 
 
 def to_timm(file: dict[str, Tensor]) -> list[str]:
-    """Rename the keys of `file`, an EVA-02 trunk, where the release names them otherwise.
+    """Rename the release's keys in `file`, an EVA-02 trunk, to timm's.
 
     Returns:
-        Names of what the architecture makes itself (rotary positions) or pretraining alone needs; it is taken
-        out of `file`.
+        Names of tensors that the architecture computes itself (rotary positions) or that only pretraining
+        needs; they are removed from `file`.
     """
     extra = [n for n in file if "rope" in n.split(".") or n.startswith("lm_head.")]
     for name in extra:

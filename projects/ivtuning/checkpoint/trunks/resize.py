@@ -1,4 +1,4 @@
-"""Pretrained tensors that depend on the image's or the window's size, resized to the trunk's."""
+"""Resizing of pretrained tensors whose shape depends on the image's or the window's size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .swin import TABLE
 
 
 def is_table(name: str) -> bool:
-    """Whether `name` is that of a decomposed relative position table (ViTDet, SAM)."""
+    """Whether `name` belongs to a decomposed relative position table (ViTDet, SAM)."""
     return name.endswith((".rel_pos_h", ".rel_pos_w"))
 
 
 def fit(name: str, tensor: Tensor, target: Tensor) -> tuple[Tensor, str]:
-    """`tensor` resized to `target`'s shape where that makes sense for `name`, and how in words.
+    """`tensor`, resized to `target`'s shape if `name` is a table of positions, and a note of what changed.
 
     Raises:
-        UserError: positions that are no square grid.
+        UserError: the positions do not form a square grid.
     """
     if name == "pos_embed" and tensor.dim() in (3, 4) and tensor.shape != target.shape:
         return _fit_positions(tensor.float(), target)

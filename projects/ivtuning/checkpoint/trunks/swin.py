@@ -1,4 +1,4 @@
-"""Swin weights of other projects, brought to the official names (Microsoft's, detectron2's) and layout."""
+"""Swin weights of other projects under the official names and layout, those of Microsoft and detectron2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 TABLE = "relative_position_bias_table"
-# What older files keep although the window's size tells it all.
+# Buffers that older files keep, although they follow from the window's size.
 _BUFFERS = ("relative_position_index", "attn_mask")
 _MMDET_EMBED = "patch_embed.projection."
 _MMDET = {
@@ -21,17 +21,17 @@ _MMDET = {
 
 
 def is_swin(names: Iterable[str]) -> bool:
-    """Whether `names`, of a trunk's tensors, are a Swin's."""
+    """Whether the tensor names of a trunk are those of a Swin."""
     return any(n.endswith(TABLE) and n.startswith("layers") for n in names)
 
 
 def is_output_norm(name: str) -> bool:
-    """Whether `name` is that of a norm on one stage's output, which ImageNet weights lack."""
+    """Whether `name` belongs to a norm on a stage's output, which ImageNet weights lack."""
     return re.fullmatch(r"norm\d\.(weight|bias)", name) is not None
 
 
 def from_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with mmdet's Swin, if it has one, under the official names; all else stays as it is."""
+    """`state` with mmdet's Swin, if it has one, under the official names; all other tensors stay."""
     places = [n.partition(_MMDET_EMBED)[0] for n in state if n.endswith(f"{_MMDET_EMBED}weight")]
     places = [p for p in places if any(n.startswith(f"{p}stages.") for n in state)]
     new = {}
@@ -55,13 +55,13 @@ def _from_unfold(tensor: Tensor) -> Tensor:
 
 
 def to_official(file: dict[str, Tensor]) -> list[str]:
-    """Rename the keys of `file`, a Swin trunk, where timm names them otherwise.
+    """Rename timm's keys in `file`, a Swin trunk, to the official ones.
 
-    timm merges patches at the start of a stage, the official code at the end of the one before;
-    ``features_only`` models write layers_0 for layers.0.
+    timm merges patches at the start of a stage, the official code at the end of the stage before. Models with
+    ``features_only`` write layers_0 for layers.0.
 
     Returns:
-        Names of buffers, which are taken out of `file`.
+        Names of buffers, which are removed from `file`.
     """
     buffers = [n for n in file if n.split(".")[-1] in _BUFFERS]
     for name in buffers:

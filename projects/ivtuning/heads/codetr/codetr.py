@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -152,9 +154,12 @@ class CoDINO(DINO):
             return predictions
         height, width = images.tensor.shape[-2:]
         scale = torch.tensor([(width / w, height / h) * 2 for h, w in images.image_sizes], device=self.device)
-        return tuple(p._replace(boxes=p.boxes * scale[:, None]) for p in predictions)
+        last, encoder = (p._replace(boxes=p.boxes * scale[:, None]) for p in predictions)
+        return last, encoder
 
-    def detect(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list[Instances]:
+    def detect(
+        self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
         """See :meth:`..dino.DINO.detect`."""
         if self.soft_nms is None:
             return super().detect(logits, boxes, image_sizes)

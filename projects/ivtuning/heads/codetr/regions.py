@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ class Regions(NamedTuple):
 class ShapeMajorAnchors(DefaultAnchorGenerator):
     """Anchors in mmdetection's order: all sizes of the first aspect ratio, then those of the next."""
 
-    def generate_cell_anchors(self, sizes, aspect_ratios) -> Tensor:
+    def generate_cell_anchors(self, sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
         """(ratios * sizes, 4) anchors around 0."""
         return torch.cat(
             [super(ShapeMajorAnchors, self).generate_cell_anchors(sizes, [r]) for r in aspect_ratios]

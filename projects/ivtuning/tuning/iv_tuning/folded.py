@@ -221,7 +221,7 @@ def _fold(pairs: Pairs, made_of: list[tuple[Tensor, int]], steps: int, dtype: to
             dtype,
             pairs[0][1].transform.norm.eps,
             *(torch.cat(parts).to(dtype) for parts in zip(*down, strict=True)),
-            tuple(_site(*pair, dtype) for pair in pairs),
+            sites=(_site(*pairs[0], dtype), _site(*pairs[1], dtype)),
         )
 
 

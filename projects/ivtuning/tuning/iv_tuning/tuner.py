@@ -120,14 +120,14 @@ class IVTuning(Tuner):
         need_rate("tuner.dropout", dropout)
         need_choice("tuner.backend", backend, BACKENDS)
         need_choice("tuner.norm", norm, NORMS)
-        options = dict(norm=norm, zero_init=zero_init, post_affine=post_affine)
+        options: dict = dict(norm=norm, zero_init=zero_init, post_affine=post_affine)
         if preset is not None:
             need_choice("tuner.preset", preset, list(PRESETS))
             options.update(PRESETS[preset])
-        self.adapter_options = dict(
+        self.adapter_options: dict = dict(
             hidden_dim=hidden_dim, dropout=dropout, norm=options["norm"], legacy_hw_swap=legacy_hw_swap
         )
-        self.prompt_options = dict(prompt_dim=prompt_dim, post_affine=options["post_affine"])
+        self.prompt_options: dict = dict(prompt_dim=prompt_dim, post_affine=options["post_affine"])
         self.zero_init = options["zero_init"]
         self.share_sites = share_sites
         self.backend = backend

@@ -1,17 +1,11 @@
-"""Config files and overrides: what is accepted, what is refused, and in which words."""
+"""Overrides: what is accepted, what is refused, and in which words."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
 
-from ivtuning import config
-from ivtuning.config import load_config, tool_parser
-from ivtuning.errors import UserError, run_tool
+from ivtuning.config import load_config, overrides
+from ivtuning.errors import UserError
 
 CONFIG = """
 import functools
@@ -82,7 +76,7 @@ class SumStem:
 @pytest.fixture(autouse=True)
 def tables(monkeypatch):
     table = {"tuner": {"Mona": Mona, "Frozen": SumStem}, "stem": {"SumStem": SumStem}}
-    monkeypatch.setattr(config, "_node_table", table.__getitem__)
+    monkeypatch.setattr(overrides, "node_table", table.__getitem__)
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +86,9 @@ def file(tmp_path_factory):
     return str(path)
 
 
-def message(file, *overrides):
+def message(file, *changes):
     with pytest.raises(UserError) as caught:
-        load_config(file, overrides)
+        load_config(file, changes)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -186,8 +180,8 @@ def test_refused(file, override, words):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_tuner_is_replaced_whole_before_the_rest(file, reverse):
-    overrides = ["model.backbone.net.tuner=Mona", "model.backbone.net.tuner.bottleneck_dim=16"]
-    cfg = load_config(file, overrides[::-1] if reverse else overrides)
+    changes = ["model.backbone.net.tuner=Mona", "model.backbone.net.tuner.bottleneck_dim=16"]
+    cfg = load_config(file, changes[::-1] if reverse else changes)
     assert dict(cfg.model.backbone.net.tuner) == {"_target_": Mona, "bottleneck_dim": 16}
     from detectron2.config import instantiate
 
@@ -212,67 +206,3 @@ def test_changed_target_brings_its_own_keys(file):
     cfg = load_config(file, ["optimizer._target_=torch.optim.SGD", "optimizer.momentum=0.9"])
     assert cfg.optimizer.momentum == 0.9
     assert "'momentum'" in message(file, "optimizer.momentum=0.9")
-
-
-def test_missing_file_names_its_neighbors(tmp_path, monkeypatch):
-    root = tmp_path / "configs"
-    for name in (
-        "M3FD/vitdet_ivtuning_b.py",
-        "MSRS/vitdet_ivtuning_b.py",
-        "common/models.py",
-        "M3FD/full_b.py",
-    ):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).with_suffix(".py").write_text("")
-    monkeypatch.setattr(config, "_CONFIGS", root)
-    text = message("configs/M3FD/vitdet_ivtunning_b.py")
-    assert "nearest are configs/M3FD/vitdet_ivtuning_b.py, configs/MSRS/vitdet_ivtuning_b.py" in text
-    assert "nearest are configs/M3FD/full_b.py" in message("full_b.py")
-    monkeypatch.setattr(config, "_CONFIGS", tmp_path / "nowhere")
-    assert message("x.py") == "no config file 'x.py'"
-
-
-def test_bad_files(tmp_path):
-    (tmp_path / "bad.py").write_text("train = dict(\n    a=1,\n    b=)\n")
-    assert "Line 3" in message(str(tmp_path / "bad.py"))
-    (tmp_path / "bad.txt").write_text("")
-    assert "neither .py nor .yaml" in message(str(tmp_path / "bad.txt"))
-
-
-def test_parser_takes_flags_between_overrides():
-    parser = tool_parser("Train.", "train_net.py --config-file x.py train.max_iter=5")
-    parser.add_argument("--resume", action="store_true")
-    for argv in (
-        ["--config-file", "x.py", "a.b=1", "--resume", "c.d=~/e"],
-        ["a.b=1", "c.d=~/e", "--resume", "--config-file", "x.py"],
-    ):
-        args = parser.parse_args(argv)
-        assert (args.config_file, args.resume, args.overrides) == ("x.py", True, ["a.b=1", "c.d=~/e"])
-    assert parser.parse_args(["--config-file", "x.py"]).overrides == []
-    assert tool_parser("Draw.", "x", config_required=False).parse_args(["a.b=1"]).config_file is None
-    assert "example:\n  train_net.py --config-file x.py" in parser.format_help()
-
-
-@pytest.mark.parametrize("argv", [[], ["--config-file", "x.py", "--resum"]])
-def test_wrong_command_line_is_one_line(argv, capsys):
-    with pytest.raises(SystemExit) as caught:
-        run_tool(tool_parser("Train.", "x").parse_args, argv)
-    assert caught.value.code == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    assert lines[0].endswith("--help")
-
-
-def test_import_is_cheap():
-    """Whatever `import ivtuning` costs, this module adds nothing heavy to it."""
-    heavy = "torch", "omegaconf", "hydra", "detectron2.config"
-    code = f"""
-        import sys, ivtuning
-        before = set(sys.modules)
-        import ivtuning.config
-        print(*[m for m in {heavy} if m in set(sys.modules) - before])
-    """
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.split() == []

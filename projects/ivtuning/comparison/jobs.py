@@ -1,9 +1,8 @@
-"""What is compared: the methods, and for each of them and each seed the run that measures it."""
+"""The rows of a comparison, and the job that measures each row with each seed."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -22,36 +21,38 @@ EQUAL_RATE = "optimizer.params.added_lr_factor=1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """A row of the table. Without `stem` it keeps the config's stem and tuner, which are IV-tuning's.
+class Row:
+    """A row of the table. Without `method` it keeps the config's stem and tuner, which are IV-tuning's.
 
-    `width` is the tuner's option that takes the width of IV-tuning's bottleneck; with `missing`, the trained
-    model is evaluated without either image as well.
+    Args:
+        name: what the table calls it.
+        method: a key of :data:`ivtuning.methods.METHODS`.
+        width: the tuner's option that takes the width of IV-tuning's bottleneck.
+        changes: further overrides.
+        missing: evaluate the trained model without either image as well.
     """
 
     name: str
-    stem: str | None = None
-    tuner: str | None = None
+    method: str | None = None
     width: str | None = None
     changes: tuple[str, ...] = ()
     missing: bool = False
 
 
-_pairs = functools.partial(Method, stem="SumStem")
-METHODS = {
-    "visible": Method("visible only", "VisibleOnly", "Frozen"),
-    "infrared": Method("infrared only", "InfraredOnly", "Frozen"),
-    "IVTuning": Method("IVTuning", missing=True),
-    "Mona": _pairs("Mona", tuner="Mona", width="hidden_dim", missing=True),
-    "Adapter": _pairs("Adapter", tuner="Adapter", width="hidden_dim"),
-    "AdaptFormer": _pairs("AdaptFormer", tuner="AdaptFormer", width="hidden_dim"),
-    "LoRA": _pairs("LoRA", tuner="LoRA", width="rank"),
-    "BitFit": _pairs("BitFit", tuner="BitFit"),
-    "NormTuning": _pairs("NormTuning", tuner="NormTuning"),
-    "Partial": _pairs("Partial", tuner="Partial"),
-    "Full": _pairs("Full", tuner="Full", missing=True),
-    "IVTuning-3x": Method("IVTuning, 3x rate", changes=("optimizer.params.added_lr_factor=3",)),
-    "IVTuning-dropout": Method(
+ROWS = {
+    "visible": Row("visible only", "visible"),
+    "infrared": Row("infrared only", "infrared"),
+    "IVTuning": Row("IVTuning", missing=True),
+    "Mona": Row("Mona", "Mona", width="hidden_dim", missing=True),
+    "Adapter": Row("Adapter", "Adapter", width="hidden_dim"),
+    "AdaptFormer": Row("AdaptFormer", "AdaptFormer", width="hidden_dim"),
+    "LoRA": Row("LoRA", "LoRA", width="rank"),
+    "BitFit": Row("BitFit", "BitFit"),
+    "NormTuning": Row("NormTuning", "NormTuning"),
+    "Partial": Row("Partial", "Partial"),
+    "Full": Row("Full", "Full", missing=True),
+    "IVTuning-3x": Row("IVTuning, 3x rate", changes=("optimizer.params.added_lr_factor=3",)),
+    "IVTuning-dropout": Row(
         "IVTuning, modality dropout",
         changes=("dataloader.train.mapper.modality_dropout=0.3", "model.fill_missing=mean"),
         missing=True,
@@ -61,9 +62,16 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run. `identity` tells its config and trunk from all others; `processes` run beside each other."""
+    """One run of a row with a seed.
 
-    method: str
+    Args:
+        row: a key of ROWS.
+        folder: where the run writes.
+        identity: a hash of its config and trunk.
+        processes: how many jobs run at a time.
+    """
+
+    row: str
     seed: int
     config: str
     overrides: list[str]
@@ -73,19 +81,19 @@ class Job:
 
     @property
     def label(self) -> str:
-        return f"{METHODS[self.method].name}, seed {self.seed}"
+        return f"{ROWS[self.row].name}, seed {self.seed}"
 
     def result(self) -> dict | None:
-        """What the run has left, unless it ran with another config or trunk."""
+        """The result that the run has left; None where there is none of this config and trunk."""
         try:
-            found = json.loads(Path(self.folder, "result.json").read_text())
+            result = json.loads(Path(self.folder, "result.json").read_text())
         except (OSError, ValueError):
             return None
-        return found if found["identity"] == self.identity else None
+        return result if result["identity"] == self.identity else None
 
 
 def conditions(config: str, overrides: Sequence[str]) -> dict:
-    """What all runs share: config, data, number of pairs, trunk, schedule, bottleneck width.
+    """What all jobs have in common: config, data, number of pairs, trunk, schedule, bottleneck width.
 
     Raises:
         UserError: the config's tuner is not IV-tuning; no trunk file; no data.
@@ -103,7 +111,7 @@ def conditions(config: str, overrides: Sequence[str]) -> dict:
         )
     with open(local_path(trunk), "rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
-    instantiate(cfg.dataloader.evaluator)  # tells in one line what the set to test on lacks
+    instantiate(cfg.dataloader.evaluator)  # reports in one line what the test set lacks
     sets = {part: cfg.dataloader[part].dataset for part in ("train", "test")}
     return {
         "config": config,
@@ -119,23 +127,25 @@ def conditions(config: str, overrides: Sequence[str]) -> dict:
 
 
 def plan(shared: dict, overrides: Sequence[str], seeds: int, output: Path, processes: int) -> list[Job]:
-    """Every method with train.seed = 0 to `seeds` - 1; seed by seed, so that a part of it has every method.
+    """A job for every row and every train.seed from 0 to `seeds` - 1, sorted by seed.
+
+    A comparison that is stopped early so has all rows of the first seeds.
 
     Args:
         shared: see :func:`conditions`.
     """
     jobs = []
-    for key, method in METHODS.items():
+    for key, row in ROWS.items():
         own = list(overrides)
-        if method.stem:
-            own = [o for o in own if not o.startswith((f"{NET}.stem", f"{NET}.tuner"))]
-            own += [f"{NET}.stem={method.stem}", f"{NET}.tuner={method.tuner}"]
-        if method.width and shared["width"]:
-            own.append(f"{NET}.tuner.{method.width}={shared['width']}")
-        own += [EQUAL_RATE, *method.changes, "train.best_metric="]
+        if row.method:
+            own = [o for o in own if not o.startswith((f"{NET}.stem", f"{NET}.tuner", "method="))]
+            own.append(f"method={row.method}")
+        if row.width and shared["width"]:
+            own.append(f"{NET}.tuner.{row.width}={shared['width']}")
+        own += [EQUAL_RATE, *row.changes, "train.best_metric="]
         cfg = load_config(shared["config"], own)
         for seed in range(seeds):
-            cfg.train.seed, cfg.train.output_dir = seed, ""  # moving the folder changes nothing
+            cfg.train.seed, cfg.train.output_dir = seed, ""  # moving the folder leaves the identity
             folder = str(output / key / f"seed{seed}")
             mine = [*own, f"train.seed={seed}", f"train.output_dir={folder}"]
             identity = _identity(cfg, shared["trunk_sha256"])

@@ -10,7 +10,7 @@ import pytest
 from helpers.tools import ROOT
 
 from ivtuning.errors import run_tool
-from ivtuning.utils.threads import SETTINGS, set_thread_defaults
+from ivtuning.threads import SETTINGS, set_thread_defaults
 
 
 @pytest.fixture

@@ -1,0 +1,48 @@
+"""Filling a model for training or evaluation: base weights or a whole checkpoint, and an adapter on top."""
+
+from __future__ import annotations
+
+import os
+
+from torch import nn
+
+from ..backbones.trunk import TrunkPlace, find_trunk
+from ..errors import UserError
+from .adapter import adapter_tensors, load_adapter
+from .pretrained import load_pretrained
+from .report import LoadReport
+
+
+def load_weights(
+    model: nn.Module,
+    path: str | os.PathLike,
+    adapter: str | os.PathLike | None = None,
+    strict: bool = True,
+    place: TrunkPlace | None = None,
+) -> LoadReport:
+    """Fill `model` from base weights or a whole checkpoint at `path`, then from an adapter file.
+
+    Args:
+        strict: demand that the two together fill the whole model, as evaluation needs it; False to start a
+            training run.
+        place: the model's trunk, where the caller knows it.
+
+    Raises:
+        UserError: see :func:`.pretrained.load_pretrained` and :func:`.adapter.load_adapter`.
+    """
+    place = place or find_trunk(model)
+    report = load_pretrained(model, path, strict=strict and adapter is None, place=place)
+    if adapter is None:
+        return report
+    groups = load_adapter(model, adapter, place=place)["groups"]
+    own = adapter_tensors(model, place)
+    prefixes = {"backbone": place.prefix, "task": ""}
+    filled = {prefixes[group] + name for group in groups for name in own[group]}
+    report.fresh = [n for n in report.fresh if n not in filled]
+    if strict and report.fresh:
+        some = ", ".join(report.fresh[:3])
+        raise UserError(
+            f"{adapter}: holds only the group {groups[0]!r}, and {path} lacks the rest: {len(report.fresh)} "
+            f"tensors of the model stay random ({some}, ...); export both groups"
+        )
+    return report

@@ -1,0 +1,48 @@
+"""Config files and command-line overrides: detectron2's LazyConfig, with silent mistakes turned into errors.
+
+LazyConfig accepts any key, known or not. Here a new key is legal only where the callable that would
+receive it has such a parameter; everything else ends in a :class:`.errors.UserError` that names the nearest
+key. Importing this package loads neither torch nor detectron2's config system, so ``--help`` stays instant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .command_line import tool_parser
+from .files import default_output_dir, find_config, read_config
+from .overrides import apply_overrides
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["find_config", "load_config", "tool_parser"]
+
+
+def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictConfig:
+    """Load the config file `path` and apply `overrides` (``key=value``, Hydra's grammar) in order.
+
+    `path` is looked up in the working directory, then in the configs that come with the package; the folder
+    ``configs/`` and the suffix ``.py`` may be left out.
+
+    A value that Hydra's grammar refuses (``~/x.pth``, ``https://host/f?x=True``) is taken as plain text. Some
+    overrides apply before all others, wherever they stand: ``method=<name>`` sets stem and tuner together
+    (see :mod:`ivtuning.methods`), then ``<...>.tuner=<Name>``, ``<...>.stem=<Name>`` and
+    ``<...>.inference=<Name>`` replace a whole node by the named class with its own defaults.
+
+    Where ``train.output_dir`` is "auto" it follows from the config's path and the method:
+    ``output/<folder>/<file>[-<method>]``.
+
+    Raises:
+        UserError: no such file, a syntax error in it, a malformed override, an unknown key or name, a
+            value of the wrong type.
+    """
+    file = find_config(path)
+    cfg = read_config(file)
+    method = apply_overrides(cfg, overrides)
+    train = cfg.get("train")
+    if train is not None and train.get("output_dir") == "auto":
+        train.output_dir = default_output_dir(file, method)
+    return cfg

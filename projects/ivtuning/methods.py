@@ -1,0 +1,120 @@
+"""Tuning methods by name: the stem and the tuner of each, and how a config is switched to one.
+
+``method=<name>`` on the command line is one of METHODS. Every tuner of TUNERS that adapts a trunk to pairs is
+there under its own name, so a new tuner needs no line here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .backbones.stems import InfraredOnly, PromptStem, Stem, SumStem, VisibleOnly
+from .errors import UserError, nearest
+from .tuning import TUNERS, Frozen, Full, IVTuning, Tuner
+from .tuning.selection import Selection
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A stem and a tuner that belong together.
+
+    `configure`, where a method has one, changes the trunk's node of a config that has this stem and tuner.
+    """
+
+    stem: type[Stem]
+    tuner: type[Tuner]
+    configure: Callable[[DictConfig], None] | None = None
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the tuner adds modules to the blocks, instead of only choosing what trains."""
+        return not issubclass(self.tuner, Selection)
+
+    def plugins(self) -> tuple[Stem, Tuner]:
+        """A new stem and a new tuner with their default options."""
+        return self.stem(), self.tuner()
+
+
+def _as_released(net: DictConfig) -> None:
+    """Settings of the paper's released code: no zero-init, and the frozen trunk's drop-path stays on."""
+    from .backbones.vit import ViTDet
+
+    net.tuner.preset = "vitdet_v1" if _target(net) is ViTDet else "parity"
+    net.stem.update(zero_init=False, from_visible=False)
+    net.frozen_eval = False
+
+
+METHODS: dict[str, Method] = {
+    "visible": Method(VisibleOnly, Frozen),
+    "infrared": Method(InfraredOnly, Frozen),
+    "IVTuning": Method(PromptStem, IVTuning),
+    **{name: Method(SumStem, tuner) for name, tuner in TUNERS.items() if tuner not in (IVTuning, Frozen)},
+    "full_visible": Method(VisibleOnly, Full),
+    "parity": Method(PromptStem, IVTuning, _as_released),
+}
+
+
+def find_method(name: str) -> str:
+    """The key of METHODS that `name` means; case does not matter.
+
+    Raises:
+        UserError: there is none.
+    """
+    key = {known.lower(): known for known in METHODS}.get(name.lower())
+    if key is None:
+        raise UserError(f"no method {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}")
+    return key
+
+
+def apply_method(cfg: DictConfig, name: str) -> str:
+    """Switch `cfg` to the method `name` and return its key in METHODS.
+
+    A stem or tuner of the method that the config has already keeps its options. Where the model takes three
+    channels the stem stays, and only the tuner changes. The higher rate that a config may give to what is
+    added is meant for adapters: a method without them trains what its stem adds at the trunk's rate.
+
+    Raises:
+        UserError: no such method, no trunk at model.backbone.net, or a method for pairs on a model without.
+    """
+    from omegaconf import OmegaConf
+
+    key = find_method(name)
+    method = METHODS[key]
+    net = OmegaConf.select(cfg, "model.backbone.net")
+    if net is None:
+        raise UserError("the config has no trunk at model.backbone.net")
+    if len(cfg.model.get("pixel_mean") or ()) == 3:
+        if method.stem in (VisibleOnly, InfraredOnly) or method.configure:
+            raise UserError(
+                f"method {key} is for pairs, but this model takes visible images alone: give "
+                "model.backbone.net.tuner=Frozen to freeze the trunk, or method=Full to train all of it"
+            )
+    else:
+        _set_plugin(net, "stem", method.stem)
+    _set_plugin(net, "tuner", method.tuner)
+    if method.configure:
+        method.configure(net)
+    rates = OmegaConf.select(cfg, "optimizer.params")
+    if not method.has_adapters and rates is not None and "trunk_lr_factor" in rates:
+        rates.added_lr_factor = rates.trunk_lr_factor
+    return key
+
+
+def _set_plugin(net: DictConfig, plugin: str, kind: type) -> None:
+    from detectron2.config import LazyCall
+
+    if net.get(plugin) is None or _target(net[plugin]) is not kind:
+        net[plugin] = LazyCall(kind)()
+
+
+def _target(node: DictConfig) -> Any:
+    """The callable behind a LazyCall, which a saved config keeps as a dotted name."""
+    from detectron2.utils.registry import locate
+
+    target = node.get("_target_")
+    return locate(target) if isinstance(target, str) else target

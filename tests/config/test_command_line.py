@@ -1,0 +1,33 @@
+"""The command line that all tools share."""
+
+from __future__ import annotations
+
+import pytest
+
+from ivtuning.config import tool_parser
+from ivtuning.errors import run_tool
+
+
+def test_parser_takes_flags_between_overrides():
+    parser = tool_parser("Train.", "train_net.py --config-file x.py train.max_iter=5")
+    parser.add_argument("--resume", action="store_true")
+    for argv in (
+        ["--config-file", "x.py", "a.b=1", "--resume", "c.d=~/e"],
+        ["a.b=1", "c.d=~/e", "--resume", "--config-file", "x.py"],
+    ):
+        args = parser.parse_args(argv)
+        assert (args.config_file, args.resume, args.overrides) == ("x.py", True, ["a.b=1", "c.d=~/e"])
+    assert parser.parse_args(["--config-file", "x.py"]).overrides == []
+    assert tool_parser("Draw.", "x", config_required=False).parse_args(["a.b=1"]).config_file is None
+    assert "example:\n  train_net.py --config-file x.py" in parser.format_help()
+
+
+@pytest.mark.parametrize("argv", [[], ["--config-file", "x.py", "--resum"]])
+def test_wrong_command_line_is_one_line(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_tool(tool_parser("Train.", "x").parse_args, argv)
+    assert caught.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert lines[0].endswith("--help")

@@ -1,0 +1,72 @@
+"""What importing the package costs, and what it needs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from helpers.tools import ROOT
+
+import ivtuning
+
+
+def output(code: str) -> list[str]:
+    """The words that `code` prints in a new process."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.split()
+
+
+@pytest.mark.parametrize("module", ["ivtuning", "ivtuning.config", "ivtuning.errors"])
+def test_import_is_cheap(module):
+    heavy = ("torch", "numpy", "PIL", "omegaconf", "hydra", "detectron2")
+    assert output(f"import sys, {module}; print(*[m for m in {heavy} if m in sys.modules])") == []
+
+
+@pytest.mark.slow
+def test_tuning_needs_torch_alone():
+    code = """
+        import sys
+        sys.modules["detectron2"] = None  # any import of it fails
+        import ivtuning, ivtuning.tuning
+        print(ivtuning.__version__, len(ivtuning.tuning.TUNERS) > 0)
+    """
+    assert output(code) == [ivtuning.__version__, "True"]
+
+
+def test_public_names_are_loaded_when_they_are_used():
+    from ivtuning.checkpoint import load_adapter, save_adapter
+    from ivtuning.config import load_config
+    from ivtuning.engine.run import load_model
+    from ivtuning.predictor import Predictor
+
+    names = dict(load_adapter=load_adapter, save_adapter=save_adapter, load_config=load_config)
+    names |= dict(load_model=load_model, Predictor=Predictor)
+    assert {name: getattr(ivtuning, name) for name in names} == names
+    assert {*names, "__version__"} <= set(dir(ivtuning)) & set(ivtuning.__all__)
+    with pytest.raises(AttributeError, match="'ivtuning' has no attribute 'nothing'"):
+        ivtuning.nothing  # noqa: B018
+
+
+def imports_detectron2(file: Path) -> bool:
+    """Whether the module imports it at its top."""
+    names = []
+    for node in ast.parse(file.read_text()).body:
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+    return any(name.split(".")[0] == "detectron2" for name in names)
+
+
+def test_every_room_that_imports_detectron2_prepares_it():
+    package = ROOT / "projects" / "ivtuning"
+    files = [file for file in package.rglob("*.py") if imports_detectron2(file)]
+    assert len(files) > 30
+    for file in files:
+        room = file.relative_to(package).parts[0]
+        first = file if room.endswith(".py") else package / room / "__init__.py"
+        assert "\ncompat.prepare()\n" in first.read_text(), first

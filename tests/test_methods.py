@@ -1,0 +1,137 @@
+"""Methods: which stem and tuner each one is, and what `method=<name>` changes in a config."""
+
+from __future__ import annotations
+
+import pytest
+from detectron2.config import instantiate
+from omegaconf import OmegaConf
+
+from ivtuning.backbones.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
+from ivtuning.config import load_config
+from ivtuning.errors import UserError
+from ivtuning.methods import METHODS
+from ivtuning.tuning import TUNERS, Frozen, Full, IVTuning, LoRA, Mona
+
+VITDET, VISIBLE = "configs/M3FD/vitdet_ivtuning_b.py", "configs/COCO/cascade_mask_rcnn_mona_swin_b.py"
+NANO = "configs/synthetic/ivtuning.py"
+
+
+def plugins(cfg) -> tuple[type, type]:
+    net = cfg.model.backbone.net
+    return type(instantiate(net.stem)), type(instantiate(net.tuner))
+
+
+def test_every_tuner_has_a_method():
+    assert set(METHODS) == {"visible", "infrared", "full_visible", "parity", *TUNERS} - {"Frozen"}
+    for name, method in METHODS.items():
+        assert tuple(map(type, method.plugins())) == (method.stem, method.tuner)
+        assert name not in TUNERS or method.tuner is TUNERS[name]
+
+
+@pytest.mark.parametrize(
+    "name, stem, tuner",
+    [
+        ("visible", VisibleOnly, Frozen),
+        ("infrared", InfraredOnly, Frozen),
+        ("IVTuning", PromptStem, IVTuning),
+        ("full", SumStem, Full),
+        ("LORA", SumStem, LoRA),
+        ("mona", SumStem, Mona),
+        ("Full_Visible", VisibleOnly, Full),
+        ("parity", PromptStem, IVTuning),
+    ],
+)
+def test_a_method_sets_stem_and_tuner(name, stem, tuner):
+    assert plugins(load_config(VITDET, [f"method={name}"])) == (stem, tuner)
+
+
+@pytest.mark.parametrize("changes", [["method=LoRA", "model.backbone.net.tuner.rank=3"]] * 2)
+def test_a_method_applies_before_other_overrides(changes):
+    for order in (changes, changes[::-1]):
+        assert load_config(VITDET, order).model.backbone.net.tuner["rank"] == 3
+    named = ["model.backbone.net.stem=VisibleOnly", *changes]
+    assert plugins(load_config(VITDET, named)) == (VisibleOnly, LoRA)
+
+
+def test_plugins_of_the_method_keep_their_options(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "from detectron2.config import LazyCall as L\n"
+        "from ivtuning.backbones.stems import PromptStem\n"
+        "from ivtuning.tuning import IVTuning\n"
+        "net = dict(stem=L(PromptStem)(norm='GN'), tuner=L(IVTuning)(prompt_dim=4))\n"
+        "model = dict(backbone=dict(net=net))\n"
+    )
+    net = load_config(file, ["method=ivtuning"]).model.backbone.net
+    assert (net.stem.norm, net.tuner.prompt_dim) == ("GN", 4)
+    net = load_config(file, ["method=Full"]).model.backbone.net
+    assert "norm" not in net.stem and "prompt_dim" not in net.tuner
+
+
+@pytest.mark.parametrize(
+    "file, rates",
+    [
+        (NANO, {"IVTuning": 3, "Mona": 3, "Full": 1, "BitFit": 1}),
+        ("configs/M3FD/dino_ivtuning_swin_l.py", {"Full": 0.1}),
+    ],
+)
+def test_without_adapters_all_of_the_trunk_has_one_rate(file, rates):
+    for method, rate in rates.items():
+        assert load_config(file, [f"method={method}"]).optimizer.params.added_lr_factor == rate
+    changed = load_config(file, ["method=Full", "optimizer.params.added_lr_factor=7"])
+    assert changed.optimizer.params.added_lr_factor == 7
+
+
+def test_parity_is_the_released_code():
+    net = load_config(VITDET, ["method=parity"]).model.backbone.net
+    assert (net.tuner.preset, net.frozen_eval) == ("vitdet_v1", False)
+    assert (net.stem.zero_init, net.stem.from_visible) == (False, False)
+    other = load_config("configs/M3FD/dino_ivtuning_swin_l.py", ["method=parity"]).model.backbone.net
+    assert other.tuner.preset == "parity"
+
+
+def test_three_channels_keep_their_stem():
+    cfg = load_config(VISIBLE, ["method=full"])
+    assert plugins(cfg) == (VisibleOnly, Full)
+    assert cfg.train.output_dir == "output/COCO/cascade_mask_rcnn_mona_swin_b-Full"
+    for name in ("visible", "infrared", "parity", "full_visible"):
+        with pytest.raises(UserError, match=f"method {name} is for pairs.*tuner=Frozen"):
+            load_config(VISIBLE, [f"method={name}"])
+
+
+def test_a_saved_config_takes_a_method(tmp_path):
+    from detectron2.config import LazyConfig
+
+    LazyConfig.save(load_config(NANO, ["model.backbone.net.tuner.norm=GN"]), str(tmp_path / "config.yaml"))
+    assert load_config(tmp_path / "config.yaml", ["method=IVTuning"]).model.backbone.net.tuner.norm == "GN"
+    assert plugins(load_config(tmp_path / "config.yaml", ["method=Full"])) == (SumStem, Full)
+
+
+def test_nothing_else_changes():
+    base, full = (load_config(NANO, changes) for changes in ([], ["method=Full"]))
+    for cfg in (base, full):
+        del cfg.model.backbone.net.stem, cfg.model.backbone.net.tuner, cfg.train.output_dir
+        del cfg.optimizer.params.added_lr_factor
+    assert OmegaConf.to_container(base) == OmegaConf.to_container(full)
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("method=Fulll", "no method 'Fulll'; did you mean 'Full'"),
+        ("method=lorra", "did you mean 'LoRA'"),
+        ("method=", "no method ''"),
+        ("method=12", "no method '12'; there are visible, infrared, IVTuning"),
+        ("method.x=1", "the config has no 'method'"),
+    ],
+)
+def test_unknown_methods_are_reported(override, words):
+    with pytest.raises(UserError) as error:
+        load_config(VITDET, [override])
+    assert words in str(error.value) and override in str(error.value)
+
+
+def test_a_config_without_trunk_is_reported(tmp_path):
+    (tmp_path / "x.py").write_text("train = dict(max_iter=1)\n")
+    with pytest.raises(UserError, match="no trunk at model.backbone.net"):
+        load_config(tmp_path / "x.py", ["method=Full"])
