@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 
@@ -147,6 +148,16 @@ def test_mixed_precision_runs_on_the_cpu(pairs, tmp_path, precision):
     run.train(config(tmp_path, "train.max_iter=2", f"train.precision={precision}"))
     for value in read_checkpoint(tmp_path / "model_final.pth")["model"].values():
         assert value.dtype != torch.bfloat16
+
+
+def test_loader_processes_end_with_the_run(pairs, tmp_path, monkeypatch):
+    options = ["train.max_iter=2", "dataloader.train.num_workers=2"]
+    run.train(config(tmp_path / "whole", *options))
+    assert not multiprocessing.active_children()
+    with monkeypatch.context() as patch, pytest.raises(Killed) as killed:
+        kill_after(patch, 0)
+        run.train(config(tmp_path / "cut", *options))
+    assert killed.traceback and not multiprocessing.active_children()
 
 
 @pytest.mark.slow

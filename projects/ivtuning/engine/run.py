@@ -132,7 +132,9 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
         start = trainer.iter + 1
     # The loader needs no more than a batch's position in the stream to go on from there.
     cfg.dataloader.train.start = start * options.gradient_accumulation
-    trainer.train(start, options.max_iter)
+    # Left to the garbage collector, every worker of the loader would be waited for, for five seconds.
+    with contextlib.closing(trainer.batches):
+        trainer.train(start, options.max_iter)
     return results
 
 
