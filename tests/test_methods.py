@@ -94,7 +94,7 @@ def test_three_channels_keep_their_stem():
     cfg = load_config(VISIBLE, ["method=full"])
     assert plugins(cfg) == (VisibleOnly, Full)
     assert cfg.train.output_dir == "output/COCO/cascade_mask_rcnn_mona_swin_b-Full"
-    for name in ("visible", "infrared", "parity", "full_visible"):
+    for name in ("visible", "infrared", "parity", "full_visible", "IVTuning"):
         with pytest.raises(UserError, match=f"method {name} is for pairs.*tuner=Frozen"):
             load_config(VISIBLE, [f"method={name}"])
 

@@ -89,7 +89,8 @@ def apply_method(cfg: DictConfig, name: str) -> str:
     if net is None:
         raise UserError("the config has no trunk at model.backbone.net")
     if len(cfg.model.get("pixel_mean") or ()) == 3:
-        if method.stem in (VisibleOnly, InfraredOnly) or method.configure:
+        needs_pairs = "infrared" in method.tuner.needs
+        if needs_pairs or method.stem in (VisibleOnly, InfraredOnly):
             raise UserError(
                 f"method {key} is for pairs, but this model takes visible images alone: give "
                 "model.backbone.net.tuner=Frozen to freeze the trunk, or method=Full to train all of it"

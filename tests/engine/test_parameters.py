@@ -55,7 +55,7 @@ def test_input_names_the_image_that_is_ignored(method, line):
     assert describe_input(built(f"method={method}", config=config)) == line
     # The tuner alone says nothing about the images.
     if method == "visible":
-        changes = ["model.backbone.net.tuner=IVTuning", "model.backbone.net.stem=VisibleOnly"]
+        changes = ["model.backbone.net.tuner=Mona", "model.backbone.net.stem=VisibleOnly"]
         assert describe_input(built(*changes, config=config)) == line
 
 

@@ -110,7 +110,7 @@ def test_a_run_looks_for_the_trunk_once(pairs, tmp_path, monkeypatch):
 
 def test_the_log_says_which_images_are_used(pairs, tmp_path, caplog):
     caplog.set_level("INFO", logger="ivtuning")
-    run.train(config(tmp_path, "train.max_iter=1", "model.backbone.net.stem=VisibleOnly"))
+    run.train(config(tmp_path, "train.max_iter=1", "method=visible"))
     assert "input: visible only, infrared is ignored" in caplog.text
 
 

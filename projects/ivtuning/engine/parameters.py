@@ -5,7 +5,6 @@ from __future__ import annotations
 from tabulate import tabulate
 from torch import nn
 
-from ..backbones.stems import InfraredOnly, VisibleOnly
 from ..backbones.trunk import PLUGINS, TrunkPlace, find_trunk
 
 
@@ -73,8 +72,7 @@ def describe_input(model: nn.Module, place: TrunkPlace | None = None) -> str:
     pixel_mean = getattr(getattr(model, "module", model), "pixel_mean", None)
     if pixel_mean is not None and pixel_mean.numel() == 3:
         return "input: visible"
-    if isinstance(stem, VisibleOnly):
-        return "input: visible only, infrared is ignored"
-    if isinstance(stem, InfraredOnly):
-        return "input: infrared only, visible is ignored"
-    return "input: visible and infrared"
+    ignored = [image for image in ("visible", "infrared") if image not in stem.uses]
+    if ignored:
+        return f"input: {' and '.join(stem.uses)} only, {ignored[0]} is ignored"
+    return f"input: {' and '.join(stem.uses)}"
