@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Generator
 
 import torch
 from detectron2.config import instantiate
@@ -112,9 +112,10 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     speed_up(model, place.trunk, options)
     parallel = parallelize(model, place.trunk, options.parallel, options.ddp)
     optimizer = build_optimizer(cfg.optimizer, model, place)
+    batches = _batches(cfg)
     trainer = Trainer(
         parallel,
-        _LazyLoader(lambda: instantiate(cfg.dataloader.train)),
+        batches,
         optimizer,
         precision=options.precision,
         gradient_accumulation=options.gradient_accumulation,
@@ -133,19 +134,14 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     # The loader needs no more than a batch's position in the stream to go on from there.
     cfg.dataloader.train.start = start * options.gradient_accumulation
     # Left to the garbage collector, every worker of the loader would be waited for, for five seconds.
-    with contextlib.closing(trainer.batches):
+    with contextlib.closing(batches):
         trainer.train(start, options.max_iter)
     return results
 
 
-class _LazyLoader:
-    """Builds the loader when the first batch is needed: only then does a resumed run know its start."""
-
-    def __init__(self, build: Callable):
-        self.build = build
-
-    def __iter__(self):
-        yield from self.build()
+def _batches(cfg: DictConfig) -> Generator[list[dict], None, None]:
+    """Training batches. The loader is built for the first one: only then does a resumed run know its start."""
+    yield from instantiate(cfg.dataloader.train)
 
 
 def _hooks(cfg, trainer, checkpointer, ema, optimizer, results: dict, progress: str | None) -> list:
