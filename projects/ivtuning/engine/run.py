@@ -140,7 +140,7 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
 
 
 def _batches(cfg: DictConfig) -> Generator[list[dict], None, None]:
-    """Training batches. The loader is built for the first one: only then does a resumed run know its start."""
+    """Training batches. Their loader is built for the first one: a resumed run knows its start only then."""
     yield from instantiate(cfg.dataloader.train)
 
 
