@@ -65,8 +65,9 @@ compare: $(READY) ## Train every tuning method with three seeds; print a table o
 bench: $(READY) ## Measure speed and memory, and compare them with their targets | make bench ARGS="step --depth 3 --no-1024"
 	@$(PY) tools/benchmark.py $(or $(value ARGS),all)
 
-test: $(READY) ## Run the tests | make test ARGS="tests/test_config.py -x"
-	@$(PY) -m pytest $(value ARGS)
+# One process a core, each with a thread of its own; ARGS="-n 0" runs all in one.
+test: $(READY) ## Run the tests, in as many processes as there are cores | make test ARGS="tests/config -x"
+	@$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal $(value ARGS)
 
 lint: $(READY) ## Check style, formatting, the direction of imports, and types | make lint
 	@$(PY) -m ruff check .

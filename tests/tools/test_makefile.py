@@ -146,7 +146,8 @@ def test_convert(argv, config):
 
 def test_demo_and_test(argv):
     assert argv("demo") == ["tools/demo.py"]
-    assert argv("test", "ARGS=-k 'a or b'") == ["-m", "pytest", "-k", "a or b"]
+    assert argv("test")[:4] == ["-m", "pytest", "-n", "auto"]
+    assert argv("test", "ARGS=-k 'a or b' -n 0")[-4:] == ["-k", "a or b", "-n", "0"]
 
 
 def test_lint_checks_style_imports_and_types():
