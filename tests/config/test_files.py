@@ -135,3 +135,9 @@ def test_an_alias_that_cannot_be_resolved_is_dropped(tmp_path):
         "own = dict(a=1, b='${.a}')\n"
     )
     assert set(load_config(tmp_path / "x.py")) == {"model", "own"}
+
+
+def test_a_config_that_lacks_what_its_loader_refers_to(aliased):
+    aliased.write_text("from ..configs.synthetic.ivtuning import dataloader, model, train\n")
+    text = message(aliased)
+    assert "${data.on_bad_pair} in 'dataloader'" in text and "import 'data'" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ HOMES = (_PACKAGE.parents[1], _PACKAGE)
 _SUFFIXES = (".py", ".yaml", ".yml")
 # The groups of a config that a run reads.
 RUN_KEYS = ("data", "dataloader", "lr_multiplier", "model", "optimizer", "train")
+_REFERENCE = re.compile(r"\$\{(\w+)[\w.\[\]]*\}")  # from the root: ${data.x}, not ${..x} or ${oc.env:X}
 
 
 def find_config(path: str | os.PathLike) -> str:
@@ -44,7 +46,7 @@ def read_config(file: str) -> DictConfig:
     """The config in `file`, without top-level aliases such as ``rpn = model.proposal_generator``.
 
     Raises:
-        UserError: a syntax error in the file.
+        UserError: a syntax error in the file, or a value that refers to a group that the file lacks.
     """
     compat.prepare()
     from detectron2.config import LazyConfig
@@ -56,6 +58,7 @@ def read_config(file: str) -> DictConfig:
         cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
         raise UserError(f"{error.msg} Line {cause.lineno}: {cause.msg}") from error
     _drop_aliases(cfg)
+    _check_references(cfg, file)
     return cfg
 
 
@@ -116,6 +119,25 @@ def _drop_aliases(cfg: DictConfig) -> None:
                 is_alias = True
         if is_alias:
             del cfg[name], tree[name]
+
+
+def _check_references(cfg: DictConfig, file: str) -> None:
+    """Raise UserError where a value refers to a group that a run reads and that `cfg` lacks.
+
+    The loaders have ``${data.on_bad_pair}``; a config may import them from another one without its `data`.
+    """
+    from omegaconf import OmegaConf
+
+    if not {"dataloader", "model"} <= set(cfg):  # a piece of a config, such as those in configs/common/
+        return
+    for key, value in OmegaConf.to_container(cfg).items():
+        for part in _parts(value):
+            for name in _REFERENCE.findall(part) if isinstance(part, str) else ():
+                if name in RUN_KEYS and name not in cfg:
+                    raise UserError(
+                        f"config file {file!r}: {part} in {key!r} needs {name!r}, which the file lacks: "
+                        f"import {name!r} from where {key!r} comes from"
+                    )
 
 
 def _parts(tree: Any) -> Iterator[Any]:
