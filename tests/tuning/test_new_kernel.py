@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 import pytest
 from helpers.pages import code_blocks
@@ -10,11 +11,14 @@ from helpers.pages import code_blocks
 pytest.importorskip("triton")
 
 
-def test_the_page_keeps_its_word(tmp_path):
+def test_the_page_keeps_its_word(tmp_path, monkeypatch):
     kernel, check = code_blocks("new_kernel.md")
     path = tmp_path / "scale_shift_of_the_page.py"  # Triton reads the kernel's source from its file
-    path.write_text(f"{kernel}\n\n{check}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    page.test_agrees_with_the_plain_definition()
+    path.write_text(kernel)
+    spec = importlib.util.spec_from_file_location("ivtuning.tuning.triton_scale_shift", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    names: dict = {}
+    exec(compile(check, "new_kernel.md", "exec"), names)
+    names["test_agrees_with_the_plain_definition"]()
