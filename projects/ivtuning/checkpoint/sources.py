@@ -60,7 +60,7 @@ def where_from(file: Path) -> str:
         command = f"tools/convert_checkpoint.py --from {family} DOWNLOADED.pth {file} --config-file {config}"
         return f": make it with `{command}`"
     if file.name == "trunk.pth":
-        return ": `make demo` makes one, output/demo/trunk.pth"
+        return ": `make demo` makes output/demo/trunk.pth; train.init_checkpoint= starts from random weights"
     import timm
 
     if timm.is_model(file.stem):
