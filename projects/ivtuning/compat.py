@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import sys
 import types
-import warnings
 from pathlib import Path
 
 
@@ -35,8 +34,6 @@ def prepare() -> None:
 
     Every package whose modules import detectron2 calls this first; only the first call does anything.
     """
-    # fvcore, which detectron2 imports, scripts a loss; torch warns about that once per process.
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     if not has_vit():
         import numpy
         import PIL.Image

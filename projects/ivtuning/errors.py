@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -45,6 +46,8 @@ def run_tool(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     ``--traceback`` anywhere in `argv` shows the whole stack instead.
     """
     set_thread_defaults()  # before the tool imports torch
+    # fvcore, which detectron2 imports, scripts a loss; torch warns about that once a process.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     argv = list(sys.argv[1:] if argv is None else argv)
     show_stack = "--traceback" in argv
     argv = [a for a in argv if a != "--traceback"]
