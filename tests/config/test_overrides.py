@@ -150,7 +150,7 @@ def test_known_keys(file, key):
         ("model.pixel_meen=[1]", ["model (Model)", "'pixel_mean'"]),  # below @configurable
         ("dataloader.train.z=1", ["dataloader.train", "it has x, y"]),
         ("optimizer.lrr=1", ["AdamW", "'lr'"]),
-        ("optimisor.lr=1", ["'optimizer'"]),
+        ("optimzer.lr=1", ["'optimizer'"]),
         ("tuner=Mona", ["did you mean 'model.backbone.net.tuner'?"]),
         ("max_iter=3", ["did you mean 'train.max_iter'?"]),
         ("bare.x=1", ["bare (Bare) has no 'x'"]),
