@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ..errors import UserError, nearest
+from ..utils import text
 from .modalities import check_modality
 
 
@@ -79,10 +79,7 @@ def read_json(
         makers = {entry.folder: entry.maker for entry in known.values()}
         maker = makers.get(path.parent.parent.name, "a script of datasets/")
         raise UserError(f"{path} is missing: make it with {maker}, or set DETECTRON2_DATASETS to its root")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): prepare the set again") from error
+    content = text.read_json(path)
     for key, fields in required.items():
         items = content.get(key) if isinstance(content, dict) else None
         if not isinstance(items, list):

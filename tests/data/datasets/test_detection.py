@@ -103,7 +103,7 @@ def no_width():
 
 
 BAD = {
-    "half written": ('{"images": [', "is not valid JSON"),
+    "half written": ('{"images": [', "not valid JSON"),
     "not coco": ({"images": []}, "no list 'annotations'"),
     "no images": (content(images=[], annotations=[]), "lists no images"),
     "no categories": (content(categories=[], annotations=[]), "lists no categories"),

@@ -279,7 +279,7 @@ def changed(where, **changes) -> dict:
 
 
 BAD_JSON = {
-    "half written": ('{"images": [', "is not valid JSON"),
+    "half written": ('{"images": [', "not valid JSON"),
     "a list": ("[]", "no list 'images'"),
     "boxes only": ({"images": []}, "no list 'categories'"),
     "no images": (content(images=[]), "lists no images"),

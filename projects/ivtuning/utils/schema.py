@@ -1,0 +1,25 @@
+"""Turns what pydantic finds wrong into the one line that a user gets."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from ..errors import nearest
+
+
+def first_fault(error: ValidationError, known: tuple[str, ...] = ()) -> str:
+    """The first fault of `error` as ``field.path: what is wrong (what is there)``, without a remedy.
+
+    Args:
+        known: the names that are allowed; the nearest is suggested for an unknown one.
+    """
+    fault = error.errors(include_url=False)[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown{nearest(str(fault['loc'][-1]), known)}"
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message[0].lower() + message[1:]
+    shown = repr(fault["input"])
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    prefix = f"{where}: " if where else ""
+    return f"{prefix}{message}" if fault["type"] == "missing" else f"{prefix}{message} (it is {shown})"

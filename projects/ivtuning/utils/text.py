@@ -1,0 +1,70 @@
+"""Reads text files as people's editors and scripts write them, and JSON."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+# UTF-32 before UTF-16, whose mark is the beginning of its own.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a file in UTF-8, or in any encoding that its byte-order mark announces.
+
+    The mark is no part of the text, and all ends of lines become a newline.
+
+    Raises:
+        UserError: the file is missing or unreadable, is no text, or has another encoding; the message names
+            the line.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            reason = "is not a file" if path.exists() else "is missing"
+            raise UserError(f"{path} {reason}: give a text file")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}:{line}: not {encoding.upper().removesuffix('-SIG')} (byte 0x{data[error.start]:02x}); "
+            "save the file as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise UserError(f"{path}:{line}: a zero byte, so this is no text file in UTF-8; save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file; see :func:`read_text` for its encoding.
+
+    Raises:
+        UserError: see :func:`read_text`; or the file is not valid JSON, and the message names the line.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno}); fix the file, or "
+            "make it again"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not usable JSON ({error}); make the file again") from error
