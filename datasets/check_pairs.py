@@ -6,17 +6,15 @@ warnings do not.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
-from options import run
+from options import ScriptParser, run
 
-PARSER = argparse.ArgumentParser(
-    description=__doc__,
-    epilog="example:\n  python datasets/check_pairs.py m3fd_scene_train m3fd_scene_val --json\n"
+PARSER = ScriptParser(
+    __doc__,
+    "python datasets/check_pairs.py m3fd_scene_train m3fd_scene_val --json\n"
     "  python datasets/check_pairs.py msrs_seg_train msrs_seg_test",
-    formatter_class=argparse.RawDescriptionHelpFormatter,
 )
 PARSER.add_argument(
     "sets", nargs="+", help="registered names, such as m3fd_scene_val, or JSON files in the same format"

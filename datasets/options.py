@@ -1,19 +1,33 @@
-"""Options of the prepare scripts. This file imports nothing heavy, so that --help answers at once."""
+"""Command lines of the scripts here. This file imports nothing heavy, so that --help answers at once."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 
-def prepare_parser(description: str, example: str, output: str) -> argparse.ArgumentParser:
+class ScriptParser(argparse.ArgumentParser):
+    """A parser that reports a wrong command line as all tools report errors: one line, exit code 1."""
+
+    def __init__(self, description: str, example: str):
+        super().__init__(
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument("--traceback", action="store_true", help="show the whole stack of an error")
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(1)
+
+
+def prepare_parser(description: str, example: str, output: str) -> ScriptParser:
     """A parser with the options that all prepare scripts have; `output` names the set's default folder."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ScriptParser(description, example)
     add = parser.add_argument
     add(
         "--source",
@@ -26,8 +40,15 @@ def prepare_parser(description: str, example: str, output: str) -> argparse.Argu
 
 
 def run(parser: argparse.ArgumentParser, main: Callable) -> None:
-    """Run `main(argv)` as a tool; `parser` answers --help first, before ivtuning is imported."""
-    parser.parse_known_args()
-    from ivtuning.errors import run_tool
-
+    """Run `main(argv)` as a tool; `parser` checks the command line first, before ivtuning is imported."""
+    parser.parse_args()
+    try:
+        from ivtuning.errors import run_tool
+    except ModuleNotFoundError as error:
+        print(
+            f"error: {error.name} is not installed for {sys.executable}: run `make setup`, then "
+            "`source .venv/bin/activate`",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     run_tool(main)

@@ -37,11 +37,11 @@ def main(argv=None) -> None:
     source = args.source or output
     pairs = find_pairs(source, "Vis/*.png", "Ir/*.png", "Annotation/*.xml")
     chosen = f"scene={SCENE}" if args.split == "scene" else args.split
-    split, parts = split_pairs(pairs, chosen, args.seed)
+    split, parts = split_pairs(pairs, chosen, source, args.seed)
     contents = write_set(
         parts,
         CLASSES,
-        lambda path, size: read_voc(path, CLASSES),
+        lambda path, size: read_voc(path, CLASSES, size),
         source=source,
         output=output,
         split=split,

@@ -15,7 +15,8 @@ from helpers.tiny import detector, labeled, sample, segmentor
 
 from ivtuning.config import load_config
 from ivtuning.data.datasets.detection import register_pairs
-from ivtuning.data.images import BadPair, read_pair
+from ivtuning.data.image_files import BadPair
+from ivtuning.data.images import read_pair
 from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.copy_paste import CopyPaste
 from ivtuning.data.mappers.pairs import PairedDatasetMapper

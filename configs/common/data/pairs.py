@@ -10,7 +10,8 @@ from ivtuning.data.mappers.pairs import PairedDatasetMapper
 from ivtuning.evaluation.coco import PairCOCOEvaluator
 
 # What an unreadable pair does: "stop" ends the run and names it, "skip" leaves it out and counts it.
-data = dict(on_bad_pair="stop")
+# gray_visible accepts visible images without color, of cameras that have none.
+data = dict(on_bad_pair="stop", gray_visible=False)
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -20,6 +21,7 @@ dataloader = dict(
             augmentations=[L(T.RandomFlip)(horizontal=True)],
             photometric=[],
             photometric_ir=[],
+            gray_visible="${data.gray_visible}",
         ),
         total_batch_size=16,
         num_workers=4,
@@ -28,7 +30,7 @@ dataloader = dict(
     ),
     test=L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="???", filter_empty=False),
-        mapper=L(PairedDatasetMapper)(is_train=False, augmentations=[]),
+        mapper=L(PairedDatasetMapper)(is_train=False, augmentations=[], gray_visible="${data.gray_visible}"),
         num_workers=4,
     ),
     evaluator=L(PairCOCOEvaluator)(dataset_name="${..test.dataset.names}"),

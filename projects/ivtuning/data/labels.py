@@ -8,7 +8,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ..errors import UserError
-from .images import BadPair, decode, kind_of
+from .image_files import BadPair, decode, kind_of
 
 IGNORE = 255  # the train id, and the value in files, of pixels that neither loss nor metrics count
 MAX_CLASSES = 254

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ _MARKS = (
 )
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
     """The text of a file in UTF-8, or in any encoding that its byte-order mark announces.
 
     The mark is no part of the text, and all ends of lines become a newline.
+
+    Args:
+        encoding: what a file without mark is written in.
 
     Raises:
         UserError: the file is missing or unreadable, is no text, or has another encoding; the message names
@@ -37,19 +42,37 @@ def read_text(path: str | os.PathLike) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), encoding)
     try:
         text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+    except UnicodeError as error:
+        start = getattr(error, "start", 0)
+        line = data[:start].count(b"\n") + 1
         raise UserError(
-            f"{path}:{line}: not {encoding.upper().removesuffix('-SIG')} (byte 0x{data[error.start]:02x}); "
+            f"{path}:{line}: not {encoding.upper().removesuffix('-SIG')} (byte 0x{data[start]:02x}); "
             "save the file as UTF-8"
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise UserError(f"{path}:{line}: a zero byte, so this is no text file in UTF-8; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """Yield ("file:line", text without surrounding space) for each line of a list that is not empty.
+
+    Raises:
+        UserError: see :func:`read_text`.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line := line.strip():
+            yield f"{path}:{number}", line
+
+
+def whole_number(text: str) -> int | None:
+    """The integer that `text` states in ASCII digits, as "7", "-7" or "7.0"; None for anything else."""
+    match = re.fullmatch(r"([+-]?[0-9]{1,18})(\.0*)?", text.strip())
+    return int(match[1]) if match else None
 
 
 def read_json(path: str | os.PathLike) -> Any:

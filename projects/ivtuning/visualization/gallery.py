@@ -150,7 +150,8 @@ def draw_records(
     output.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Picture] = {}
     for record in track(records, "drawing"):
-        vis, ir = read_pair(record, getattr(predict, "ir_range", None), absent_modality(record))
+        # Gray visible images can be drawn in any case; the mapper of `predict` decides about them.
+        vis, ir = read_pair(record, getattr(predict, "ir_range", None), absent_modality(record), True)
         picture, fields = painter.draw(record, vis, ir, predict(record) if predict else None)
         stem = Path(record["file_name"]).stem
         if f"{stem}.png" in pictures:  # a file of the same name in another folder

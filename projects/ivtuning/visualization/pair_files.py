@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..data.images import IMAGE_SUFFIXES
+from ..data.image_files import IMAGE_SUFFIXES, image_files
 from ..data.prepare.pairing import check_stems
 from ..errors import UserError
 
@@ -36,11 +36,10 @@ def pair_files(vis: str | os.PathLike, ir: str | os.PathLike) -> list[tuple[Path
 
 def _images(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            if path.stem in images:
-                raise UserError(f"{images[path.stem]} and {path.name} share a stem: keep one of them")
-            images[path.stem] = path
+    for path in image_files(folder):
+        if path.stem in images:
+            raise UserError(f"{images[path.stem]} and {path.name} share a stem: keep one of them")
+        images[path.stem] = path
     if not images:
         raise UserError(f"no images in {folder}: expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     return images

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from ivtuning.data.catalog import unregister
 from ivtuning.data.datasets.classification import labeled_images, register_folder, register_known
 from ivtuning.data.datasets.classification_layouts import CLASS_NAMES
-from ivtuning.data.images import BadPair
+from ivtuning.data.image_files import BadPair
 from ivtuning.data.loaders.eval import build_test_loader
 from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.classification import ClassificationMapper
@@ -197,7 +197,7 @@ MISTAKES = {
     ),
     "voc box": (
         "voc2007cls_test",
-        lambda r: write(r / "VOC2007/Annotations/000002.xml", "<a></a>"),
+        lambda r: write(r / "VOC2007/Annotations/000002.xml", "<annotation/>"),
         "000002.xml has no box",
     ),
     "voc flag": (

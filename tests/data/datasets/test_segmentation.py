@@ -12,7 +12,7 @@ from PIL import Image
 from ivtuning.data.catalog import metadata, unregister
 from ivtuning.data.datasets.detection import training_dicts
 from ivtuning.data.datasets.segmentation import KNOWN, register_segmentation, segmentation_dicts
-from ivtuning.data.images import BadPair
+from ivtuning.data.image_files import BadPair
 from ivtuning.data.labels import read_labels
 from ivtuning.data.synthetic import generate as synthetic
 from ivtuning.errors import UserError

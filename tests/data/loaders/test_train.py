@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from ivtuning.data.images import BadPair
+from ivtuning.data.image_files import BadPair
 from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.copy_paste import CopyPaste
 from ivtuning.data.mappers.pairs import PairedDatasetMapper

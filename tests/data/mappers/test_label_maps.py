@@ -15,7 +15,7 @@ from PIL import Image
 
 from ivtuning.config import load_config
 from ivtuning.data.datasets.segmentation import segmentation_dicts
-from ivtuning.data.images import BadPair
+from ivtuning.data.image_files import BadPair
 from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.copy_paste import CopyPaste
 from ivtuning.data.mappers.pairs import PairedDatasetMapper

@@ -9,7 +9,8 @@ from detectron2.structures import BoxMode
 from helpers.tools import REAL
 from PIL import Image
 
-from ivtuning.data.images import BadPair, read_pair
+from ivtuning.data.image_files import BadPair
+from ivtuning.data.images import read_pair
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
 from ivtuning.data.transforms.photometric import Contrast, Gain, GaussianNoise
 from ivtuning.errors import UserError
@@ -356,7 +357,6 @@ BAD_INFRARED = {
     "four": (lambda: np.dstack([pattern()] * 4), "4 channels"),
     "palette": (lambda: Image.fromarray(rgb()).quantize(16), ".P."),
     "binary": (lambda: Image.fromarray(pattern()).convert("1"), ".1."),
-    "float": (lambda: pattern().astype(np.float32), ".F."),
 }
 
 

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.tools import MSRS, ROOT, help_without_packages
 from PIL import Image
 
-from ivtuning.data.images import image_size
+from ivtuning.data.image_files import image_size
 from ivtuning.data.prepare.coco import count_warnings
 from ivtuning.data.prepare.pairing import Pair, split_pairs
 from ivtuning.errors import UserError
@@ -21,15 +21,15 @@ def image(path: Path, size=(40, 30), mode="RGB"):
     Image.new(mode, size).save(path)
 
 
-def voc(path: Path, *objects):
+def voc(path: Path, *objects, size=(40, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
     items = []
     for name, *box in objects:
         corners = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=False)
         inside = "".join(f"<{key}>{value}</{key}>" for key, value in corners)
         items.append(f"<object><name>{name}</name><bndbox>{inside}</bndbox></object>")
-    # The size is wrong on purpose: the header of the image counts.
-    path.write_text(f"<annotation><size><width>9</width></size>{''.join(items)}</annotation>")
+    stated = "<size><width>{}</width><height>{}</height></size>".format(*size)
+    path.write_text(f"<annotation>{stated}{''.join(items)}</annotation>")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def m3fd(tmp_path):
         size = (40, 30) if number != 112 else (24, 18)
         image(root / f"Vis/{number:05}.png", size)
         image(root / f"Ir/{number:05}.png", size, "L")
-        voc(root / f"Annotation/{number:05}.xml", ("Car", 1, 2, 11, 8), ("people", 3, 3, 5, 9))
+        voc(root / f"Annotation/{number:05}.xml", ("Car", 1, 2, 11, 8), ("people", 3, 3, 5, 9), size=size)
     return root
 
 
@@ -124,7 +124,7 @@ def test_m3fd_scene_split(script, m3fd, tmp_path, capsys):
 
 def test_shipped_scene_list_has_the_published_numbers():
     pairs = [Pair(f"{n:05}", Path(f"{n:05}"), Path(f"{n:05}"), None) for n in range(4200)]
-    name, parts = split_pairs(pairs, f"scene={ROOT / 'datasets/splits/m3fd_scene_val.txt'}")
+    name, parts = split_pairs(pairs, f"scene={ROOT / 'datasets/splits/m3fd_scene_val.txt'}", Path("."))
     assert name == "scene" and {k: len(v) for k, v in parts.items()} == {"train": 3368, "val": 831}
     assert "01300" not in {p.stem for part in parts.values() for p in part}
 
@@ -286,17 +286,21 @@ def test_dry_run_then_write_then_unchanged(name, script, request, tmp_path, caps
 
 
 def test_boxes_are_clipped_or_dropped_and_counted(script, m3fd, tmp_path, capsys):
-    voc(m3fd / "Annotation/00111.xml", ("Car", -4, 5, 60, 12), ("Bus", 7, 7, 7, 20), ("Lamp", 50, 5, 60, 9))
+    bad = ("Car", -4, 5, 60, 12), ("Bus", 7, 7, 7, 20), ("Lamp", 50, 5, 60, 9)
+    good = (("Bus", 1, 1, 9, 9), ("Lamp", 2, 2, 8, 8)) * 50  # 2 of 105 boxes may be dropped
+    voc(m3fd / "Annotation/00111.xml", *bad, *good)
     script("prepare_m3fd")(["--source", str(m3fd)])
     coco = read(tmp_path, "m3fd/annotations/scene_val.json")
-    assert [a["bbox"] for a in coco["annotations"] if a["image_id"] == 1] == [[0.0, 5.0, 40.0, 7.0]]
+    boxes = [a["bbox"] for a in coco["annotations"] if a["image_id"] == 1]
+    assert boxes == [[0.0, 5.0, 40.0, 7.0]] + [[1.0, 1.0, 8.0, 8.0], [2.0, 2.0, 6.0, 6.0]] * 50
     rows = {
         line.rsplit(maxsplit=2)[0].strip(): line.split()[-1]
         for line in capsys.readouterr().out.splitlines()
         if line
     }
     assert rows["boxes clipped to the image"] == "1"
-    assert rows["boxes skipped: under 1 px wide or high"] == "2"
+    assert rows["boxes skipped: under 1 px wide or high"] == "1"
+    assert rows["boxes skipped: outside the image"] == "1"
 
 
 def no_infrared(root):
@@ -336,10 +340,10 @@ BAD_M3FD = {
     no_infrared: r"Vis/00111.png has no partner .*Ir/00111.png",
     no_visible: r"Ir/00111.png has no partner .*Vis/00111.png",
     unequal: r"Vis/00111.png and .*Ir/00111.png differ in size \(40x30 and 20x30\)",
-    cut_header: r"Vis/00111.png is not a readable image",
+    cut_header: r"Vis/00111.png cannot be read",
     unknown_name: r"00111.xml: unknown class 'Lampe' .*did you mean 'Lamp'",
-    no_corner: r"00111.xml: the bndbox of a Car is not four numbers",
-    broken_xml: r"00111.xml is not readable XML",
+    no_corner: r"00111.xml: the box of a Car is not four numbers",
+    broken_xml: r"00111.xml:1: not readable XML",
     no_xml: r"no file matches .*Annotation/\*.xml",
 }
 

@@ -404,7 +404,7 @@ BAD = {
     "gray shades": ("msrs", change_label(luminance), r"00002N.png .* look like gray shades of the class"),
     "unknown color": ("msrs", change_label(lambda i: Image.new("RGB", i.size, (1, 2, 3))), "3 channels"),
     "label size": ("msrs", change_label(lambda i: i.resize((8, 8))), r"is 8x8 but its image 24x16"),
-    "cut label": ("msrs", cut("test/Segmentation_labels/00001D.png"), "00001D.png is not a readable image"),
+    "cut label": ("msrs", cut("test/Segmentation_labels/00001D.png"), "00001D.png cannot be read"),
     "unequal pair": (
         "pst900",
         lambda root: save(next(root.glob("test/thermal/*")), noise(0, 1)[:8]),
@@ -426,7 +426,7 @@ BAD = {
     "unknown name": (
         "mfnet",
         lambda root: (root / "val.txt").write_text("00003\n"),
-        r"val.txt lists '00003', which has no image; did you mean '00003D'",
+        r"val.txt:1 lists '00003', which has no image; did you mean '00003D'",
     ),
     "another release": (
         "ade20k",

@@ -15,8 +15,9 @@ import scipy.io
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from ...errors import UserError, nearest
+from ...utils.text import read_lines, whole_number
 from ..annotations import read_voc
-from ..images import IMAGE_SUFFIXES
+from ..image_files import image_files, is_hidden
 
 Items = list[tuple[Path, int]]  # image, label
 Reader = Callable[[Path, str], tuple[Items, list[str]]]  # (root, part) -> items, class names
@@ -61,9 +62,9 @@ def _pets(root: Path, part: str) -> Items:
     items = []
     for where, line in _lines(root / f"annotations/{part}.txt"):
         fields = line.split()
-        if len(fields) != 4 or not fields[1].isdigit():
+        if len(fields) != 4 or (label := whole_number(fields[1])) is None:
             raise UserError(f"{where}: expected `name class species breed`, got {line!r}")
-        items.append((root / f"images/{fields[0]}.jpg", int(fields[1]) - 1))
+        items.append((root / f"images/{fields[0]}.jpg", label - 1))
     return items
 
 
@@ -93,7 +94,7 @@ def read_voc2007(root: Path, part: str) -> tuple[Items, list[str]]:
 
 def _largest(path: Path, candidates: Sequence[int]) -> int:
     need(path)
-    boxes = [((x1 - x0) * (y1 - y0), c) for c, x0, y0, x1, y1 in read_voc(path, CLASS_NAMES)]
+    boxes = [((x1 - x0) * (y1 - y0), c) for c, x0, y0, x1, y1, _ in read_voc(path, CLASS_NAMES)]
     boxes = [box for box in boxes if box[1] in candidates]
     if not boxes:
         raise UserError(f"{path} has no box of the classes that ImageSets/Main lists for it: fetch it again")
@@ -105,13 +106,13 @@ def read_lists(root: Path, part: str) -> tuple[Items, list[str]]:
     labels, items = [], []
     for name in dict.fromkeys(("train", part)):
         for where, line in _lines(root / f"meta/{name}.txt"):
-            *path, label = line.rsplit(maxsplit=1)
-            if not path or not label.lstrip("-").isdigit():
+            *path, last = line.rsplit(maxsplit=1)
+            if not path or (label := whole_number(last)) is None:
                 raise UserError(f"{where}: expected `path label`, got {line!r}")
             if name == "train":
-                labels.append(int(label))
+                labels.append(label)
             if name == part:
-                items.append((root / part / path[0], int(label)))
+                items.append((root / part / path[0], label))
     return items, [str(i) for i in range(max(labels, default=-1) + 1)]
 
 
@@ -125,7 +126,7 @@ def read_folders(root: Path, part: str) -> tuple[Items, list[str]]:
             raise UserError(
                 f"{root / part / name}: {root / 'train'} has no class {name!r}{nearest(name, classes)}"
             )
-        files = sorted(p for p in (root / part / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = image_files(root / part / name)
         if not files:
             raise UserError(f"{root / part / name} holds no image: add some, or remove the folder")
         items += [(file, classes.index(name)) for file in files]
@@ -134,15 +135,13 @@ def read_folders(root: Path, part: str) -> tuple[Items, list[str]]:
 
 def _folders(root: Path) -> list[str]:
     need(root)
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p))
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """("file:line", text) of every line that is neither empty nor a comment."""
     need(path)
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if line.strip() and not line.startswith("#"):
-            yield f"{path}:{number}", line.strip()
+    return ((where, line) for where, line in read_lines(path) if not line.startswith("#"))
 
 
 def need(path: Path) -> None:

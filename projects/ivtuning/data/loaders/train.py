@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...errors import UserError, nearest
-from ..images import BadPair
+from ..image_files import BadPair
 from ..mappers.copy_paste import CopyPaste
 from .transport import Packed, pack, unpack
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from detectron2.data.detection_utils import read_image
 from torch import Tensor
 
 from ...errors import UserError
-from ..images import UNREADABLE, BadPair
+from ..images import check_ir_range, read_photograph
 
 
 class ClassificationMapper:
@@ -21,26 +20,28 @@ class ClassificationMapper:
         is_train: whether the samples are for training. The label is kept either way, for the evaluator.
         augmentations: callables from a (3, H, W) uint8 RGB tensor to another, such as torchvision's v2
             transforms; applied in order.
+        ir_range: values (lo, hi) of gray images of 16 bits or in floating point that become 0 and 255, see
+            :func:`..images.read_photograph`.
     """
 
-    def __init__(self, is_train: bool, augmentations: Sequence[Callable[[Tensor], Tensor]] = ()):
+    def __init__(
+        self,
+        is_train: bool,
+        augmentations: Sequence[Callable[[Tensor], Tensor]] = (),
+        ir_range: Sequence[float] | None = None,
+    ):
         self.is_train, self.augmentations = is_train, list(augmentations)
+        self.ir_range = check_ir_range(ir_range)
 
     def __call__(self, dataset_dict: dict) -> dict:
         """The dict with "image", (3, h, w) uint8 RGB; gray, palette and alpha images are converted.
 
         Raises:
-            BadPair: the file is missing or unreadable.
+            BadPair: see :func:`..images.read_photograph`.
             UserError: an augmentation gave something else.
         """
-        path = dataset_dict["file_name"]
-        try:
-            image = torch.from_numpy(read_image(path, "RGB").transpose(2, 0, 1).copy())
-        except FileNotFoundError:
-            raise BadPair(f"image {path} is missing: restore it, or remove it from the list", path) from None
-        except UNREADABLE as error:
-            why = " ".join(str(error).split()) or type(error).__name__
-            raise BadPair(f"image {path} cannot be read ({why}): fetch it again", path) from error
+        photograph = read_photograph(dataset_dict["file_name"], self.ir_range)
+        image = torch.from_numpy(photograph.transpose(2, 0, 1).copy())
         for change in self.augmentations:
             image = change(image)
             if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:

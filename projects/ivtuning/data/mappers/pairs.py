@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from ...errors import UserError
-from ..images import read_pair
+from ..images import check_ir_range, read_pair
 from ..labels import IGNORE, UNUSED, read_labels
 from ..modalities import MODALITIES, absent_modality, check_modality
 
@@ -56,6 +56,7 @@ class PairedDatasetMapper:
         ir_range: Sequence[float] | None = None,
         drop: str | None = None,
         modality_dropout: float = 0.0,
+        gray_visible: bool = False,
     ):
         """
         Args:
@@ -65,17 +66,17 @@ class PairedDatasetMapper:
             photometric_ir: likewise for the infrared image, drawn independently.
             use_instance_mask: needs a segmentation (polygons or RLE) in every annotation; adds `gt_masks`
                 (BitMasks) and, after a crop, takes the boxes from the masks.
-            ir_range: raw counts (lo, hi) of 16-bit infrared, see :func:`..images.read_pair`.
+            ir_range: raw counts (lo, hi) of 16-bit infrared, or values in the unit of a floating-point one,
+                see :func:`..images.read_pair`.
             drop: "visible" or "infrared": the image that every sample goes without.
             modality_dropout: probability, 0..1, that a complete training pair loses one of its images, either
                 with equal chance. All its objects stay.
+            gray_visible: accept visible images of one channel.
 
         Raises:
             UserError: `ir_range` is not two increasing numbers, `drop` no modality, `modality_dropout` no
                 probability or not for training.
         """
-        if ir_range is not None and (len(ir_range) != 2 or not ir_range[0] < ir_range[1]):
-            raise UserError(f"ir_range={list(ir_range)}: give two increasing raw counts, such as (0, 16383)")
         check_modality(drop, "drop")
         if not 0 <= modality_dropout <= 1:
             raise UserError(f"modality_dropout={modality_dropout}: give a probability in 0..1")
@@ -86,9 +87,10 @@ class PairedDatasetMapper:
         self.photometric = list(photometric)
         self.photometric_ir = list(photometric_ir)
         self.use_instance_mask = use_instance_mask
-        self.ir_range = ir_range
+        self.ir_range = check_ir_range(ir_range)
         self.drop = drop
         self.modality_dropout = modality_dropout
+        self.gray_visible = gray_visible
 
     def __call__(self, dataset_dict: dict) -> dict:
         """
@@ -108,7 +110,8 @@ class PairedDatasetMapper:
                 labels; an unknown label; a missing segmentation; `drop` leaves nothing of the pair.
         """
         dataset_dict = dict(dataset_dict)
-        visible, infrared = read_pair(dataset_dict, self.ir_range, self._absent(dataset_dict))
+        absent = self._absent(dataset_dict)
+        visible, infrared = read_pair(dataset_dict, self.ir_range, absent, self.gray_visible)
         aug_input = _Labeled(infrared if visible is None else visible)
         dataset_dict.setdefault("height", aug_input.image.shape[0])
         dataset_dict.setdefault("width", aug_input.image.shape[1])

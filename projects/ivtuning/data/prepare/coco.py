@@ -18,12 +18,16 @@ from ...errors import UserError
 from ...utils.files import StagedFiles
 from ...utils.progress import track
 from ..annotations import Box
-from ..images import image_size
+from ..images import inspect_pair
 from ..modalities import FILE_KEYS
-from .pairing import Pair
+from .pairing import Pair, check_not_swapped
 
 # Ends the message about a place that cannot be written.
 ADVICE = "choose a writable place with --output"
+
+
+# The share of a part's boxes that may be dropped as too small or outside their image.
+MAX_DROPPED = 0.02
 
 
 def assemble(
@@ -33,6 +37,7 @@ def assemble(
     source: Path,
     label: str,
     time: Callable[[str], str | None] = lambda stem: None,
+    gray_visible: bool = False,
 ) -> tuple[dict, Counter]:
     """The COCO content of `pairs`, without info, and what was skipped or changed, counted by reason.
 
@@ -40,42 +45,70 @@ def assemble(
         read: from a label file and (width, height) to boxes.
         label: what the progress bar is called.
         time: from a stem to "day", "night" or None (unknown).
+        gray_visible: accept visible images of one channel.
 
     Raises:
-        UserError: the images of a pair differ in size, or `read` refuses a label file.
+        UserError: a file that cannot be read as a pair's, images of unequal size, a label file that `read`
+            refuses, or too many boxes that cannot be used.
     """
+    check_not_swapped(pairs)
     images, annotations, counts = [], [], Counter()
+    # Of each class, and where the boxes without use are: their classes and the first one's file by reason.
+    totals, dropped, examples = Counter(), Counter(), {}
     for pair in track(pairs, label):
         if pair.label is None:
             counts["pairs skipped: no label file"] += 1
             continue
-        width, height = size = image_size(pair.visible)
-        if (other := image_size(pair.infrared)) != size:
-            sizes = f"{width}x{height} and {other[0]}x{other[1]}"
-            raise UserError(f"{pair.visible} and {pair.infrared} differ in size ({sizes}): align them first")
+        width, height = size = inspect_pair(pair.visible, pair.infrared, gray_visible)
         files = dict(zip(FILE_KEYS, (pair.visible, pair.infrared), strict=True))
         image = {"id": len(images) + 1} | {k: p.relative_to(source).as_posix() for k, p in files.items()}
         image |= {"height": height, "width": width}
         if time_of_day := time(pair.stem):
             image["time"] = time_of_day
         images.append(image)
-        for index, *corners in read(pair.label, size):
+        for index, *corners, crowd in read(pair.label, size):
             if index is None:
                 counts["boxes skipped: ignored class"] += 1
                 continue
+            totals[index] += 1
             limits = (width, height, width, height)
             clipped = [min(max(c, 0.0), float(limit)) for c, limit in zip(corners, limits, strict=True)]
             x0, y0, x1, y1 = (round(c, 2) for c in clipped)
             w, h = round(x1 - x0, 2), round(y1 - y0, 2)
             if w < 1 or h < 1:
-                counts["boxes skipped: under 1 px wide or high"] += 1
+                outside = min(corners[2] - corners[0], corners[3] - corners[1]) >= 1
+                reason = "outside the image" if outside else "under 1 px wide or high"
+                counts[f"boxes skipped: {reason}"] += 1
+                dropped[index] += 1
+                examples.setdefault(index, f"{pair.label} has one {reason}")
                 continue
             if max(abs(a - b) for a, b in zip(corners, clipped, strict=True)) > 0.01:
                 counts["boxes clipped to the image"] += 1
+            counts["boxes marked difficult (crowd)"] += crowd
             box = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": index + 1}
-            annotations.append(box | {"bbox": [x0, y0, w, h], "area": round(w * h, 2), "iscrowd": 0})
+            annotations.append(box | {"bbox": [x0, y0, w, h], "area": round(w * h, 2), "iscrowd": int(crowd)})
+    _check_dropped(totals, dropped, examples, classes, label)
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}, counts
+    return {"images": images, "annotations": annotations, "categories": categories}, +counts
+
+
+def _check_dropped(
+    totals: Counter, dropped: Counter, examples: Mapping[int, str], classes: Sequence[str], part: str
+) -> None:
+    """Raise UserError if too many boxes of a part were dropped, or all of a class; keys are class indices."""
+    advice = "fix the labels, or take those that were made on these images"
+    for index, count in dropped.items():
+        if count == totals[index]:
+            raise UserError(
+                f"{part}: none of the {count} boxes of {classes[index]} can be used: {examples[index]}; "
+                f"{advice}"
+            )
+    if dropped.total() > MAX_DROPPED * totals.total():
+        first = next(iter(examples.values()))
+        raise UserError(
+            f"{part}: {dropped.total()} of {totals.total()} boxes cannot be used, over "
+            f"{100 * MAX_DROPPED:g} %: {first}; {advice}"
+        )
 
 
 def summary(parts: dict[str, tuple[dict, Counter]]) -> str:
@@ -144,12 +177,13 @@ def write_set(
     split: str,
     description: str,
     time: Callable[[str], str | None] = lambda stem: None,
+    gray_visible: bool = False,
     dry_run: bool = False,
 ) -> dict[str, dict]:
     """Assemble every part, print a summary, and write ``<output>/annotations/<split>_<part>.json``.
 
     All files are written, or none. ``info.image_root`` records `source` if it is not the set's own folder.
-    See :func:`assemble` for `read` and `time`.
+    See :func:`assemble` for `read`, `time` and `gray_visible`.
 
     Returns:
         The contents by part.
@@ -160,7 +194,10 @@ def write_set(
     info = {"description": description, "split": split}
     if source.resolve() != output.resolve():
         info["image_root"] = os.path.abspath(source)
-    made = {part: assemble(pairs, classes, read, source, part, time) for part, pairs in parts.items()}
+    made = {
+        part: assemble(pairs, classes, read, source, part, time, gray_visible)
+        for part, pairs in parts.items()
+    }
     if empty := [part for part, (coco, _) in made.items() if not coco["images"]]:
         raise UserError(f"no pair of the {empty[0]} part has a label file in {source}")
     contents = {part: {"info": info} | coco for part, (coco, _) in made.items()}

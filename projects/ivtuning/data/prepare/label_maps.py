@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...errors import UserError
 from ..datasets.segmentation_layouts import RGB, SegmentationSet
-from ..images import decode, image_size
+from ..image_files import decode, image_size
 from ..labels import IGNORE, read_labels
 
 

@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from ...errors import UserError, nearest
-from ..images import IMAGE_SUFFIXES
+from ...utils.text import read_lines
+from ..image_files import IMAGE_SUFFIXES, decode, is_hidden
 
 # Suffixes that an entry of a split list may have.
 _LISTED_SUFFIXES = IMAGE_SUFFIXES | {".xml", ".txt"}
@@ -41,16 +44,37 @@ def check_stems(
         )
 
 
-def _files_by_stem(source: Path, pattern: str) -> dict[str, Path]:
-    """Files of `source` that match `pattern`; the stem is what its one ``*`` stands for."""
+def files_by_stem(source: Path, pattern: str) -> dict[str, Path]:
+    """Files of `source` that match `pattern`; the stem is what its one ``*`` stands for. Hidden files do not.
+
+    Raises:
+        UserError: a pattern of another form, or nothing matches it.
+    """
     pattern = PurePosixPath(pattern).as_posix()
     if pattern.count("*") != 1 or pattern.startswith("/"):
         raise UserError(f"pattern {pattern!r} must be relative to --source and hold exactly one *")
     before, after = pattern.split("*")
-    paths = sorted(source.glob(pattern))
+    paths = sorted(path for path in source.glob(pattern) if not is_hidden(path))
     if not paths:
         raise UserError(f"no file matches {source / pattern}: is --source the folder of the release?")
     return {p.relative_to(source).as_posix()[len(before) :].removesuffix(after): p for p in paths}
+
+
+def check_not_swapped(pairs: Sequence[Pair]) -> None:
+    """Raise UserError if, in a sample, every visible image is gray and every infrared image has colors."""
+    sample = pairs[:: max(1, len(pairs) // 8)]
+    if pairs and all(_color(p.visible) < 4 and _color(p.infrared) > 8 for p in sample):
+        visible, infrared = sample[0].visible, sample[0].infrared
+        raise UserError(
+            f"visible images such as {visible} are gray, and infrared ones such as {infrared} have colors: "
+            "swap the two folders"
+        )
+
+
+def _color(path: Path) -> float:
+    """How far the channels of an image differ, in levels of 0..255 on average."""
+    pixels = np.asarray(decode(path, "image")[0].convert("RGB"))
+    return float(np.ptp(pixels, axis=2).mean())
 
 
 def find_pairs(source: Path, visible: str, infrared: str, labels: str) -> list[Pair]:
@@ -64,7 +88,7 @@ def find_pairs(source: Path, visible: str, infrared: str, labels: str) -> list[P
         UserError: nothing matches a pattern, or an image lacks its partner.
     """
     patterns = {"visible": visible, "infrared": infrared}
-    vis, ir, label = (_files_by_stem(source, pattern) for pattern in (visible, infrared, labels))
+    vis, ir, label = (files_by_stem(source, pattern) for pattern in (visible, infrared, labels))
     check_stems(vis, ir, lambda stem, side: str(source / patterns[side].replace("*", stem)))
     return [Pair(stem, vis[stem], ir[stem], label.get(stem)) for stem in vis]
 
@@ -75,40 +99,54 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
     An entry per line: a stem, an image's file name, a number (the last digits of a stem), or an inclusive
     range of numbers such as ``111-192``. A ``!`` before an entry excludes it; ``#`` starts a comment.
     """
-    if not path.is_file():
-        raise UserError(f"split list {path} is missing")
     by_number: dict[int, list[str]] = {}
     for pair in pairs:
-        if match := re.search(r"(\d+)\D*$", pair.stem):
+        if match := re.search(r"([0-9]{1,18})[^0-9]*$", pair.stem):
             by_number.setdefault(int(match[1]), []).append(pair.stem)
     stems = {alias: p.stem for p in pairs for alias in (p.stem, p.visible.stem, p.infrared.stem)}
     chosen: set[str] = set()
     excluded: set[str] = set()
-    for line in path.read_text().splitlines():
+    for where, line in read_lines(path):
         entry = line.split("#")[0].strip()
         target, entry = (excluded, entry[1:].strip()) if entry.startswith("!") else (chosen, entry)
-        name = PurePosixPath(entry)
+        name = PurePosixPath(entry.replace("\\", "/"))
         stem = name.stem if name.suffix.lower() in _LISTED_SUFFIXES else name.name
         if not entry:
             continue
         if stem in stems:
             target.add(stems[stem])
-        elif match := re.fullmatch(r"(\d+)-(\d+)", entry):
-            for number in range(int(match[1]), int(match[2]) + 1):
-                target.update(by_number.get(number, ()))
-        elif stem.isdigit() and int(stem) in by_number:
+        elif match := re.fullmatch(r"([0-9]{1,18})\s*-\s*([0-9]{1,18})", entry):
+            first, last = int(match[1]), int(match[2])
+            if first > last:
+                raise UserError(f"{where}: the range {entry} is empty; write {last}-{first}")
+            target.update(*(names for number, names in by_number.items() if first <= number <= last))
+        elif re.fullmatch("[0-9]{1,18}", stem) and int(stem) in by_number:
             target.update(by_number[int(stem)])
         elif target is chosen:
-            raise UserError(f"{path}: no pair is called {entry!r}{nearest(stem, stems)}")
+            raise UserError(f"{where}: no pair is called {entry!r}{nearest(stem, stems)}")
     return chosen, excluded
 
 
-def split_pairs(pairs: Sequence[Pair], split: str, seed: int = 0) -> tuple[str, dict[str, list[Pair]]]:
+def _list_file(name: str, source: Path) -> Path:
+    """The split list `name`, relative to the folder `source` like the patterns, else to the current one."""
+    here = Path(name.strip())
+    path = source / here
+    if not path.is_file():
+        path = here
+    if not path.is_file():
+        raise UserError(f"split list {here} is missing: it is neither in {source} nor in {Path.cwd()}")
+    return path
+
+
+def split_pairs(
+    pairs: Sequence[Pair], split: str, source: Path, seed: int = 0
+) -> tuple[str, dict[str, list[Pair]]]:
     """Divide `pairs` into training and validation.
 
     Args:
         split: ``random`` (80/20, seeded), ``NAME=val.txt`` (all other pairs train) or
             ``NAME=train.txt,val.txt`` (pairs in neither list are left out).
+        source: the folder that lists are looked for in; then in the current one.
 
     Returns:
         The split's name, and {"train": pairs, "val": pairs}.
@@ -124,9 +162,10 @@ def split_pairs(pairs: Sequence[Pair], split: str, seed: int = 0) -> tuple[str, 
         train = {pair.stem for pair in pairs} - val
     else:
         name, _, files = split.partition("=")
-        lists = [Path(file) for file in files.split(",")]
-        if not re.fullmatch(r"\w[\w-]*", name) or not files or len(lists) > 2:
+        names = files.split(",")
+        if not re.fullmatch(r"\w[\w-]*", name) or not all(map(str.strip, names)) or len(names) > 2:
             raise UserError(f"split {split!r} is neither known nor NAME=val.txt nor NAME=train.txt,val.txt")
+        lists = [_list_file(file, source) for file in names]
         val, excluded = _select(pairs, lists[-1])
         train = {pair.stem for pair in pairs} - val
         if len(lists) == 2:

@@ -20,19 +20,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 from tabulate import tabulate
 
 from ...errors import UserError, nearest
 from ...utils.files import StagedFiles
 from ...utils.progress import track
+from ...utils.text import read_lines
 from ..datasets.segmentation_layouts import SegmentationSet
-from ..images import decode, image_size, kind_of, read_pair
+from ..image_files import decode, image_size, kind_of, open_image, turned
+from ..images import inspect_infrared, read_pair
 from ..labels import class_table
 from ..modalities import FILE_KEYS, TIMES, time_of
 from .coco import ADVICE, count_warnings, describe, stage_json
 from .label_maps import read_values
-from .pairing import Pair, find_pairs
+from .pairing import Pair, check_not_swapped, files_by_stem, find_pairs
 
 
 def prepare(layout: SegmentationSet, source: Path, output: Path, dry_run: bool = False) -> dict[str, dict]:
@@ -92,7 +93,7 @@ def find_parts(layout: SegmentationSet, source: Path) -> tuple[dict[str, list[Pa
         if layout.listed:
             pairs = _listed(pairs, source / folder, left_out[part])
         else:
-            alone = len(list(source.glob(patterns[2]))) - sum(pair.label is not None for pair in pairs)
+            alone = len(files_by_stem(source, patterns[2])) - sum(pair.label is not None for pair in pairs)
             left_out[part]["skipped: label maps without image"] = alone
         if unlabeled := [pair for pair in pairs if pair.label is None]:
             path = source / patterns[2].replace("*", unlabeled[0].stem)
@@ -100,8 +101,21 @@ def find_parts(layout: SegmentationSet, source: Path) -> tuple[dict[str, list[Pa
             raise UserError(
                 f"{unlabeled[0].visible} has no label map {path}: copy it there, or move the image away{more}"
             )
+        if layout.infrared and not layout.stacked:
+            check_not_swapped(pairs)
         parts[part] = pairs
+    if layout.listed:
+        _check_disjoint(parts)
     return parts, left_out
+
+
+def _check_disjoint(parts: Mapping[str, Sequence[Pair]]) -> None:
+    """Raise UserError if an image belongs to two parts."""
+    seen: dict[str, str] = {}
+    for part, pairs in parts.items():
+        for pair in pairs:
+            if (other := seen.setdefault(pair.stem, part)) != part:
+                raise UserError(f"{pair.stem!r} is in the lists of {other} and {part}: remove it from one")
 
 
 def _listed(pairs: Sequence[Pair], path: Path, left_out: Counter) -> list[Pair]:
@@ -109,17 +123,22 @@ def _listed(pairs: Sequence[Pair], path: Path, left_out: Counter) -> list[Pair]:
     if not path.is_file():
         raise UserError(f"{path} is missing: it lists the images of its part, one per line")
     known = {pair.stem: pair for pair in pairs}
-    names = [line.strip().removesuffix(".png") for line in path.read_text().splitlines() if line.strip()]
-    stems = [name for name in dict.fromkeys(names) if not name.endswith("_flip")]
-    mirrored = sum(name.endswith("_flip") for name in names)
-    left_out["skipped: mirrored copies (_flip)"] = mirrored
-    left_out["skipped: listed twice"] = len(names) - mirrored - len(stems)
-    for stem in stems:
+    # Stem -> where it is listed first.
+    places: dict[str, str] = {}
+    mirrored = twice = 0
+    for where, line in read_lines(path):
+        stem = line.removesuffix(".png")
+        mirrored += stem.endswith("_flip")
+        twice += stem in places
+        if stem.endswith("_flip") or places.setdefault(stem, where) != where:
+            continue
         if stem not in known:
-            raise UserError(f"{path} lists {stem!r}, which has no image{nearest(stem, known)}")
-    if not stems:
+            raise UserError(f"{where} lists {stem!r}, which has no image{nearest(stem, known)}")
+    left_out["skipped: mirrored copies (_flip)"] = mirrored
+    left_out["skipped: listed twice"] = twice
+    if not places:
         raise UserError(f"{path} lists no image: fetch it again")
-    return [known[stem] for stem in stems]
+    return [known[stem] for stem in places]
 
 
 class Copies:
@@ -166,7 +185,7 @@ def _read(part: str, layout: SegmentationSet, source: Path, copies: Copies, pair
         files["ir_file_name"] = copies.put(f"ir/{part}/{pair.stem}.png", infrared)
     elif layout.infrared:
         files["ir_file_name"] = pair.infrared
-        if (other := image_size(pair.infrared)) != size:
+        if (other := inspect_infrared(pair.infrared)) != size:
             sizes = f"{width}x{height} and {other[0]}x{other[1]}"
             raise UserError(f"{pair.visible} and {pair.infrared} differ in size ({sizes}): align them first")
         if layout.holes and (filled := _filled(pair)) is not None:
@@ -205,14 +224,15 @@ def _unstack(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _rgb(path: Path, paired: bool) -> np.ndarray | None:
     """(H, W, 3) RGB of a visible image that is not RGB in its file; None if it is."""
-    with Image.open(path) as image:
-        if image.mode == "RGB":
+    with open_image(path, "visible image") as (image, bits):
+        if (image.mode, bits) == ("RGB", 8):
             return None
-        bands = len(image.getbands())
-    if paired and bands == 1 and image.mode != "P":
-        raise UserError(f"visible image {path} is gray: are the folders of the two modalities swapped?")
-    image, _ = decode(str(path), "visible image")
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        if bits > 8:
+            raise UserError(f"visible image {path} has {kind_of(image, bits)}: save it as 8-bit RGB")
+        if paired and len(image.getbands()) == 1 and image.mode != "P":
+            raise UserError(f"visible image {path} is gray: are the folders of the two modalities swapped?")
+        image.load()
+    return np.asarray(turned(image).convert("RGB"))
 
 
 def _filled(pair: Pair) -> np.ndarray | None:

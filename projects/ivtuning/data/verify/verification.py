@@ -17,7 +17,8 @@ from ...errors import UserError
 from ...utils.progress import track
 from .. import catalog
 from ..datasets import detection, segmentation
-from ..images import BadPair, image_size, read_pair
+from ..image_files import BadPair, image_size
+from ..images import read_pair
 from ..labels import IGNORE, MAX_CLASSES, read_labels
 from ..modalities import FILE_KEYS, MODALITIES
 from .findings import CONFIDENT, Finding, Report, Shift
