@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import UserError
 
 # Suffixes of image files, in lower case.
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Pillow's formats that are opened, whatever a file's suffix says: others may run programs, as EPS does.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # Modes of gray images whose samples have more than 8 bits, in counts and in a physical unit.
 DEEP_GRAY = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # The longest side an image may have, in shorter sides: resizing a strip by its short side takes gigabytes.
@@ -72,7 +74,7 @@ def open_image(path: str | Path, role: str) -> Iterator[tuple[Image.Image, int]]
         if not stat.S_ISREG(os.stat(local).st_mode):
             raise BadPair(f"{role} {path} cannot be read (it is not a file): give an image file", path)
         with open(local, "rb") as file:
-            image = Image.open(file)
+            image = Image.open(file, formats=_FORMATS)
             width, height = image.size
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise BadPair(
@@ -95,9 +97,15 @@ def open_image(path: str | Path, role: str) -> Iterator[tuple[Image.Image, int]]
             path,
         ) from error
     except PermissionError as error:
-        raise BadPair(f"{role} {path} cannot be read (permission denied): change that", path) from error
+        raise BadPair(f"{role} {path} cannot be read: change its permissions", path) from error
+    except UnidentifiedImageError as error:
+        raise BadPair(
+            f"{role} {path} cannot be read (no known kind of image): fetch it again, or save it as "
+            "PNG, JPEG, or TIFF of at most 32 bits",
+            path,
+        ) from error
     except _UNREADABLE as error:
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise BadPair(f"{role} {path} cannot be read ({why}): fetch it again", path) from error
 
 
@@ -116,6 +124,8 @@ def _bits(image: Image.Image) -> int:
         return int(match[1])
     if match := re.search(r"L;([24])", raw):
         return int(match[1])
+    if image.format == "PPM" and (match := re.search(r"([0-9]+)\)$", raw)) and int(match[1]) > 255:
+        return 16
     return {"F": 32}.get(image.mode, 16 if image.mode in DEEP_GRAY else 8)
 
 

@@ -184,7 +184,7 @@ def _check_single(image: Image.Image, role: str, path: str) -> None:
 def _to_8_bit(values: np.ndarray, ir_range: Sequence[float] | None, path: str) -> np.ndarray:
     if values.dtype.kind == "f" and (broken := int((~np.isfinite(values)).sum())):
         raise BadPair(
-            f"image {path} has {broken} pixels that are not finite numbers: fill them, for example with the "
+            f"image {path}: {broken} of its pixels are not finite numbers; fill them, for example with the "
             "nearest measured value",
             path,
         )

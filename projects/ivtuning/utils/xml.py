@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 from pathlib import Path
@@ -53,10 +52,10 @@ def _declared(path: str | os.PathLike) -> str:
     if not match:
         return "utf-8"
     name = match[1].decode()
+    if name.lower().startswith(("utf-16", "utf16", "utf-32", "utf32", "ucs-2", "ucs-4")):
+        return "utf-8"  # declared by mistake: its ASCII characters could not have been read
     try:
-        encoding = codecs.lookup(name).name
-        b"".decode(name)
+        b"x".decode(name)
     except (LookupError, UnicodeError) as error:
         raise UserError(f"{path}:1: unknown encoding {name!r}: save the file as UTF-8") from error
-    # Declared by mistake: ASCII characters could not have been read.
-    return "utf-8" if encoding.startswith(("utf-16", "utf-32")) else name
+    return name
