@@ -27,6 +27,9 @@ PARSER.add_argument(
 PARSER.add_argument(
     "--sample", type=int, default=64, help="pairs per set whose misalignment is estimated (default 64)"
 )
+PARSER.add_argument(
+    "--gray-visible", action="store_true", help="accept gray visible images, of a camera without color"
+)
 PARSER.add_argument("--json", action="store_true", help="print a JSON object last")
 
 
@@ -42,7 +45,7 @@ def main(argv=None) -> int:
         else:
             known = metadata(name)
             sets[name] = (known.json_file, known.image_root)
-    report = verify(sets, args.sample)
+    report = verify(sets, args.sample, args.gray_visible)
     print(report.text())
     if args.json:
         print(json.dumps(report.as_dict()))

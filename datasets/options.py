@@ -44,6 +44,8 @@ def run(parser: argparse.ArgumentParser, main: Callable) -> None:
     parser.parse_args()
     try:
         from ivtuning.errors import run_tool
+
+        run_tool(main)
     except ModuleNotFoundError as error:
         print(
             f"error: {error.name} is not installed for {sys.executable}: run `make setup`, then "
@@ -51,4 +53,3 @@ def run(parser: argparse.ArgumentParser, main: Callable) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    run_tool(main)

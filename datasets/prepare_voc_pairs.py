@@ -6,6 +6,8 @@ Patterns are relative to --source. Their * is the stem that visible image, infra
 
 from __future__ import annotations
 
+import re
+
 from options import prepare_parser, run
 
 EXAMPLE = r"""python datasets/prepare_voc_pairs.py --source /data/LLVIP
@@ -37,6 +39,8 @@ def main(argv=None) -> None:
     from ivtuning.data.prepare.pairing import find_pairs, split_pairs
     from ivtuning.errors import UserError
 
+    if not re.fullmatch(r"\w[\w.-]*", args.set):
+        raise UserError(f"--set {args.set!r}: give a name of letters, digits, - and _, such as flir")
     output = args.output or data_root() / args.set
     source = args.source or output
     classes = check_classes(args.classes.split(","), "--classes")

@@ -1,11 +1,13 @@
 """Registration and reading of paired detection sets."""
 
+import json
+
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.sets import registering
 
 from ivtuning.data.catalog import unregister
-from ivtuning.data.datasets.detection import register_pairs, training_dicts
+from ivtuning.data.datasets.detection import register_known, register_pairs, training_dicts
 from ivtuning.errors import UserError
 
 
@@ -100,6 +102,23 @@ def no_width():
     coco = content()
     del coco["images"][1]["width"]
     return coco
+
+
+def test_prepared_sets_are_registered_by_their_files(sets):
+    folder = sets / "flir/annotations"
+    folder.mkdir(parents=True)
+    for stem in ("default_train", "default_val", "instances_train2017", "notes_old"):
+        (folder / f"{stem}.json").write_text(json.dumps(content()))
+    register_known()
+    try:
+        assert [name for name in DatasetCatalog.list() if name.startswith("flir")] == [
+            "flir_default_train",
+            "flir_default_val",
+        ]
+        assert DatasetCatalog.get("flir_default_val")[0]["file_name"] == str(sets / "flir/vis/1.png")
+    finally:
+        for part in ("train", "val"):
+            unregister(f"flir_default_{part}")
 
 
 BAD = {

@@ -1,7 +1,10 @@
 """The scripts that prepare detection sets: splits, boxes, bad releases, and what they write."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -447,6 +450,14 @@ def test_size_of_a_turned_image(tmp_path):
 def test_help_needs_nothing_heavy(name, tmp_path):
     shown = help_without_packages(name, "datasets", tmp_path)
     assert f"example:\n  python datasets/{name}.py" in shown
+
+
+def test_a_missing_environment_is_one_line(tmp_path):
+    command = [sys.executable, "-S", str(ROOT / "datasets/prepare_m3fd.py")]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ivtuning is not installed for ")
+    assert "`make setup`" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(not MSRS.is_dir(), reason="the MSRS pairs are not beside the repository")

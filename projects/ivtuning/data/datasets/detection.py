@@ -1,7 +1,8 @@
 """Paired detection sets in detectron2's catalogs: COCO JSON whose images name an infrared partner.
 
 Importing this module registers the known sets under ``$DETECTRON2_DATASETS`` (default ``datasets``). Their
-JSON files are made by the scripts in the repository's ``datasets`` folder and read on first use.
+JSON files are made by the scripts in the repository's ``datasets`` folder and read on first use. So are other
+sets there that the scripts have made.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import load_coco_json
 
 from ...errors import UserError
@@ -98,12 +99,20 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
 
 
 def register_known() -> None:
-    """Register KNOWN's sets as ``<set>_<part>``, and segmentation's known sets, in the current data root."""
+    """Register the current data root's sets as ``<set>_<part>``: KNOWN's, segmentation's, and prepared ones.
+
+    Those are the files ``<set>/annotations/<split>_<part>.json`` with a part train, val or test, whose names
+    are still free.
+    """
     segmentation.register_known()
     for name, known in KNOWN.items():
         root = data_root() / known.folder
         for part in known.parts:
             register_pairs(f"{name}_{part}", root / "annotations" / f"{part}.json", root)
+    for path in sorted(data_root().glob("*/annotations/*_*.json")):
+        name, root = f"{path.parent.parent.name}_{path.stem}", path.parent.parent
+        if path.stem.rpartition("_")[2] in ("train", "val", "test") and name not in DatasetCatalog.list():
+            register_pairs(name, path, root)
 
 
 def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> list[dict]:

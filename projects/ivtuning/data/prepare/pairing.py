@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -51,10 +52,11 @@ def files_by_stem(source: Path, pattern: str) -> dict[str, Path]:
         UserError: a pattern of another form, or nothing matches it.
     """
     pattern = PurePosixPath(pattern).as_posix()
-    if pattern.count("*") != 1 or pattern.startswith("/"):
-        raise UserError(f"pattern {pattern!r} must be relative to --source and hold exactly one *")
+    if pattern.count("*") != 1 or pattern.startswith("/") or ".." in pattern.split("/"):
+        raise UserError(f"pattern {pattern!r} must lead to files in --source and hold exactly one *")
     before, after = pattern.split("*")
-    paths = sorted(path for path in source.glob(pattern) if not is_hidden(path))
+    paths = source.glob(f"{glob.escape(before)}*{glob.escape(after)}")
+    paths = sorted(path for path in paths if not is_hidden(path))
     if not paths:
         raise UserError(f"no file matches {source / pattern}: is --source the folder of the release?")
     return {p.relative_to(source).as_posix()[len(before) :].removesuffix(after): p for p in paths}

@@ -86,15 +86,17 @@ class _Checked:
     pixels: np.ndarray | None = None
 
 
-def _check_image(root: Path, labels: _Labels | None, paired: bool, image: dict, measure: bool) -> _Checked:
-    checked = _check_pair(root, image | ({} if paired else {"missing": "infrared"}), measure)
+def _check_image(
+    root: Path, labels: _Labels | None, paired: bool, gray: bool, image: dict, measure: bool
+) -> _Checked:
+    checked = _check_pair(root, image | ({} if paired else {"missing": "infrared"}), gray, measure)
     if labels is not None:
         finding, checked.pixels = labels.check(root, image)
         checked.findings += [finding] if finding else []
     return checked
 
 
-def _check_pair(root: Path, image: dict, measure: bool) -> _Checked:
+def _check_pair(root: Path, image: dict, gray: bool, measure: bool) -> _Checked:
     name, partner, absent = image["file_name"], image.get("ir_file_name"), image.get("missing")
     if not partner and absent != "infrared":
         return _Checked([Finding("missing", name, "the JSON names no ir_file_name")])
@@ -114,7 +116,7 @@ def _check_pair(root: Path, image: dict, measure: bool) -> _Checked:
             return _Checked([*findings, Finding("unequal sizes", name, " and ".join(sizes.values()))])
         paths = (str(root / name), str(root / (partner or "")))
         record = dict(zip(FILE_KEYS, paths, strict=True))
-        images = dict(zip(MODALITIES, read_pair(record, absent=absent), strict=True))
+        images = dict(zip(MODALITIES, read_pair(record, absent=absent, gray_visible=gray), strict=True))
     except UserError as error:
         # The reader chains a decoder's error; without one, the image is of the wrong kind.
         kind = "unreadable" if error.__cause__ else "channels"
@@ -185,12 +187,15 @@ def _read(json_file: str | Path) -> dict:
     return detection.read_json(json_file)
 
 
-def verify(sets: dict[str, tuple[str | Path, str | Path]], sample: int = 64) -> Report:
+def verify(
+    sets: dict[str, tuple[str | Path, str | Path]], sample: int = 64, gray_visible: bool = False
+) -> Report:
     """Check sets; equal images are looked for across all of them.
 
     Args:
         sets: name -> (json_file, image_root).
         sample: number of pairs per set, evenly spread, whose misalignment is estimated.
+        gray_visible: accept visible images of one channel.
 
     Raises:
         UserError: a JSON that is missing, or neither a detection nor a segmentation file.
@@ -210,7 +215,7 @@ def verify(sets: dict[str, tuple[str | Path, str | Path]], sample: int = 64) -> 
         measure = [i in measured for i in range(len(images))]
         pixels = []
         with ThreadPoolExecutor() as pool:
-            results = pool.map(partial(_check_image, root, labels, paired), images, measure)
+            results = pool.map(partial(_check_image, root, labels, paired, gray_visible), images, measure)
             for checked in track(results, name, total=len(images)):
                 report.findings += checked.findings
                 report.shifts += [checked.shift] if checked.shift else []
