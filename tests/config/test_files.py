@@ -140,4 +140,4 @@ def test_an_alias_that_cannot_be_resolved_is_dropped(tmp_path):
 def test_a_config_that_lacks_what_its_loader_refers_to(aliased):
     aliased.write_text("from ..configs.synthetic.ivtuning import dataloader, model, train\n")
     text = message(aliased)
-    assert "${data.on_bad_pair} in 'dataloader'" in text and "import 'data'" in text
+    assert "${data.gray_visible} in 'dataloader'" in text and "import 'data'" in text
