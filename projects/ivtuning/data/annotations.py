@@ -133,6 +133,8 @@ def _corners(item: Element, where: str) -> tuple[float, float, float, float]:
         points = _points(polygon)
     elif rotated is not None:
         cx, cy, w, h, angle = _numbers([rotated.findtext(key) for key in _ROTATED], where)
+        if w < 0 or h < 0:
+            raise UserError(f"{where} has a negative size {w:g}x{h:g}; fix the file")
         wide = abs(w * math.cos(angle)) + abs(h * math.sin(angle))
         tall = abs(w * math.sin(angle)) + abs(h * math.cos(angle))
         return cx - wide / 2, cy - tall / 2, cx + wide / 2, cy + tall / 2

@@ -35,7 +35,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_EXIF_KEYWORDS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+# What begins EXIF data in a PNG, and more bytes than the largest that cameras write.
+_EXIF_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_EXIF_BYTES = 1 << 17
 
 
 class BadPair(UserError):
@@ -171,18 +173,10 @@ def _orientation(getexif) -> object:
 
 
 def _has_late_exif(file) -> bool:
-    """Whether EXIF data follows the pixels of a PNG; the position in `file` stays."""
+    """Whether EXIF data may follow the pixels of a PNG, as the file's last bytes show; the position stays."""
     before = file.tell()
-    file.seek(8)
-    pixels = False
-    try:
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            pixels |= kind == b"IDAT"
-            start = file.tell()
-            if pixels and (kind == b"eXIf" or file.read(min(length, 21)).startswith(_EXIF_KEYWORDS)):
-                return True
-            file.seek(start + length + 4)
-        return False
-    finally:
-        file.seek(before)
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - _EXIF_BYTES))
+    tail = file.read()
+    file.seek(before)
+    return any(mark in tail for mark in _EXIF_MARKS)

@@ -41,11 +41,13 @@ _FLOWER_SPLITS = {"train": ("trnid", "valid"), "test": ("tstid",)}
 
 def _mat(path: Path, key: str) -> np.ndarray:
     need(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: take that of the Flowers-102 release")
     try:
         content = scipy.io.loadmat(path)
     except Exception as error:  # scipy does not document which ones it raises
         raise UserError(f"{path} is not a readable MATLAB file ({error}): fetch it again") from error
-    if key not in content or not content[key].size:
+    if key not in content or not content[key].size or content[key].dtype.kind not in "iuf":
         raise UserError(f"{path} has no numbers {key!r}: take the file of the Flowers-102 release")
     return content[key].ravel().astype(int)
 

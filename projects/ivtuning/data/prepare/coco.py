@@ -51,7 +51,8 @@ def assemble(
         UserError: a file that cannot be read as a pair's, images of unequal size, a label file that `read`
             refuses, or too many boxes that cannot be used.
     """
-    check_not_swapped(pairs)
+    if not gray_visible:
+        check_not_swapped(pairs)
     images, annotations, counts = [], [], Counter()
     # Of each class, and where the boxes without use are: their classes and the first one's file by reason.
     totals, dropped, examples = Counter(), Counter(), {}
