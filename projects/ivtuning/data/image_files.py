@@ -24,7 +24,7 @@ DEEP_GRAY = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # The longest side an image may have, in shorter sides: resizing a strip by its short side takes gigabytes.
 MAX_ASPECT = 100
 # What Pillow's decoders raise on truncated or damaged files.
-_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, struct.error)
+_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, MemoryError, struct.error)
 # The EXIF orientation -> how to turn the stored pixels.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
