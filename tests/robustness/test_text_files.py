@@ -115,10 +115,14 @@ def test_lists_of_classification_sets(encoding, tmp_path):
         ("é 1.jpg", 0),
         ("b.jpg", 1),
     ]
-    (tmp_path / "meta/train.txt").write_text("b.jpg --1\n")
-    register_folder("listed", tmp_path, "train")
-    with pytest.raises(UserError, match=r"train\.txt:1: expected `path label`"):
-        labeled_images("listed")
+    for text, message in {
+        "b.jpg --1\n": r"train\.txt:1: expected `path label`",
+        "b.jpg 99999999999999999\n": r"train\.txt has label 99999999999999999 \(from 0\) but 1 images",
+    }.items():
+        (tmp_path / "meta/train.txt").write_text(text)
+        register_folder("listed", tmp_path, "train")
+        with pytest.raises(UserError, match=message):
+            labeled_images("listed")
 
 
 def test_a_macs_folders_are_no_classes(tmp_path):

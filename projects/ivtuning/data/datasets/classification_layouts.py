@@ -33,7 +33,7 @@ def read_flowers(root: Path, part: str) -> tuple[Items, list[str]]:
             f"{len(labels)}: take both files of one release"
         )
     items = [(root / f"jpg/image_{i:05d}.jpg", int(labels[i - 1]) - 1) for i in ids]
-    return items, [str(i + 1) for i in range(labels.max())]
+    return items, [str(i + 1) for i in range(_count(labels - 1, root / "imagelabels.mat"))]
 
 
 _FLOWER_SPLITS = {"train": ("trnid", "valid"), "test": ("tstid",)}
@@ -57,7 +57,8 @@ def read_pets(root: Path, part: str) -> tuple[Items, list[str]]:
     trainval = _pets(root, "trainval")
     names = {label: path.stem.rpartition("_")[0] for path, label in trainval}
     items = trainval if part == "train" else _pets(root, "test")
-    return items, [names.get(i, str(i + 1)) for i in range(max(names, default=-1) + 1)]
+    count = _count([label for _, label in trainval], root / "annotations/trainval.txt")
+    return items, [names.get(i, str(i + 1)) for i in range(count)]
 
 
 def _pets(root: Path, part: str) -> Items:
@@ -115,7 +116,17 @@ def read_lists(root: Path, part: str) -> tuple[Items, list[str]]:
                 labels.append(label)
             if name == part:
                 items.append((root / part / path[0], label))
-    return items, [str(i) for i in range(max(labels, default=-1) + 1)]
+    return items, [str(i) for i in range(_count(labels, root / "meta/train.txt"))]
+
+
+def _count(labels: Sequence[int], path: Path) -> int:
+    """The number of classes with these labels from 0; UserError if there are more than labels."""
+    last = int(max(labels, default=-1))
+    if last >= len(labels):
+        raise UserError(
+            f"{path} has label {last} (from 0) but {len(labels)} images: number the classes in a row"
+        )
+    return last + 1
 
 
 def read_folders(root: Path, part: str) -> tuple[Items, list[str]]:
