@@ -7,8 +7,9 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -165,14 +166,14 @@ def image_size(path: str | Path, role: str = "image") -> tuple[int, int]:
         return shown_size(image)
 
 
-def _orientation(getexif) -> object:
+def _orientation(getexif: Callable[[], Image.Exif]) -> int:
     try:
         return getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow does not document what damaged EXIF data raises; the pixels are good
         return 1
 
 
-def _has_late_exif(file) -> bool:
+def _has_late_exif(file: BinaryIO) -> bool:
     """Whether EXIF data may follow the pixels of a PNG, as the file's last bytes show; the position stays."""
     before = file.tell()
     end = file.seek(0, os.SEEK_END)

@@ -54,7 +54,7 @@ def assemble(
     if not gray_visible:
         check_not_swapped(pairs)
     images, annotations, counts = [], [], Counter()
-    # Of each class, and where the boxes without use are: their classes and the first one's file by reason.
+    # By class index: the boxes, those that cannot be used, and the file and reason of the first of these.
     totals, dropped, examples = Counter(), Counter(), {}
     for pair in track(pairs, label):
         if pair.label is None:

@@ -55,8 +55,8 @@ def files_by_stem(source: Path, pattern: str) -> dict[str, Path]:
     if pattern.count("*") != 1 or pattern.startswith("/") or ".." in pattern.split("/"):
         raise UserError(f"pattern {pattern!r} must lead to files in --source and hold exactly one *")
     before, after = pattern.split("*")
-    paths = source.glob(f"{glob.escape(before)}*{glob.escape(after)}")
-    paths = sorted(path for path in paths if not is_hidden(path))
+    matches = source.glob(f"{glob.escape(before)}*{glob.escape(after)}")
+    paths = sorted(path for path in matches if not is_hidden(path))
     if not paths:
         raise UserError(f"no file matches {source / pattern}: is --source the folder of the release?")
     return {p.relative_to(source).as_posix()[len(before) :].removesuffix(after): p for p in paths}
@@ -65,10 +65,9 @@ def files_by_stem(source: Path, pattern: str) -> dict[str, Path]:
 def check_not_swapped(pairs: Sequence[Pair]) -> None:
     """Raise UserError if, in a sample, every visible image is gray and the infrared images have colors."""
     sample = pairs[:: max(1, len(pairs) // 8)]
-    # JPEG gives gray up to one level of color, and some visible images of a night have few levels.
-    if all(_color(p.visible) < 2 for p in sample) and sum(_color(p.infrared) for p in sample) > 4 * len(
-        sample
-    ):
+    # JPEG gives gray up to one level of color, and visible images of a night may have few.
+    gray = all(_color(pair.visible) < 2 for pair in sample)
+    if gray and sum(_color(pair.infrared) for pair in sample) > 4 * len(sample):
         visible, infrared = sample[0].visible, sample[0].infrared
         raise UserError(
             f"visible images such as {visible} are gray, and infrared ones such as {infrared} have colors: "
