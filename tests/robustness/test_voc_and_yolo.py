@@ -110,6 +110,20 @@ def test_faults_of_labels_and_options_are_refused(case, tmp_path):
     refuse(case, tmp_path)
 
 
+def test_gray_visible_images_on_request(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    argv = release(folder)
+    for number, path in enumerate((folder / "vis").iterdir()):
+        Image.open(path).convert("L").rotate(90 * number).save(path)
+    outcome = run(VOC, [*argv, "--gray-visible"], folder)
+    assert outcome.code == 0, outcome.err
+    check = ["out/annotations/own_val.json", "--image-root", "."]
+    assert run("datasets/check_pairs.py", check, folder).code == 1
+    outcome = run("datasets/check_pairs.py", [*check, "--gray-visible"], folder)
+    assert outcome.code == 0, outcome.out + outcome.err
+
+
 def test_the_files_of_a_mac_are_not_taken_for_images(tmp_path):
     folder = tmp_path / "work"
     folder.mkdir()
