@@ -46,7 +46,9 @@ def main(argv):
 
     from ivtuning.checkpoint import load_weights, save_adapter
     from ivtuning.checkpoint.adapter import GROUPS, group_sizes
+    from ivtuning.checkpoint.files import check_output
 
+    check_output(args.output, args.weights)
     model = instantiate(cfg.model)
     load_weights(model, args.weights)
     base = OmegaConf.select(cfg, "train.init_checkpoint", default="")

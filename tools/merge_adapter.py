@@ -40,9 +40,10 @@ def main(argv):
     from ivtuning.backbones.trunk import find_trunk
     from ivtuning.checkpoint import load_adapter, load_weights
     from ivtuning.checkpoint.adapter import fingerprint, read_metadata
-    from ivtuning.checkpoint.files import local_path, read
+    from ivtuning.checkpoint.files import check_output, local_path, read
     from ivtuning.utils.files import atomic_write
 
+    check_output(args.output, args.weights, args.adapter)
     header = read_metadata(args.adapter)
     if "backbone" not in header["groups"]:
         held = header["groups"][0]

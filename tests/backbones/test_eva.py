@@ -98,7 +98,7 @@ def test_another_architecture_is_reported(tmp_path):
         load_pretrained(eva02(), tmp_path / "vit.pt")
     lacking = {n: t for n, t in released().items() if n != "blocks.2.attn.v_bias"}
     torch.save(lacking, tmp_path / "cut.pt")
-    with pytest.raises(UserError, match="1 tensors of the trunk are not in it .blocks.2.attn.v_proj.bias"):
+    with pytest.raises(UserError, match="lacks 1 tensor of the trunk .blocks.2.attn.v_proj.bias"):
         load_pretrained(eva02(), tmp_path / "cut.pt")
 
 

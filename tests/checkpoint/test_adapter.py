@@ -202,7 +202,7 @@ def test_another_base_is_refused_with_both_names(tmp_path):
         (lambda: trained_on(0, 1, tuner="Frozen"), "made by tuner IVTuning, not Frozen: set "),
         (lambda: trained_on(0, 1, stem="SumStem"), "made by stem PromptStem, not SumStem"),
         (lambda: _wide(trained_on(0, 1)), "adapter1.down.weight: file 8x32, model 16x32; "),
-        (lambda: _more_classes(trained_on(0, 1)), "2 tensors do not fit .task/roi_heads.*cls_score.weight"),
+        (lambda: _more_classes(trained_on(0, 1)), "2 tensors differing .task/roi_heads.*cls_score.weight"),
         (lambda: _no_heads(trained_on(0, 1)), "file 12x8, model none"),
     ],
 )  # fmt: skip

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import detectron2
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import __version__
+from ..backbones.stems import STEMS
 from ..backbones.trunk import PLUGINS, Trunk, TrunkPlace, find_trunk
-from ..errors import UserError
+from ..errors import UserError, nearest
+from ..tuning import TUNERS
 from ..utils.files import atomic_write
-from .files import local_path
-from .pretrained import copy_into, named_tensors
-from .report import first, sizes
+from .header import FORMAT, read_adapter
+from .report import count, first, sizes
+from .values import check_values, copy_into, named_tensors
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FORMAT = 1
 GROUPS = ("backbone", "task")
 
 
@@ -185,10 +185,16 @@ def load_adapter(
     model = getattr(model, "module", model)
     place = place or find_trunk(model)
     trunk = place.trunk
-    header, tensors = _read(path)
+    header, tensors = read_adapter(path)
     for plugin in PLUGINS:
+        known = {"stem": list(STEMS), "tuner": list(TUNERS)}[plugin]
         theirs, ours = header[plugin]["name"], type(getattr(trunk, plugin)).__name__
         if theirs != ours:
+            if theirs not in known:
+                raise UserError(
+                    f"{path}: made by {plugin} {theirs}, which is unknown here{nearest(theirs, known)}: "
+                    "update ivtuning, or import the module that defines it"
+                )
             raise UserError(
                 f"{path}: made by {plugin} {theirs}, not {ours}: set model.backbone.net.{plugin}={theirs}"
             )
@@ -203,6 +209,10 @@ def load_adapter(
         )
     own = {f"{group}/{name}": t for group in header["groups"] for name, t in own[group].items()}
     _check_tensors(path, tensors, own)
+    try:
+        check_values(tensors, own)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if merged:
         trunk.tuner.mark_merged()
     prefixes = {"backbone": place.prefix, "task": ""}
@@ -213,44 +223,28 @@ def load_adapter(
 
 def read_metadata(path: str | os.PathLike) -> dict:
     """The metadata of the adapter file `path`; see :func:`save_adapter`."""
-    return _read(path, tensors=False)[0]
+    return read_adapter(path, tensors=False)[0]
 
 
 def group_sizes(path: str | os.PathLike) -> dict[str, int]:
     """Bytes of the tensors in each group of the adapter file `path`, for the groups that it has."""
-    header, tensors = _read(path)
+    header, tensors = read_adapter(path)
     total = dict.fromkeys(header["groups"], 0)
     for name, tensor in tensors.items():
         total[name.split("/")[0]] += tensor.nbytes
     return total
 
 
-def _read(path: str | os.PathLike, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
-    file = local_path(path)
-    try:
-        with safe_open(file, "pt") as f:
-            header = json.loads((f.metadata() or {}).get("ivtuning", "null"))
-            names = f.keys() if header and tensors else ()
-            read = {name: f.get_tensor(name) for name in names}
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: truncated, damaged or no safetensors file: export it again") from error
-    if header is None:
-        raise UserError(f"{path}: not an adapter file: give full weights as --weights")
-    if header["format"] > FORMAT:
-        writer = header["versions"]["ivtuning"]
-        raise UserError(f"{path}: written by a newer ivtuning ({writer}): update this one")
-    return header, read
-
-
 def _check_tensors(path: str | os.PathLike, file: dict[str, Tensor], model: dict[str, Tensor]) -> None:
     """Raise UserError where names or shapes in the file differ from the model's."""
     theirs = {n: sizes(t) for n, t in file.items()}
     ours = {n: sizes(t) for n, t in model.items()}
-    odd = [n for n in [*ours, *(theirs.keys() - ours.keys())] if theirs.get(n) != ours.get(n)]
+    odd = [n for n in [*ours, *sorted(theirs.keys() - ours.keys())] if theirs.get(n) != ours.get(n)]
     if odd:
         some = first([f"{n}: file {theirs.get(n, 'none')}, model {ours.get(n, 'none')}" for n in odd], "; ")
         raise UserError(
-            f"{path}: {len(odd)} tensors do not fit ({some}): build the model with the config of the adapter"
+            f"{path}: of another model than this config's, {count(odd, 'tensor')} differing ({some}): build "
+            "the model with the config of the adapter"
         )
 
 

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..utils.files import atomic_write
 from .files import local_path, read
 from .pretrained import load_pretrained
+from .report import first
 from .shards import gathered, share
 
 
@@ -120,8 +121,8 @@ class Checkpointer(DetectionCheckpointer):
         odd = [k for k in [*own, *(file.keys() - own.keys())] if file.get(k) != own.get(k)]
         if odd:
             raise UserError(
-                f"{filename}: a checkpoint of another model: {len(odd)} tensors differ "
-                f"({', '.join(odd[:3])}...): use the config it was written with, or another train.output_dir"
+                f"{filename}: a checkpoint of another model: other tensors: {len(odd)} "
+                f"({first(odd)}): use the config it was written with, or another train.output_dir"
             )
         data["model"] = {k: share(v, state[k]) for k, v in data["model"].items()}
         return data

@@ -1,108 +1,95 @@
-"""Reading files of weights, without running foreign code."""
+"""Reading files of weights, whatever their names, without running foreign code."""
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import os
-import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .formats import is_safetensors, other_archive, other_kind, torch_root
+from .nesting import find_state
+from .pickles import HostilePickle, read_pickle, read_torch_zip
 from .sources import where_from
-
-_WRAPPERS = ("model", "state_dict", "module")
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The state dict in a .pth/.pt/.bin, .safetensors or detectron2 .pkl file, on the CPU.
+    """The state dict in a file of torch.save, a safetensors file, or a pickle of detectron2, on the CPU.
 
-    `path` may also be a URL or detectron2://...; "?matching_heuristics=True" is dropped. Wrappers around the
-    state ("model", "state_dict", "module") and a "module." prefix are taken off, arrays become tensors.
+    `path` may also be a URL or detectron2://...; "?matching_heuristics=True" is dropped. A file that holds
+    several state dicts gives the one of the model; "#NAME" after `path` chooses another one, as in
+    "run.pth#state_dict_ema". What torch.compile and DistributedDataParallel add to names is taken off.
 
     Raises:
-        UserError: no such file, a failed download, a damaged file, or one that pickles objects.
+        UserError: no such file, a failed download, a damaged file or one of another kind, a pickle that means
+            to run code, no state dict, or several and none chosen.
     """
-    state: Any = read(local_path(path))
-    while isinstance(state, Mapping):
-        wrapper = next((k for k in _WRAPPERS if isinstance(state.get(k), Mapping)), None)
-        if wrapper is None:
-            break
-        state = state[wrapper]
-    if not isinstance(state, Mapping):
-        raise UserError(f"{path}: holds a {type(state).__name__}, not a state dict: save model.state_dict()")
-    tensors = {
-        k: torch.as_tensor(v) for k, v in state.items() if isinstance(v, (Tensor, np.ndarray, np.generic))
-    }
-    if not tensors:
-        raise UserError(f"{path}: holds no tensors, its keys are {', '.join(map(str, list(state)[:3]))}...")
-    if all(k.startswith("module.") for k in tensors):
-        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors
+    return find_state(read(local_path(path)), split_key(path)[1], str(path))
 
 
 def read(path: Path) -> Any:
-    """The content of the file at `path` as it is; pickles may hold plain data alone.
+    """The content of the file at `path`. Objects that are no plain data, arrays or tensors are placeholders.
 
     Raises:
         UserError: see :func:`read_state`.
     """
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if path.suffix == ".pkl":
-            with open(path, "rb") as f:
-                return _ArrayUnpickler(f, encoding="latin1").load()
-        with torch.serialization.safe_globals(_PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+            file.seek(0)
+            return _reader(path, head)(file)
+    except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        if foreign:
-            raise UserError(
-                f"{path}: pickles a {foreign[1]}, which would run its code on loading: if you trust the "
-                "file, load it where it was written and save model.state_dict() alone"
-            ) from error
+    except HostilePickle as error:
         raise UserError(
-            f"{path}: truncated, damaged or no file of weights ({path.stat().st_size:,} bytes): "
+            f"{path}: pickles a {error}, which would run its code on loading: if you trust the "
+            "file, load it where it was written and save model.state_dict() alone"
+        ) from error
+    except Exception as error:
+        size = path.stat().st_size
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise UserError(f"{path}: {size:,} bytes do not fit into memory: free some") from error
+        reason = str(error).partition("\n")[0][:100]
+        raise UserError(
+            f"{path}: truncated, damaged or no file of weights ({size:,} bytes{reason and '; '}{reason}): "
             "fetch or write it again"
         ) from error
 
 
-# The functions that pickled arrays call, by name; their modules differ between numpy releases.
-_ARRAY = np.zeros(1)
-_NUMPY = {
-    "_reconstruct": _ARRAY.__reduce__()[0],
-    "_frombuffer": _ARRAY.__reduce_ex__(5)[0],
-    "scalar": np.float64(0).__reduce__()[0],
-}
-_DTYPES = [c for c in vars(np.dtypes).values() if isinstance(c, type)]
-_PLAIN = [argparse.Namespace, np.ndarray, np.dtype, *_DTYPES]
-_PLAIN += [(f, f"numpy.{core}.multiarray.{n}") for n, f in _NUMPY.items() for core in ("core", "_core")]
+def _reader(path: Path, head: bytes) -> Callable[[BinaryIO], Any]:
+    """What reads the file at `path`, which begins with `head`."""
+    what = other_kind(path, head)
+    if what is None and head.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            what, root = other_archive(archive), torch_root(archive.namelist())
+        if what is None:
+            return lambda file: read_torch_zip(file, archive, root or "")
+    if what is not None:
+        raise UserError(f"{path}: is {what}")
+    return _read_safetensors if is_safetensors(head) else read_pickle
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles dicts of numpy arrays and refuses everything else."""
+def _read_safetensors(file: BinaryIO) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
 
-    def find_class(self, module: str, name: str) -> Any:
-        if re.fullmatch(r"numpy\._?core\.(multiarray|numeric)", module) and name in _NUMPY:
-            return _NUMPY[name]
-        known = ("collections.OrderedDict", "numpy.ndarray", "numpy.dtype", "_codecs.encode")
-        if f"{module}.{name}" in known or (module == "numpy.dtypes" and name.endswith("DType")):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+    return load_file(file.name)
+
+
+def split_key(path: str | os.PathLike) -> tuple[str, str | None]:
+    """`path` without what follows its name, and the part of the file that "#NAME" at its end chooses."""
+    text = str(path).removesuffix("?matching_heuristics=True")
+    named = re.fullmatch(r"(.+)#([\w.-]+)", text)
+    if not named or ("://" not in text and os.path.exists(text)):
+        return text, None
+    return named[1].removesuffix("?matching_heuristics=True"), named[2]
 
 
 def local_path(path: str | os.PathLike) -> Path:
@@ -111,15 +98,32 @@ def local_path(path: str | os.PathLike) -> Path:
     Raises:
         UserError: no such file, or the download failed.
     """
-    text = str(path).removesuffix("?matching_heuristics=True")
+    text = split_key(path)[0]
     if "://" in text:
         return _download(text)
-    file = Path(text).expanduser()
-    if file.is_dir():
-        raise UserError(f"{file} is a folder: name the file of weights in it")
-    if not file.is_file():
-        raise UserError(f"no file {file}{where_from(file)}")
+    try:
+        file = Path(text).expanduser()
+        if file.is_dir():
+            raise UserError(f"{file} is a folder: name the file of weights in it")
+        if not file.is_file():
+            if file.exists():
+                raise UserError(f"{file} is a device or a pipe: give a file of weights")
+            raise UserError(f"no file {file}{where_from(file)}")
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{text}: cannot be read: {reason}: check the path given for the weights") from error
     return file
+
+
+def check_output(output: str | os.PathLike, *inputs: str | os.PathLike) -> None:
+    """Raise UserError where the file to write is a folder, or one of the files to read under any name."""
+    if os.path.isdir(output):
+        raise UserError(f"{output}: is a folder: name the file to write")
+    for path in inputs:
+        file = split_key(path)[0]
+        exist = "://" not in file and os.path.exists(output) and os.path.exists(file)
+        if exist and os.path.samefile(output, file):
+            raise UserError(f"{output}: is the file to read, {file}: name another one to write")
 
 
 def _download(url: str) -> Path:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from ..backbones.trunk import PLUGINS, Trunk, TrunkPlace, find_trunk
 from ..errors import UserError
 from .files import read_state
-from .report import LoadReport, brief, first, sizes
+from .report import LoadReport, brief, count, first, sizes
 from .trunks.eva import is_eva, to_timm
 from .trunks.resize import fit, is_table
 from .trunks.swin import from_mmdet, is_output_norm, is_swin, to_official
+from .values import check_values, copy_into, named_tensors
 
 # Keys of a trunk's file that a trunk may do without, by their first part: classifiers, MAE's decoder, SAM's
 # neck, the norm before a classifier, the class token itself where the trunk has none.
@@ -79,9 +80,9 @@ def fill(
     model = getattr(model, "module", model)
     trunk, prefix = place.trunk, place.prefix
     report = LoadReport(str(path))
-    state = from_mmdet(state)
     try:
-        inner, outer = _split(state, prefix)
+        inner, outer = _split(from_mmdet(state), prefix)
+        report.source = _source(state, inner)
         plugins = {n: inner.pop(n) for n in list(inner) if n.split(".")[0] in PLUGINS}
         new = _base(trunk, inner, report) | _plugins(trunk, plugins)
         new = {prefix + n: t for n, t in new.items()} | _outside(model, prefix, outer, report)
@@ -89,6 +90,7 @@ def fill(
         changed = {prefix + n.split(":")[0] for n in special}
         report.matched = [n for n in new if n not in changed]
         report.fresh = [n for n in named_tensors(model) if n not in new]
+        check_values(new, model.state_dict())
         if strict:
             _demand_all(report, any(n in outer for n in new))
     except UserError as error:
@@ -100,35 +102,37 @@ def fill(
     return report
 
 
-def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers of `module`; a tensor with several names has its first one here."""
-    kept = module.state_dict().keys()
-    tensors = dict(module.named_parameters())
-    tensors.update((n, b) for n, b in module.named_buffers() if n in kept)
-    return tensors
-
-
-@torch.no_grad()
-def copy_into(model: nn.Module, new: Mapping[str, Tensor]) -> None:
-    """Copy `new` into the tensors of `model` with the same names, in their dtype and on their device."""
-    targets = model.state_dict()
-    for name, tensor in new.items():
-        targets[name].copy_(tensor)
-
-
 def _split(state: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of the file's trunk, by their names in that trunk, and all others."""
+    """The tensors of the file's trunk, by their names in that trunk, and all others.
+
+    What stands before the model's own names is taken off the others, such as Lightning's "model.".
+    """
     places = [n.removesuffix(_EMBED) for n in state if n == _EMBED or n.endswith(f".{_EMBED}")]
     if not places:
         start = ", ".join(list(state)[:3])
         if start.startswith(("backbone/", "task/")):
             raise UserError("is an adapter: give it as the adapter (--adapter), and its base as the weights")
         raise UserError(f"no vision transformer in it: no key {_EMBED}, the first keys are {start}")
-    if len(places) > 1 and prefix not in places:
-        raise UserError(f"holds several trunks, at {', '.join(map(repr, places))}: save one of them alone")
-    at = prefix if prefix in places else places[0]
+    # Before the names of one that trains there is nothing, or "model."; teachers and averages have others.
+    live = [p for p in (prefix, f"model.{prefix}", f"module.{prefix}") if p in places]
+    if len(places) > 1 and not live:
+        raise UserError(
+            f"holds several trunks, at {', '.join(map(repr, places))}: name one by what its names begin "
+            f"with, as in FILE#{places[0].removesuffix(prefix).strip('.')}"
+        )
+    at = (live or places)[0]
+    before = at.removesuffix(prefix) if at.endswith(prefix) else ""
     inner = {n.removeprefix(at): t for n, t in state.items() if n.startswith(at)}
-    return inner, {n: t for n, t in state.items() if not n.startswith(at)}
+    return inner, {n.removeprefix(before): t for n, t in state.items() if not n.startswith(at)}
+
+
+def _source(state: Mapping[str, Tensor], inner: Mapping[str, Tensor]) -> str:
+    """What kind of trunk the file with the tensors `state` holds, whose trunk is `inner`, for the log."""
+    if is_swin(inner):
+        return "Swin of mmdetection" if any(".attn.w_msa." in n for n in state) else "Swin"
+    if is_eva(inner) or any(n.endswith(".attn.q_bias") for n in inner):
+        return "EVA-02"
+    return "ViT of SAM" if any(".mlp.lin1." in n for n in inner) else "ViT"
 
 
 def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
@@ -145,14 +149,16 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
     has_tables = any(map(is_table, file))
     absent = [n for n in own if n not in file]
     report.missing = [n for n in absent if is_table(n) and not has_tables]
-    report.identity = [n for n in absent if is_output_norm(n)]
+    # A norm is in the file whole or not at all.
+    norms = {n.partition(".")[0] for n in file if is_output_norm(n)}
+    report.identity = [n for n in absent if is_output_norm(n) and n.partition(".")[0] not in norms]
     absent = [n for n in absent if n not in report.missing + report.identity]
     if unknown or absent:
         what = []
         if absent:
-            what.append(f"{len(absent)} tensors of the trunk are not in it ({first(absent)})")
+            what.append(f"lacks {count(absent, 'tensor')} of the trunk ({first(absent)})")
         if unknown:
-            what.append(f"{len(unknown)} of its keys are unknown to the trunk ({first(unknown)})")
+            what.append(f"has {count(unknown, 'key')} unknown to the trunk ({first(unknown)})")
         hint = "take weights of this architecture"
         if any(map(is_table, unknown)):
             hint = "it has relative positions, which ViTDet with use_rel_pos=True takes"
@@ -172,7 +178,7 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
         elif how:
             report.resized.append(f"{name}: {how}")
     if wrong:
-        raise UserError(f"{len(wrong)} tensors have other shapes than the trunk's: {first(wrong, '; ')}")
+        raise UserError(f"{count(wrong, 'tensor')} of another shape than the trunk's: {first(wrong, '; ')}")
     report.ignored += [n for n in file if n not in own]
     return new
 
@@ -187,7 +193,7 @@ def _plugins(trunk: Trunk, file: dict[str, Tensor]) -> dict[str, Tensor]:
             odd = sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n))
             kind = type(getattr(trunk, plugin)).__name__
             raise UserError(
-                f"its {plugin} is not the model's {kind} ({len(odd)} tensors differ: {first(odd)}): build "
+                f"its {plugin} is not the model's {kind} (other tensors: {len(odd)}, {first(odd)}): build "
                 f"the model with the {plugin} of the file, or give a file without one"
             )
     return dict(file)
@@ -215,7 +221,10 @@ def _demand_all(report: LoadReport, has_heads: bool) -> None:
             f"holds only a trunk: {brief(empty)} would be random; give a checkpoint of the whole model, or "
             "its adapter as well (--adapter)"
         )
-    raise UserError(f"leaves {len(empty)} tensors of the model unfilled: {first(empty)}")
+    raise UserError(
+        f"leaves {count(empty, 'tensor')} of the model unfilled: {first(empty)}: give the checkpoint of this "
+        "config's model"
+    )
 
 
 def _diagnose(kind: str, own: dict[str, Tensor], file: dict[str, Tensor]) -> None:
@@ -236,7 +245,9 @@ def _diagnose(kind: str, own: dict[str, Tensor], file: dict[str, Tensor]) -> Non
         counts = ["-".join(map(str, depths)) or "no" for depths in (theirs, ours)]
         raise UserError(f"has {counts[0]} blocks, the trunk {counts[1]}: set {option} or take others")
     theirs, ours = file[_EMBED].shape, own[_EMBED].shape
-    if len(theirs) == 4 and theirs[2:] != ours[2:]:
+    if len(theirs) != 4:
+        raise UserError(f"has a {_EMBED} of shape {sizes(file[_EMBED])}, the trunk {sizes(own[_EMBED])}")
+    if theirs[2:] != ours[2:]:
         raise UserError(f"has patches of {theirs[2]} px, the trunk of {ours[2]}: they are not resized")
     if theirs[0] != ours[0]:
         raise UserError(f"is {theirs[0]} wide, the trunk {ours[0]}: set embed_dim={theirs[0]} or take others")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sized
 from dataclasses import dataclass, field
 
 from tabulate import tabulate
@@ -14,6 +15,7 @@ class LoadReport:
     """The fate of every key of the file and of every tensor of the model; printing it gives a table."""
 
     path: str
+    source: str = ""  # what kind of trunk it is, such as "Swin of mmdetection"
     matched: list[str] = field(default_factory=list)  # filled as they are in the file
     resized: list[str] = field(default_factory=list)  # "name: how"
     missing: list[str] = field(default_factory=list)  # absent in the file and allowed to be: set to zero
@@ -21,6 +23,15 @@ class LoadReport:
     reshaped: list[str] = field(default_factory=list)  # "name: shapes"; of another shape, left as initialized
     fresh: list[str] = field(default_factory=list)  # every tensor of the model that the file did not fill
     ignored: list[str] = field(default_factory=list)  # keys of the file that the model has no use for
+
+    def line(self) -> str:
+        """What was read from where, and what stays as it was initialized, in one line."""
+        filled = count(self.matched + self.resized, "tensor")
+        resized = f", {len(self.resized)} of them resized" if self.resized else ""
+        parts = [f"{filled} ({self.source}{resized}) from {self.path}"]
+        rows = [("zero", self.missing), ("identity", self.identity), ("as initialized", self.fresh)]
+        parts += [f"{what}: {len(names)}, {brief(names)}" for what, names in rows if names]
+        return "; ".join(parts)
 
     def __str__(self) -> str:
         rows = [
@@ -39,6 +50,11 @@ class LoadReport:
 def sizes(tensor: Tensor) -> str:
     """The tensor's shape, such as 768x768."""
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def count(names: Sized, noun: str) -> str:
+    """How many `names` there are: "1 tensor", "2 tensors"."""
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"
 
 
 def first(names: list[str], separator: str = ", ") -> str:

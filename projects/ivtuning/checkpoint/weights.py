@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from torch import nn
@@ -10,7 +11,9 @@ from ..backbones.trunk import TrunkPlace, find_trunk
 from ..errors import UserError
 from .adapter import adapter_tensors, load_adapter
 from .pretrained import load_pretrained
-from .report import LoadReport
+from .report import LoadReport, brief, count, first
+
+logger = logging.getLogger("ivtuning")
 
 
 def load_weights(
@@ -32,17 +35,27 @@ def load_weights(
     """
     place = place or find_trunk(model)
     report = load_pretrained(model, path, strict=strict and adapter is None, place=place)
+    logger.info("weights: %s", report.line())
     if adapter is None:
         return report
-    groups = load_adapter(model, adapter, place=place)["groups"]
+    header = load_adapter(model, adapter, place=place)
+    groups = header["groups"]
     own = adapter_tensors(model, place)
     prefixes = {"backbone": place.prefix, "task": ""}
     filled = {prefixes[group] + name for group in groups for name in own[group]}
     report.fresh = [n for n in report.fresh if n not in filled]
+    logger.info(
+        "adapter: %s (%s, %s) from %s; as initialized: %s",
+        count(filled, "tensor"),
+        header["tuner"]["name"],
+        " and ".join(groups),
+        adapter,
+        f"{len(report.fresh)}, {brief(report.fresh)}" if report.fresh else "none",
+    )
     if strict and report.fresh:
-        some = ", ".join(report.fresh[:3])
         raise UserError(
-            f"{adapter}: holds only the group {groups[0]!r}, and {path} lacks the rest: {len(report.fresh)} "
-            f"tensors of the model stay random ({some}, ...); export both groups"
+            f"{adapter}: holds only the group {groups[0]!r}, and {path} lacks the rest: "
+            f"{count(report.fresh, 'tensor')} of the model would be random ({first(report.fresh)}); export "
+            "both groups"
         )
     return report

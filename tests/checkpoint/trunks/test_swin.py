@@ -225,7 +225,7 @@ MISFITS = {
     "width": (lambda: timm_swin(embed_dim=16).state_dict(), "is 16 wide, the trunk 8: set embed_dim=16"),
     "heads": (
         lambda: timm_swin(num_heads=(2, 2, 4)).state_dict(),
-        "2 tensors have other shapes.*relative_position_bias_table: 25x2 in the file, 25x1 in the trunk",
+        "2 tensors of another shape than.*relative_position_bias_table: 25x2 in the file, 25x1 in the trunk",
     ),
     "patch": (lambda: timm_swin(patch_size=2, img_size=24).state_dict(), "patches of 2 px, the trunk of 4"),
     "Swin V2": (
@@ -238,15 +238,15 @@ MISFITS = {
     ),
     "a merging is lacking": (
         lambda: without(microsoft_state(), "1.downsample.reduction.weight"),
-        "1 tensors of the trunk are not in it .layers.1.downsample.reduction.weight",
+        "lacks 1 tensor of the trunk .layers.1.downsample.reduction.weight",
     ),
     "no merging": (
         lambda: without(microsoft_state(), "norm.weight", "norm.bias", "reduction.weight"),
-        "tensors of the trunk are not in it",
+        "lacks 8 tensors of the trunk",
     ),
     "an unknown key": (
         lambda: microsoft_state() | {"layers.0.odd": torch.zeros(1)},
-        "1 of its keys are unknown to the trunk .layers.0.odd",
+        "has 1 key unknown to the trunk .layers.0.odd",
     ),
     "an oblong window": (
         lambda: (

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ...backbones.trunk import PLUGINS, find_trunk
 from ...errors import UserError
 from ...utils.files import atomic_write
-from ..files import read_state
+from ..files import check_output, read_state
+from ..nesting import without_common_part
 from ..pretrained import fill
-from ..report import first, sizes
+from ..report import count, first, sizes
 from ..trunks.swin import from_mmdet, is_swin, to_official
 from .family import Family, Rules, State, same
 from .report import ConversionReport
@@ -48,8 +49,7 @@ def convert_file(
     target = Path(target)
     if target.suffix not in _SUFFIXES:
         raise UserError(f"{target}: the name of the file to write ends in {' or '.join(_SUFFIXES)}")
-    if target.exists() and os.path.exists(source) and os.path.samefile(source, target):
-        raise UserError(f"{target}: is the file to read: name another one to write")
+    check_output(target, source)
     new, report = convert(read_state(source), family, known, model, classes, str(source))
     with atomic_write(target) as temp:
         if target.suffix == ".safetensors":
@@ -89,8 +89,12 @@ def convert(
     place = find_trunk(model)
     prefix = place.prefix
     state = from_mmdet(state)
-    if not family.claims(state):
+    unwrapped: State | None = state
+    while unwrapped is not None and not family.claims(unwrapped):
+        unwrapped = without_common_part(unwrapped)
+    if unwrapped is None:
         raise UserError(f"{source}: {_whose(state, family, known, own)}")
+    state = unwrapped
     state, theirs = _rename(state, family.rules(state), names)
     report.notes += family.adapt(state, own)
     _fit_labels(state, own, report)
@@ -114,7 +118,8 @@ def convert(
     loaded = fill(model, place, dict(new), source)
 
     report.unused = [theirs.get(n, n) for n in unused + [prefix + n for n in loaded.ignored]]
-    report.notes += [f"{len(loaded.resized)} tensors are resized when it is loaded"] if loaded.resized else []
+    resized = count(loaded.resized, "tensor")
+    report.notes += [f"resized on loading: {resized}"] if loaded.resized else []
     new = {n: t for n, t in new.items() if n in own}
     report.taken = [n for n in new if n not in report.zero]
     report.renamed = len(set(report.taken).difference(names))

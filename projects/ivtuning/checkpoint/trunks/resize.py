@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
+from ..values import FLOATS
 from .swin import TABLE
 
 
@@ -23,6 +24,8 @@ def fit(name: str, tensor: Tensor, target: Tensor) -> tuple[Tensor, str]:
     Raises:
         UserError: the positions do not form a square grid.
     """
+    if tensor.dtype not in FLOATS or not tensor.numel():
+        return tensor, ""
     if name == "pos_embed" and tensor.dim() in (3, 4) and tensor.shape != target.shape:
         return _fit_positions(tensor.float(), target)
     if is_table(name) and tensor.shape[1:] == target.shape[1:] and len(tensor) != len(target):

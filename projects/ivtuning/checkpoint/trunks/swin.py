@@ -22,7 +22,7 @@ _MMDET = {
 
 def is_swin(names: Iterable[str]) -> bool:
     """Whether the tensor names of a trunk are those of a Swin."""
-    return any(n.endswith(TABLE) and n.startswith("layers") for n in names)
+    return any(re.match(r"layers[._]\d+\.blocks\.\d+\.attn\.", n) for n in names)
 
 
 def is_output_norm(name: str) -> bool:
@@ -39,7 +39,7 @@ def from_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         place = next((p for p in places if name.startswith(p)), None)
         if place is not None:
             inner = name.removeprefix(place)
-            if ".downsample." in inner:
+            if ".downsample." in inner and tensor.numel() and tensor.shape[-1:].numel() % 4 == 0:
                 tensor = _from_unfold(tensor)
             for theirs, official in _MMDET.items():
                 inner = inner.replace(theirs, official)

@@ -1,0 +1,352 @@
+"""Reads pickles, numpy's and torch's, without running anything that they name.
+
+A pickle is a program: it names functions and classes, calls them, and fills what they return. Here every name
+stands for an entry in a table of this module's own functions, which rebuild arrays, tensors and containers.
+A name that the table lacks becomes an inert placeholder, so that the tensors of a checkpoint can be read
+although loggers or configs of another library lie beside them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# What torch.save wrote first before it wrote zip archives.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# Modules of Python whose names are harmless in a pickle; any other one means to run code.
+_HARMLESS = {
+    *("collections", "argparse", "pathlib", "datetime", "enum", "copyreg", "copy_reg", "_codecs", "types"),
+    *(
+        "typing",
+        "decimal",
+        "fractions",
+        "uuid",
+        "functools",
+        "logging",
+        "time",
+        "re",
+        "random",
+        "dataclasses",
+    ),
+}
+_HARMLESS_BUILTINS = {
+    *("set", "frozenset", "list", "tuple", "dict", "bytearray", "bytes", "str", "int", "float", "complex"),
+    *("bool", "object", "slice", "range", "type", "getattr", "Exception"),
+}
+
+
+class HostilePickle(ValueError):
+    """A pickle that means to run code; the message is the name of the function."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What stands for a tensor that is not read; `kind` says why, such as "sparse"."""
+
+    kind: str
+
+
+class Placeholder:
+    """Stands for an object of a class that is not loaded. It takes whatever a pickle fills it with."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def append(self, item: Any) -> None:
+        pass
+
+    extend = add = update = append
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+class _Name:
+    """A function or class that a pickle names."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        known = _CALLS.get(self.name)
+        return known(*args) if known else Placeholder(self.name)
+
+
+@dataclass
+class _Storage:
+    """The bytes of one or several tensors, as a tensor of bytes."""
+
+    buffer: Tensor
+    dtype: torch.dtype
+
+
+class _DType:
+    """A numpy dtype: its kind and size, and in the state that follows its byte order."""
+
+    def __init__(self, spec: Any, *_: Any):
+        self.spec, self.order = str(spec), "="
+
+    def build(self, state: Any) -> None:
+        self.order = state[1] if state[1] in "<>=" else "="
+
+    def decode(self, data: Any, shape: Iterable[int], fortran: bool = False) -> Any:
+        """The array in native byte order; a placeholder of arrays that hold no numbers."""
+        if self.spec[:1] not in "fiubc":
+            return Placeholder(f"numpy array of {self.spec}")
+        data = data.encode("latin1") if isinstance(data, str) else data
+        array = np.frombuffer(data, np.dtype(self.spec).newbyteorder(self.order))
+        array = array.reshape(tuple(shape), order="F" if fortran else "C")
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+
+
+class _Array:
+    """A numpy array before its state."""
+
+    value: Any = None
+
+    def build(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(data, (bytes, str)):
+            self.value = Placeholder("numpy array of objects")
+        else:
+            self.value = dtype.decode(data, shape, fortran)
+
+
+def _tensor(storage: _Storage, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
+    flat = storage.buffer
+    whole = flat.numel() // storage.dtype.itemsize * storage.dtype.itemsize
+    # torch refuses what lies outside of the storage.
+    return torch.as_strided(flat[:whole].view(storage.dtype), tuple(size), tuple(stride), offset)
+
+
+def _tensor_of_dtype(storage: _Storage, *args: Any) -> Tensor:
+    dtype = getattr(torch, args[5].name.rpartition(".")[2])
+    return _tensor(_Storage(storage.buffer, dtype), *args)
+
+
+def _first(value: Any = None, *rest: Any) -> Any:
+    return value
+
+
+def _unreadable(kind: str) -> Callable[..., Unreadable]:
+    return lambda *args: Unreadable(kind)
+
+
+def _subclass(function: Any, kind: Any, args: Any, state: Any) -> Any:
+    return function(*args) if isinstance(function, _Name) else Placeholder("tensor")
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": dict,
+    "collections.Counter": dict,
+    "collections.defaultdict": lambda factory=None, *args: dict(*args),
+    "collections.deque": lambda items=(), *_: list(items),
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+    "builtins.complex": complex,
+    "builtins.bytearray": lambda data=b"", *_: data,
+    "_codecs.encode": lambda text, *_: text.encode("latin1"),
+    "torch.Size": tuple,
+    "torch.nn.parameter.Parameter": _first,
+    "torch.nn.parameter.Buffer": _first,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
+    "torch._utils._rebuild_device_tensor_from_numpy": _first,
+    "torch._utils._rebuild_xla_tensor": _first,
+    "torch._utils._rebuild_qtensor": _unreadable("quantized"),
+    "torch._utils._rebuild_sparse_tensor": _unreadable("sparse"),
+    "torch._utils._rebuild_sparse_csr_tensor": _unreadable("sparse"),
+    "torch._utils._rebuild_nested_tensor": _unreadable("nested"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _unreadable("meta"),
+    "torch._utils._rebuild_wrapper_subclass": _unreadable("sharded or wrapped"),
+    "torch._tensor._rebuild_from_type_v2": _subclass,
+    "numpy.dtype": _DType,
+    # numpy 2 moved numpy.core to numpy._core.
+    **{
+        f"numpy.{core}.{name}": function
+        for core in ("core", "_core")
+        for name, function in {
+            "multiarray._reconstruct": lambda *args: _Array(),
+            "multiarray.scalar": lambda dtype, data=None, *_: dtype.decode(data, ()),
+            "numeric._frombuffer": lambda data, dtype, shape, order: dtype.decode(data, shape, order == "F"),
+        }.items()
+    },
+}
+_STORAGES = {
+    f"{name}Storage": dtype
+    for name, dtype in {
+        "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
+        "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8,
+        "Byte": torch.uint8, "Bool": torch.bool, "Untyped": torch.uint8, "QInt8": torch.int8,
+        "QUInt8": torch.uint8, "QInt32": torch.int32, "ComplexFloat": torch.complex64,
+        "ComplexDouble": torch.complex128,
+    }.items()
+}  # fmt: skip
+
+
+# Python's own implementation: that in C calls what lies on its stack, and allocates what a pickle asks for.
+class _Unpickler(pickle._Unpickler):
+    """Unpickles one object; storages of tensors come from `load_storage(dtype, key, numel)`."""
+
+    dispatch: Any = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: BinaryIO, load_storage: Callable[[torch.dtype, str, int], Tensor]):
+        super().__init__(file, encoding="latin1")
+        self.load_storage = load_storage
+
+    def find_class(self, module: str, name: str) -> _Name:
+        module = {"__builtin__": "builtins"}.get(module, module)
+        harmless = name in _HARMLESS_BUILTINS if module == "builtins" else module in _HARMLESS
+        if module.partition(".")[0] in sys.stdlib_module_names and not harmless:
+            raise HostilePickle(f"{module}.{name}")
+        return _Name(f"{module}.{name}")
+
+    def get_extension(self, code: int) -> None:
+        raise pickle.UnpicklingError("extension codes are not used by checkpoints")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        if pid[0] != "storage":
+            raise pickle.UnpicklingError(f"no such reference: {pid[0]}")
+        _, kind, key, _, numel, *view = pid
+        dtype = _STORAGES[kind.name.rpartition(".")[2]]
+        buffer = self.load_storage(dtype, str(key), int(numel))
+        if view and view[0]:
+            _, start, length = view[0]
+            buffer = buffer[start * dtype.itemsize : (start + length) * dtype.itemsize]
+        return _Storage(buffer, dtype)
+
+    def load_newobj(self) -> None:
+        args = self.stack.pop()
+        self.stack[-1] = self.stack[-1](*args)
+
+    def load_newobj_ex(self) -> None:
+        self.stack.pop()
+        self.load_newobj()
+
+    def load_build(self) -> None:
+        state, built = self.stack.pop(), self.stack[-1]
+        if isinstance(built, (_Array, _DType)):
+            built.build(state)
+
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def _plain(value: Any, seen: set[int]) -> Any:
+    """`value`, in which arrays have taken their place; containers are changed as they are."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, (dict, list)) and id(value) not in seen:
+        seen.add(id(value))
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            value[key] = _plain(item, seen)
+    elif isinstance(value, tuple) and any(isinstance(item, (_Array, dict, list, tuple)) for item in value):
+        return tuple(_plain(item, seen) for item in value)
+    elif isinstance(value, _Name):
+        return Placeholder(value.name)
+    return value
+
+
+def _no_storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
+    raise pickle.UnpicklingError("tensors outside of a file of torch.save")
+
+
+def read_pickle(file: BinaryIO) -> Any:
+    """The content of a pickle, or of a file that torch.save wrote before there were zip archives.
+
+    Raises:
+        HostilePickle: it means to run code.
+        Exception: of any type, where the file is damaged.
+    """
+    content = _Unpickler(file, _no_storage).load()
+    if content == _LEGACY_MAGIC:
+        content = _read_legacy(file)
+    return _plain(content, set())
+
+
+def _read_legacy(file: BinaryIO) -> Any:
+    left = os.fstat(file.fileno()).st_size
+    storages: dict[str, tuple[Tensor, int]] = {}
+
+    def load_storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
+        nonlocal left
+        if key not in storages:
+            left -= numel * dtype.itemsize
+            if numel < 0 or left < 0:
+                raise EOFError("its tensors are larger than the file")
+            storages[key] = torch.empty(numel * dtype.itemsize, dtype=torch.uint8), numel
+        return storages[key][0]
+
+    _, system = (_Unpickler(file, _no_storage).load() for _ in range(2))
+    if not system.get("little_endian", True):
+        raise ValueError("written on a big-endian machine")
+    content = _Unpickler(file, load_storage).load()
+    for key in _Unpickler(file, _no_storage).load():
+        buffer, numel = storages[str(key)]
+        if struct.unpack("<q", file.read(8))[0] != numel:
+            raise EOFError("a tensor of another size")
+        _fill(buffer, file)
+    return content
+
+
+def read_torch_zip(file: BinaryIO, archive: zipfile.ZipFile, root: str) -> Any:
+    """The content of `archive`, which torch.save wrote to `file` with its parts in the folder `root`.
+
+    Raises:
+        HostilePickle: it means to run code.
+        Exception: of any type, where the file is damaged, or holds more than its own size.
+    """
+    parts = {info.filename: info for info in archive.infolist()}
+    declared = sum(info.file_size for info in parts.values())
+    if declared > os.fstat(file.fileno()).st_size or any(info.compress_type for info in parts.values()):
+        raise ValueError("its parts are compressed, which torch.save never does")
+    order = parts.get(f"{root}byteorder")
+    if order and _read_part(file, order).numpy().tobytes() != b"little":
+        raise ValueError("written on a big-endian machine")
+    storages: dict[str, Tensor] = {}
+
+    def load_storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
+        if key not in storages:
+            storages[key] = _read_part(file, parts[f"{root}data/{key}"])
+        if not 0 <= numel * dtype.itemsize <= storages[key].numel():
+            raise EOFError("its tensors are larger than the file")
+        return storages[key]
+
+    program = io.BytesIO(_read_part(file, parts[f"{root}data.pkl"]).numpy().tobytes())
+    return _plain(_Unpickler(program, load_storage).load(), set())
+
+
+def _read_part(file: BinaryIO, info: zipfile.ZipInfo) -> Tensor:
+    """The bytes of one file of a zip archive. zipfile's own reader copies them twice."""
+    file.seek(info.header_offset)
+    header = file.read(30)
+    file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
+    buffer = torch.empty(info.file_size, dtype=torch.uint8)
+    _fill(buffer, file)
+    # torch.save can leave the checksums out.
+    if info.CRC and zlib.crc32(buffer.numpy()) != info.CRC:
+        raise ValueError("a checksum differs")
+    return buffer
+
+
+def _fill(buffer: Tensor, file: BinaryIO) -> None:
+    """Read the bytes of `buffer` from `file`."""
+    if file.readinto(buffer.numpy()) != buffer.numel():
+        raise EOFError("the file ends early")
