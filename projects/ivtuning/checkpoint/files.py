@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import UserError
 from .formats import is_safetensors, other_archive, other_kind, torch_root
 from .nesting import find_state
-from .pickles import HostilePickle, read_pickle, read_torch_zip
+from .pickles import Unusable, read_pickle, read_torch_zip
 from .sources import where_from
 
 
@@ -48,19 +48,17 @@ def read(path: Path) -> Any:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except HostilePickle as error:
-        raise UserError(
-            f"{path}: pickles a {error}, which would run its code on loading: if you trust the "
-            "file, load it where it was written and save model.state_dict() alone"
-        ) from error
+    except Unusable as error:
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:
         size = path.stat().st_size
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            raise UserError(f"{path}: {size:,} bytes do not fit into memory: free some") from error
-        reason = str(error).partition("\n")[0][:100]
+            raise UserError(
+                f"{path}: asks for more memory than there is: free some, or fetch the file again if its "
+                f"{size:,} bytes are not what it should have"
+            ) from error
         raise UserError(
-            f"{path}: truncated, damaged or no file of weights ({size:,} bytes{reason and '; '}{reason}): "
-            "fetch or write it again"
+            f"{path}: truncated, damaged or no file of weights ({size:,} bytes): fetch or write it again"
         ) from error
 
 
@@ -110,7 +108,7 @@ def local_path(path: str | os.PathLike) -> Path:
                 raise UserError(f"{file} is a device or a pipe: give a file of weights")
             raise UserError(f"no file {file}{where_from(file)}")
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error).strip(".")
         raise UserError(f"{text}: cannot be read: {reason}: check the path given for the weights") from error
     return file
 

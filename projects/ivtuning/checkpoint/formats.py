@@ -26,6 +26,8 @@ _BEGINNINGS = (
 _ONNX = re.compile(
     rb"\x08[\x01-\x20](\x12.{1,60}\x1a|\x12.(pytorch|onnx|tf2onnx|skl2onnx|paddle))", re.DOTALL
 )
+# Pickles in text, which Python 2 wrote, end in a dot and have short lines.
+_TEXT = re.compile(rb"(?=.{12})[A-Za-z#\"'{\[][\x20-\x7e\t\r\n]*", re.DOTALL)
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -48,6 +50,8 @@ def other_kind(path: Path, head: bytes) -> str | None:
         return "the list of a checkpoint in several parts: join the parts into one file"
     if head.lstrip().startswith((b"{", b"[")) and path.suffix.lower() == ".json":
         return "a JSON file: give a file of weights"
+    if _TEXT.fullmatch(head):
+        return f"a text file, which begins with {head[:20].decode()!r}: give a file of weights"
     return None
 
 

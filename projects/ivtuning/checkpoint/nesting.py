@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 from ..errors import UserError, nearest
 from .pickles import Placeholder, Unreadable
 from .report import first
+
+logger = logging.getLogger("ivtuning")
 
 # The names under which a training script saves the model that trains, best first.
 _LIVE = (
@@ -41,7 +44,7 @@ def find_state(content: Any, key: str | None, path: str) -> dict[str, Tensor]:
         raise UserError(f"{path}: {_object('is', content)}")
     if not isinstance(content, Mapping):
         raise UserError(
-            f"{path}: holds a {type(content).__name__}, not a state dict: save model.state_dict()"
+            f"{path}: holds no state dict but a {type(content).__name__}: save model.state_dict()"
         )
     states = {place: state for place, state, _ in _states(content)}
     if not states:
@@ -105,6 +108,12 @@ def _chosen(states: Mapping[str, Mapping], key: str | None, path: str) -> Mappin
     if len(found) > 1:
         file, names = path.partition("?")[0], ", ".join(found[:8])
         raise UserError(f"{path}: holds several state dicts ({names}): name one, as in {file}#{found[0]}")
+    others = [place for place in states if place != found[0]]
+    if others:
+        held = ", ".join(map(repr, others[:8]))
+        logger.info(
+            "%s: taking %r; it also holds %s (choose with %s#%s)", path, found[0], held, path, others[0]
+        )
     return states[found[0]]
 
 

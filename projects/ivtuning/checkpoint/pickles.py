@@ -8,6 +8,7 @@ although loggers or configs of another library lie beside them.
 
 from __future__ import annotations
 
+import _compat_pickle
 import io
 import os
 import pickle
@@ -27,7 +28,7 @@ from torch import Tensor
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # Modules of Python whose names are harmless in a pickle; any other one means to run code.
 _HARMLESS = {
-    *("collections", "argparse", "pathlib", "datetime", "enum", "copyreg", "copy_reg", "_codecs", "types"),
+    *("collections", "argparse", "pathlib", "datetime", "enum", "copyreg", "_codecs", "types"),
     *(
         "typing",
         "decimal",
@@ -47,8 +48,8 @@ _HARMLESS_BUILTINS = {
 }
 
 
-class HostilePickle(ValueError):
-    """A pickle that means to run code; the message is the name of the function."""
+class Unusable(ValueError):
+    """A file that is whole and yet not read. The message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +212,15 @@ class _Unpickler(pickle._Unpickler):
         self.load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> _Name:
-        module = {"__builtin__": "builtins"}.get(module, module)
+        # Protocols before 3 write the names of Python 2.
+        module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         harmless = name in _HARMLESS_BUILTINS if module == "builtins" else module in _HARMLESS
         if module.partition(".")[0] in sys.stdlib_module_names and not harmless:
-            raise HostilePickle(f"{module}.{name}")
+            raise Unusable(
+                f"pickles a {module}.{name}, which would run its code on loading: if you trust the file, "
+                "load it where it was written and save model.state_dict() alone"
+            )
         return _Name(f"{module}.{name}")
 
     def get_extension(self, code: int) -> None:
@@ -272,7 +278,7 @@ def read_pickle(file: BinaryIO) -> Any:
     """The content of a pickle, or of a file that torch.save wrote before there were zip archives.
 
     Raises:
-        HostilePickle: it means to run code.
+        Unusable: it means to run code.
         Exception: of any type, where the file is damaged.
     """
     content = _Unpickler(file, _no_storage).load()
@@ -296,7 +302,7 @@ def _read_legacy(file: BinaryIO) -> Any:
 
     _, system = (_Unpickler(file, _no_storage).load() for _ in range(2))
     if not system.get("little_endian", True):
-        raise ValueError("written on a big-endian machine")
+        raise Unusable("was written on a big-endian machine: save it again on another one")
     content = _Unpickler(file, load_storage).load()
     for key in _Unpickler(file, _no_storage).load():
         buffer, numel = storages[str(key)]
@@ -310,16 +316,16 @@ def read_torch_zip(file: BinaryIO, archive: zipfile.ZipFile, root: str) -> Any:
     """The content of `archive`, which torch.save wrote to `file` with its parts in the folder `root`.
 
     Raises:
-        HostilePickle: it means to run code.
-        Exception: of any type, where the file is damaged, or holds more than its own size.
+        Unusable: it means to run code, or holds more than its own size.
+        Exception: of any type, where the file is damaged.
     """
     parts = {info.filename: info for info in archive.infolist()}
     declared = sum(info.file_size for info in parts.values())
     if declared > os.fstat(file.fileno()).st_size or any(info.compress_type for info in parts.values()):
-        raise ValueError("its parts are compressed, which torch.save never does")
+        raise Unusable("has compressed parts, which torch.save never writes: save it again with torch.save")
     order = parts.get(f"{root}byteorder")
     if order and _read_part(file, order).numpy().tobytes() != b"little":
-        raise ValueError("written on a big-endian machine")
+        raise Unusable("was written on a big-endian machine: save it again on another one")
     storages: dict[str, Tensor] = {}
 
     def load_storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:

@@ -244,6 +244,20 @@ MISFITS = {
         lambda: without(microsoft_state(), "norm.weight", "norm.bias", "reduction.weight"),
         "lacks 8 tensors of the trunk",
     ),
+    "no table at all": (
+        lambda: without(microsoft_state(), "relative_position_bias_table"),
+        "lacks 6 tensors of the trunk .layers.0.blocks.0.attn.relative_position_bias_table",
+    ),
+    "half a norm": (
+        lambda: microsoft_state() | {"norm1.weight": torch.ones(16)},
+        "lacks 1 tensor of the trunk .norm1.bias",
+    ),
+    "a merging of another width": (
+        lambda: (
+            mmdet_state(microsoft_state()) | {"backbone.stages.0.downsample.reduction.weight": torch.ones(7)}
+        ),
+        "reduction.weight: 7 in the file",
+    ),
     "an unknown key": (
         lambda: microsoft_state() | {"layers.0.odd": torch.zeros(1)},
         "has 1 key unknown to the trunk .layers.0.odd",
