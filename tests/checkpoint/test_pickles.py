@@ -133,12 +133,14 @@ def test_what_a_pickle_fetches_by_getattr_is_inert(tmp_path):
     [
         b"\x80\x02}r\xff\xff\xff\x7fq\0.",  # a place far out in the memo
         b"\x80\x04\x8e" + struct.pack("<Q", 1 << 45) + b"x.",  # a text of 32 TB
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 35) + b"x.",  # an array of 32 GB
+        b"\x80\x04\x95" + struct.pack("<Q", 1 << 35) + b"x.",  # a frame of 32 GB
         b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",  # an array of 2 GB
         b"\x80\x02\x82\x01.",  # an extension code
         b"\x80\x02]K\x01\x85R.",  # a call of a list
         b"\x80\x02(((((((",
     ],
-    ids=["memo", "text", "bytearray", "extension", "call", "marks"],
+    ids=["memo", "text", "bytes", "frame", "bytearray", "extension", "call", "marks"],
 )
 def test_odd_programs_end_in_one_line(tmp_path, program):
     (tmp_path / "x.pkl").write_bytes(program)

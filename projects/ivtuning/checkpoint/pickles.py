@@ -109,7 +109,8 @@ class _DType:
         data = data.encode("latin1") if isinstance(data, str) else data
         array = np.frombuffer(data, np.dtype(self.spec).newbyteorder(self.order))
         array = array.reshape(tuple(shape), order="F" if fortran else "C")
-        return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+        # A copy, which can be written.
+        return np.array(array, array.dtype.newbyteorder("="), order="C")
 
 
 class _Array:
@@ -201,6 +202,21 @@ _STORAGES = {
 }  # fmt: skip
 
 
+class _Bounded:
+    """A file of which no more is asked than it has: Python would take the memory before it reads."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.readline = file, file.readline
+        start = file.tell()
+        self.size = file.seek(0, os.SEEK_END)
+        file.seek(start)
+
+    def read(self, count: int) -> bytes:
+        if count > self.size:
+            raise EOFError("asks for more than there is")
+        return self.file.read(count)
+
+
 # Python's own implementation: that in C calls what lies on its stack, and allocates what a pickle asks for.
 class _Unpickler(pickle._Unpickler):
     """Unpickles one object; storages of tensors come from `load_storage(dtype, key, numel)`."""
@@ -208,7 +224,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch: Any = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: BinaryIO, load_storage: Callable[[torch.dtype, str, int], Tensor]):
-        super().__init__(file, encoding="latin1")
+        super().__init__(_Bounded(file), encoding="latin1")
         self.load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> _Name:
@@ -237,6 +253,10 @@ class _Unpickler(pickle._Unpickler):
             buffer = buffer[start * dtype.itemsize : (start + length) * dtype.itemsize]
         return _Storage(buffer, dtype)
 
+    def load_bytearray8(self) -> None:
+        (count,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(count))
+
     def load_newobj(self) -> None:
         args = self.stack.pop()
         self.stack[-1] = self.stack[-1](*args)
@@ -250,6 +270,7 @@ class _Unpickler(pickle._Unpickler):
         if isinstance(built, (_Array, _DType)):
             built.build(state)
 
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
     dispatch[pickle.BUILD[0]] = load_build
