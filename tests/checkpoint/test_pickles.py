@@ -148,6 +148,14 @@ def test_odd_programs_end_in_one_line(tmp_path, program):
         read_state(tmp_path / "x.pkl")
 
 
+def test_what_is_shared_is_visited_once(tmp_path):
+    shared = ({"a": np.ones(1)},)
+    for _ in range(60):
+        shared = (shared, shared)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"w": np.zeros(1), "shared": shared}))
+    assert same(read_state(tmp_path / "x.pkl"), {"w": torch.zeros(1, dtype=torch.float64)})
+
+
 @ZIPPED
 def test_objects_of_other_libraries_are_skipped(tmp_path, monkeypatch, zipped):
     module = types.ModuleType("mmengine_like")

@@ -15,8 +15,9 @@ from torch import Tensor
 from ..errors import UserError
 from .formats import is_safetensors, other_archive, other_kind, torch_root
 from .nesting import find_state
-from .pickles import Unusable, read_pickle, read_torch_zip
+from .pickles import Unusable
 from .sources import where_from
+from .torch_files import read_pickle, read_torch_zip
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:

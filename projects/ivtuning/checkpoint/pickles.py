@@ -9,13 +9,10 @@ although loggers or configs of another library lie beside them.
 from __future__ import annotations
 
 import _compat_pickle
-import io
 import os
 import pickle
 import struct
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -24,23 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What torch.save wrote first before it wrote zip archives.
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # Modules of Python whose names are harmless in a pickle; any other one means to run code.
 _HARMLESS = {
-    *("collections", "argparse", "pathlib", "datetime", "enum", "copyreg", "_codecs", "types"),
-    *(
-        "typing",
-        "decimal",
-        "fractions",
-        "uuid",
-        "functools",
-        "logging",
-        "time",
-        "re",
-        "random",
-        "dataclasses",
-    ),
+    *("collections", "argparse", "pathlib", "datetime", "enum", "copyreg", "_codecs", "types", "typing"),
+    *("decimal", "fractions", "uuid", "functools", "logging", "time", "re", "random", "dataclasses"),
 }
 _HARMLESS_BUILTINS = {
     *("set", "frozenset", "list", "tuple", "dict", "bytearray", "bytes", "str", "int", "float", "complex"),
@@ -218,7 +202,7 @@ class _Bounded:
 
 
 # Python's own implementation: that in C calls what lies on its stack, and allocates what a pickle asks for.
-class _Unpickler(pickle._Unpickler):
+class Unpickler(pickle._Unpickler):
     """Unpickles one object; storages of tensors come from `load_storage(dtype, key, numel)`."""
 
     dispatch: Any = dict(pickle._Unpickler.dispatch)
@@ -276,104 +260,19 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def _plain(value: Any, seen: set[int]) -> Any:
-    """`value`, in which arrays have taken their place; containers are changed as they are."""
+def plain(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """`value`, in which arrays have taken their place; lists and dicts are changed as they are."""
+    done = {} if done is None else done
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, _Array):
         return value.value
-    if isinstance(value, (dict, list)) and id(value) not in seen:
-        seen.add(id(value))
-        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            value[key] = _plain(item, seen)
-    elif isinstance(value, tuple) and any(isinstance(item, (_Array, dict, list, tuple)) for item in value):
-        return tuple(_plain(item, seen) for item in value)
-    elif isinstance(value, _Name):
+    if isinstance(value, _Name):
         return Placeholder(value.name)
-    return value
-
-
-def _no_storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
-    raise pickle.UnpicklingError("tensors outside of a file of torch.save")
-
-
-def read_pickle(file: BinaryIO) -> Any:
-    """The content of a pickle, or of a file that torch.save wrote before there were zip archives.
-
-    Raises:
-        Unusable: it means to run code.
-        Exception: of any type, where the file is damaged.
-    """
-    content = _Unpickler(file, _no_storage).load()
-    if content == _LEGACY_MAGIC:
-        content = _read_legacy(file)
-    return _plain(content, set())
-
-
-def _read_legacy(file: BinaryIO) -> Any:
-    left = os.fstat(file.fileno()).st_size
-    storages: dict[str, tuple[Tensor, int]] = {}
-
-    def load_storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
-        nonlocal left
-        if key not in storages:
-            left -= numel * dtype.itemsize
-            if numel < 0 or left < 0:
-                raise EOFError("its tensors are larger than the file")
-            storages[key] = torch.empty(numel * dtype.itemsize, dtype=torch.uint8), numel
-        return storages[key][0]
-
-    _, system = (_Unpickler(file, _no_storage).load() for _ in range(2))
-    if not system.get("little_endian", True):
-        raise Unusable("was written on a big-endian machine: save it again on another one")
-    content = _Unpickler(file, load_storage).load()
-    for key in _Unpickler(file, _no_storage).load():
-        buffer, numel = storages[str(key)]
-        if struct.unpack("<q", file.read(8))[0] != numel:
-            raise EOFError("a tensor of another size")
-        _fill(buffer, file)
-    return content
-
-
-def read_torch_zip(file: BinaryIO, archive: zipfile.ZipFile, root: str) -> Any:
-    """The content of `archive`, which torch.save wrote to `file` with its parts in the folder `root`.
-
-    Raises:
-        Unusable: it means to run code, or holds more than its own size.
-        Exception: of any type, where the file is damaged.
-    """
-    parts = {info.filename: info for info in archive.infolist()}
-    declared = sum(info.file_size for info in parts.values())
-    if declared > os.fstat(file.fileno()).st_size or any(info.compress_type for info in parts.values()):
-        raise Unusable("has compressed parts, which torch.save never writes: save it again with torch.save")
-    order = parts.get(f"{root}byteorder")
-    if order and _read_part(file, order).numpy().tobytes() != b"little":
-        raise Unusable("was written on a big-endian machine: save it again on another one")
-    storages: dict[str, Tensor] = {}
-
-    def load_storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
-        if key not in storages:
-            storages[key] = _read_part(file, parts[f"{root}data/{key}"])
-        if not 0 <= numel * dtype.itemsize <= storages[key].numel():
-            raise EOFError("its tensors are larger than the file")
-        return storages[key]
-
-    program = io.BytesIO(_read_part(file, parts[f"{root}data.pkl"]).numpy().tobytes())
-    return _plain(_Unpickler(program, load_storage).load(), set())
-
-
-def _read_part(file: BinaryIO, info: zipfile.ZipInfo) -> Tensor:
-    """The bytes of one file of a zip archive. zipfile's own reader copies them twice."""
-    file.seek(info.header_offset)
-    header = file.read(30)
-    file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
-    buffer = torch.empty(info.file_size, dtype=torch.uint8)
-    _fill(buffer, file)
-    # torch.save can leave the checksums out.
-    if info.CRC and zlib.crc32(buffer.numpy()) != info.CRC:
-        raise ValueError("a checksum differs")
-    return buffer
-
-
-def _fill(buffer: Tensor, file: BinaryIO) -> None:
-    """Read the bytes of `buffer` from `file`."""
-    if file.readinto(buffer.numpy()) != buffer.numel():
-        raise EOFError("the file ends early")
+    if isinstance(value, (dict, list)):
+        done[id(value)] = value
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            value[key] = plain(item, done)
+    elif isinstance(value, tuple):
+        done[id(value)] = tuple(plain(item, done) for item in value)
+    return done.get(id(value), value)

@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ..checkpoint.files import local_path
+from ..checkpoint.files import local_path, split_key
 from ..config import load_config
 from ..errors import UserError
 
@@ -104,7 +104,7 @@ def conditions(config: str, overrides: Sequence[str]) -> dict:
     if tuner.rpartition(".")[2] != "IVTuning":
         raise UserError(f"{config}: {NET}.tuner is {tuner}: give the data set's IV-tuning config")
     trunk = cfg.train.init_checkpoint
-    if not trunk or ("://" not in trunk and not Path(trunk).expanduser().is_file()):
+    if not trunk or ("://" not in trunk and not Path(split_key(trunk)[0]).expanduser().is_file()):
         raise UserError(
             f"no trunk file {trunk!r}: `make demo` writes output/demo/trunk.pth; for another trunk give "
             "train.init_checkpoint=FILE"

@@ -95,10 +95,16 @@ def convert(
     if unwrapped is None:
         raise UserError(f"{source}: {_whose(state, family, known, own)}")
     state = unwrapped
-    state, theirs = _rename(state, family.rules(state), names)
-    report.notes += family.adapt(state, own)
-    _fit_labels(state, own, report)
-    _repeat_deltas(state, own, report)
+    try:
+        state, theirs = _rename(state, family.rules(state), names)
+        report.notes += family.adapt(state, own)
+        _fit_labels(state, own, report)
+        _repeat_deltas(state, own, report)
+    except (RuntimeError, IndexError, TypeError) as error:  # what torch says of shapes and types
+        raise UserError(
+            f"{source}: its tensors have other shapes or types than those of {family.what}: fetch or write "
+            "the file again"
+        ) from error
 
     unused = []
     inner = {n.removeprefix(prefix): state.pop(n) for n in list(state) if n.startswith(prefix)}
