@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..utils.schema import first_fault
 from .files import local_path
 from .formats import is_safetensors, other_kind
+from .report import first
 
 FORMAT = 1
 Group = Literal["backbone", "task"]
@@ -86,7 +87,8 @@ def read_adapter(path: str | os.PathLike, tensors: bool = True) -> tuple[dict, d
     for name in names:
         if name.partition("/")[0] not in groups:
             raise UserError(
-                f"{path}: the tensor {name} is in none of its groups ({', '.join(groups)}): export it again"
+                f"{path}: the tensor {first([name])} is in none of its groups ({first(groups)}): "
+                "export it again"
             )
     return header, read
 

@@ -98,7 +98,7 @@ def _chosen(states: Mapping[str, Mapping], key: str | None, path: str) -> Mappin
         parts = list(_parts(states, key))
         if not found and len(parts) == 1:
             return parts[0]
-        held = ", ".join(place or "one state dict" for place in list(states)[:8])
+        held = first([place or "one state dict" for place in states])
         raise UserError(
             f"{path}: has {'several parts' if found or parts else 'no part'} {key!r}; it holds {held}"
             f"{nearest(key, states)}"
@@ -106,7 +106,7 @@ def _chosen(states: Mapping[str, Mapping], key: str | None, path: str) -> Mappin
     live = [place for place in states if all(part in _LIVE for part in place.split(".") if place)]
     found = live or list(states)
     if len(found) > 1:
-        file, names = path.partition("?")[0], ", ".join(found[:8])
+        file, names = path.partition("?")[0], first(found)
         raise UserError(f"{path}: holds several state dicts ({names}): name one, as in {file}#{found[0]}")
     others = [place for place in states if place != found[0]]
     if others:

@@ -58,8 +58,9 @@ def count(names: Sized, noun: str) -> str:
 
 
 def first(names: list[str], separator: str = ", ") -> str:
-    """The first three of `names`, for a message."""
-    return separator.join(names[:3]) + (", ..." if len(names) > 3 else "")
+    """The first three of `names`, for a message: what cannot be printed in one line becomes "?"."""
+    text = separator.join(name if len(name) <= 100 else f"{name[:97]}..." for name in names[:3])
+    return "".join(c if c.isprintable() else "?" for c in text) + (", ..." if len(names) > 3 else "")
 
 
 def brief(names: list[str]) -> str:
