@@ -125,7 +125,7 @@ def test_metrics_and_results_are_written(pairs, tmp_path):
 
 def test_best_checkpoint_is_the_better_one_and_survives_a_resume(pairs, tmp_path, monkeypatch):
     scores = iter([10.0, 30.0, 20.0])
-    monkeypatch.setattr(run, "evaluate", lambda cfg, model: {"bbox": {"AP": next(scores)}})
+    monkeypatch.setattr(run, "evaluate", lambda cfg, model, stop: {"bbox": {"AP": next(scores)}})
     options = ["train.eval_period=1", "train.checkpointer.period=1"]
     run.train(config(tmp_path, "train.max_iter=2", *options))
     best = read_checkpoint(tmp_path / "model_best.pth")

@@ -27,7 +27,7 @@ from ..engine import run
 from ..utils.files import atomic_write
 from . import detection, segmentation
 from .page import write_page
-from .rows import final, load, start_run
+from .rows import final, load
 
 
 def main(output: Path, overrides: list[str]) -> dict:
@@ -60,8 +60,7 @@ def main(output: Path, overrides: list[str]) -> dict:
     scenes = generate(data_root() / "synthetic")
 
     print("\n2/5  the pretrained trunk: trained from scratch on visible images", flush=True)
-    start_run(pretraining)
-    pretrained = run.train(pretraining, progress="pretrain")["bbox"]
+    pretrained = run.train(pretraining, progress="pretrain", replace=True)["bbox"]
     _write_trunk(pretraining, trunk)
 
     print("\n3/5  boxes: four ways to use it", flush=True)
