@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import logging
 import shlex
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import torch
@@ -159,7 +160,7 @@ def _train(cfg: DictConfig, folder: RunFolder, stop: StopRequest, resume: bool, 
     speed_up(model, place.trunk, options)
     parallel = parallelize(model, place.trunk, options.parallel, options.ddp)
     optimizer = build_optimizer(cfg.optimizer, model, place)
-    batches = _batches(cfg)
+    batches = _batches(cfg, lambda: trainer.start_iter)
     trainer = Trainer(
         parallel,
         batches,
@@ -204,8 +205,6 @@ def _train(cfg: DictConfig, folder: RunFolder, stop: StopRequest, resume: bool, 
                 folder.path / RESULTS,
             )
             return _nested(written.get(start, {}))
-    # The loader needs no more than a batch's position in the stream to go on from there.
-    cfg.dataloader.train.start = start * options.gradient_accumulation
     # Left to the garbage collector, every worker of the loader would be waited for, for five seconds.
     with contextlib.closing(batches):
         trainer.train(start, options.max_iter)
@@ -222,8 +221,11 @@ def _nested(line: dict) -> dict:
     return results
 
 
-def _batches(cfg: DictConfig) -> Generator[list[dict], None, None]:
+def _batches(cfg: DictConfig, start: Callable[[], int]) -> Generator[list[dict], None, None]:
     """Training batches. Their loader is built for the first one: a resumed run knows its start only then."""
+    cfg = copy.deepcopy(cfg)  # config.yaml is that of the whole run
+    # The loader needs no more than a batch's position in the stream to go on from there.
+    cfg.dataloader.train.start = start() * cfg.train.gradient_accumulation
     yield from instantiate(cfg.dataloader.train)
 
 
