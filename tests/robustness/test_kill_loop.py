@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,16 @@ OPTIONS = [
 ]
 
 
-def train(folder: Path, synthetic: Path, *flags: str, at: int = 0, by: str = "SIGKILL", log: str = "") -> Outcome:
-    argv = ["--config-file", str(ROOT / "configs/synthetic/ivtuning.py"), *flags, *OPTIONS, "train.output_dir=out"]
+def train(
+    folder: Path, synthetic: Path, *flags: str, at: int = 0, by: str = "SIGKILL", log: str = ""
+) -> Outcome:
+    argv = [
+        "--config-file",
+        str(ROOT / "configs/synthetic/ivtuning.py"),
+        *flags,
+        *OPTIONS,
+        "train.output_dir=out",
+    ]
     folder.mkdir(exist_ok=True)
     environment = {"DETECTRON2_DATASETS": str(synthetic), "KILL_AT": str(at), "KILL_BY": by, "KILL_LOG": log}
     return run(TOOL, argv, folder, environment)
