@@ -75,7 +75,7 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _place_message(error)
     if isinstance(error, RuntimeError):
-        return _loader_message(str(error))
+        return _process_message(str(error))
     return None
 
 
@@ -93,11 +93,16 @@ def _place_message(error: OSError) -> str | None:
     return f"{place}: {what}: {remedy}"
 
 
-def _loader_message(text: str) -> str | None:
-    """A line about a loader process that died, or about torch's shared memory; None for other errors.
+def _process_message(text: str) -> str | None:
+    """A line about another process that died, or about torch's shared memory; None for other errors.
 
-    torch reports both by a RuntimeError, wherever the main process is when it hears of them.
+    torch reports them by a RuntimeError, wherever this process is when it hears of them.
     """
+    if re.search(r"gloo.*(by peer|Broken pipe)|NCCL.*(remote process|peer)", text, re.DOTALL):
+        return (
+            "another process of this run has ended; if it printed nothing, it was killed, mostly because the "
+            "memory was full: --resume goes on from the last checkpoint"
+        )
     if re.search(r"worker.*Bus error|shared memory|</?torch_\d+", text):
         return SHARED_MEMORY
     died = re.search(
@@ -120,8 +125,11 @@ def run_tool(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     with 128 plus its number. Of several processes that torchrun started, one prints the line.
     """
     set_thread_defaults()  # before the tool imports torch
-    # fvcore, which detectron2 imports, scripts a loss; torch warns about that once a process.
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+    # Libraries warn each other of what torch will change; a user can do nothing about it.
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings(
+        "ignore", "TypedStorage is deprecated|torch.meshgrid: in an upcoming", UserWarning
+    )
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end_at_once)
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -162,7 +162,7 @@ def test_loader_processes_end_with_the_run(pairs, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(pairs, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, "-m", "ivtuning.engine.launch", "--standalone", "--nproc_per_node=2"]
     command += ["tools/train_net.py", "--config-file", "configs/synthetic/ivtuning.py", *TINY]
     command += [f"train.output_dir={tmp_path}", "train.max_iter=2", "dataloader.train.total_batch_size=4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
