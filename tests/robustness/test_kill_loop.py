@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
 
 import pytest
@@ -21,22 +21,17 @@ OPTIONS = [
     "train.log_period=3",
     "train.ema_decay=0.9",
     "model.roi_heads.box_predictor.test_score_thresh=0.0",
+    "train.output_dir=out",
 ]
+# One of so many moments is tried; 1 tries all of them, in some minutes.
+EVERY = int(os.environ.get("KILL_EVERY", "11"))
 
 
-def train(
-    folder: Path, synthetic: Path, *flags: str, at: int = 0, by: str = "SIGKILL", log: str = ""
-) -> Outcome:
-    argv = [
-        "--config-file",
-        str(ROOT / "configs/synthetic/ivtuning.py"),
-        *flags,
-        *OPTIONS,
-        "train.output_dir=out",
-    ]
+def train(folder: Path, synthetic: Path, *flags: str, at: int = 0, log: str = "") -> Outcome:
+    config = str(ROOT / "configs/synthetic/ivtuning.py")
     folder.mkdir(exist_ok=True)
-    environment = {"DETECTRON2_DATASETS": str(synthetic), "KILL_AT": str(at), "KILL_BY": by, "KILL_LOG": log}
-    return run(TOOL, argv, folder, environment)
+    environment = {"DETECTRON2_DATASETS": str(synthetic), "KILL_AT": str(at), "KILL_LOG": log}
+    return run(TOOL, ["--config-file", config, *flags, *OPTIONS], folder, environment)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +44,30 @@ def whole(synthetic, tmp_path_factory) -> tuple[Path, list[str]]:
     return folder / "work" / "out", log.read_text().splitlines()
 
 
-def test_killed_anywhere(whole, synthetic, tmp_path):
+def killed_and_resumed(folder: Path, synthetic: Path, at: int, again: int | None = None) -> Path:
+    """The folder of a run that was killed at a moment, and perhaps again when it went on."""
+    assert train(folder, synthetic, at=at).code == -9
+    if again is not None:
+        assert train(folder, synthetic, "--resume", at=again).code == -9
+    resumed = train(folder, synthetic, "--resume")
+    assert resumed.code == 0, resumed.err
+    return folder / "out"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_anywhere_goes_on_to_the_same_folder(whole, synthetic, tmp_path):
     expected, moments = whole
-    step = int(__import__("os").environ.get("STEP", "8"))
-    for at in range(1, len(moments) + 1, step):
-        folder = tmp_path / str(at)
-        killed = train(folder, synthetic, at=at)
-        assert killed.code == -9, killed.err
-        resumed = train(folder, synthetic, "--resume")
-        assert resumed.code == 0, f"{at} {moments[at - 1]}: {resumed.err}"
-        assert not differences(folder / "out", expected), f"{at} {moments[at - 1]}"
-        shutil.rmtree(folder)
+    assert {"after save", "before replace", "after evaluate", "before write", "after unlink"} <= {*moments}
+    for at in range(1 + EVERY // 2, len(moments) + 1, EVERY):
+        out = killed_and_resumed(tmp_path / str(at), synthetic, at)
+        assert not differences(out, expected), f"killed at moment {at}, {moments[at - 1]}"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_twice_and_after_its_last_checkpoint(whole, synthetic, tmp_path):
+    expected, moments = whole
+    last = len(moments) - 1 - moments[::-1].index("before evaluate")
+    numbered = max(i for i, m in enumerate(moments[:last]) if m == "before save")  # model_final's
+    for name, at, again in (("final", numbered + 1, 3), ("results", len(moments) - 5, None)):
+        out = killed_and_resumed(tmp_path / name, synthetic, at, again)
+        assert not differences(out, expected), f"killed at moment {at}, {moments[at - 1]}"
