@@ -28,7 +28,7 @@ from ..data.modalities import MODALITIES
 from ..engine import run
 from ..engine.parameters import count_parameters
 from ..errors import UserError, nearest, user_message
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, make_folder
 from ..utils.progress import track
 from . import table
 from .jobs import ROWS, Job, conditions, plan
@@ -71,6 +71,7 @@ def compare(
     jobs = plan(shared, overrides, seeds, output, processes)
     chosen = [job for job in jobs if not only or job.row in only]
     pending = [job for job in chosen if job.result() is None]
+    make_folder(output)
     print(f"{len(chosen)} runs, {len(chosen) - len(pending)} of them done before", flush=True)
 
     failed = {}

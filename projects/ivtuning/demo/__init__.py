@@ -24,7 +24,7 @@ from ..backbones.trunk import find_trunk
 from ..data.catalog import data_root
 from ..data.synthetic.generate import generate
 from ..engine import run
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, make_folder
 from . import detection, segmentation
 from .page import write_page
 from .rows import final, load
@@ -56,6 +56,7 @@ def main(output: Path, overrides: list[str]) -> dict:
         for name, method in segmentation.ROWS.items()
     }
 
+    make_folder(output)
     print("1/5  paired scenes", flush=True)
     scenes = generate(data_root() / "synthetic")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def run_folder(path: str, resume: bool, replace: bool) -> Iterator[RunFolder]:
 
 
 def _claim(folder: Path, may_hold_a_run: bool) -> tuple[FolderLock, list[Path]]:
-    if folder.exists() and not may_hold_a_run:
+    if os.path.isdir(folder) and not may_hold_a_run:  # unlike Path's, it never raises
         _refuse_another_run(folder)
     new = make_folder(folder)
     try:

@@ -89,7 +89,7 @@ def make_folder(path: Path) -> list[Path]:
     Raises:
         UserError: it cannot be created, or no file can be made in it.
     """
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    new = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]  # never raises
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
