@@ -136,6 +136,15 @@ def test_best_checkpoint_is_the_better_one_and_survives_a_resume(pairs, tmp_path
     assert json.loads((tmp_path / "best.json").read_text())["value"] == 30.0
 
 
+def test_a_folder_is_replaced_where_that_is_asked_for(pairs, tmp_path):
+    run.train(config(tmp_path, "train.max_iter=2", "train.checkpointer.period=1"))
+    run.train(config(tmp_path, "train.max_iter=1"), replace=True)
+    assert [p.name for p in tmp_path.glob("model_*")] == ["model_final.pth"]
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [0, 1]
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
 def test_evaluating_a_checkpoint_gives_the_runs_own_figures(pairs, tmp_path):
     cfg = config(tmp_path, "train.max_iter=2", "model.roi_heads.box_predictor.test_score_thresh=0.0")
     results = run.train(cfg)

@@ -205,6 +205,8 @@ def _train(cfg: DictConfig, folder: RunFolder, stop: StopRequest, resume: bool, 
                 folder.path / RESULTS,
             )
             return _nested(written.get(start, {}))
+    if comm.get_world_size() == 1:
+        stop.check()
     # Left to the garbage collector, every worker of the loader would be waited for, for five seconds.
     with contextlib.closing(batches):
         trainer.train(start, options.max_iter)
