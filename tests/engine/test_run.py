@@ -139,7 +139,7 @@ def test_best_checkpoint_is_the_better_one_and_survives_a_resume(pairs, tmp_path
 def test_a_folder_is_replaced_where_that_is_asked_for(pairs, tmp_path):
     run.train(config(tmp_path, "train.max_iter=2", "train.checkpointer.period=1"))
     run.train(config(tmp_path, "train.max_iter=1"), replace=True)
-    assert [p.name for p in tmp_path.glob("model_*")] == ["model_final.pth"]
+    assert {p.name for p in tmp_path.glob("model_*")} == {"model_final.pth", "model_best.pth"}
     lines = (tmp_path / "metrics.json").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [0, 1]
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
