@@ -28,7 +28,7 @@ typed := $(call reverse,$(foreach n,$(typed),$(if $(filter command,$(firstword $
 keys := $(foreach n,$(typed),$(if $(findstring .,$n)$(filter $(lower),$n),$n))
 OVERRIDES = $(foreach k,$(keys),'$k='$(call quote,$k)) $(value OPTS)
 flag = $(if $(value $2),$1 $(call quote,$2))
-LAUNCH = $(PY) $(if $(filter-out 0 1,$(GPUS)),-m torch.distributed.run --standalone --nproc_per_node=$(GPUS))
+LAUNCH = $(PY) $(if $(filter-out 0 1,$(GPUS)),-m ivtuning.engine.launch --standalone --nproc_per_node=$(GPUS))
 
 # Values that make checks before it installs or starts anything.
 CONFIG_OK = $(if $(CONFIG),$(if $(wildcard $(CONFIG)),,$(error no config file $(CONFIG); \

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ivtuning.config import find_config, load_config, tool_parser
-from ivtuning.errors import run_tool
+from ivtuning.errors import Stopped, run_tool
 
 EXAMPLE = """\
 tools/train_net.py --config-file configs/synthetic/ivtuning.py train.max_iter=100
@@ -37,9 +37,13 @@ def main(argv):
 
     run.setup(cfg, args)
     if args.eval_only:
-        run.evaluate_checkpoint(cfg, cfg.train.init_checkpoint, args.adapter)
-    else:
+        run.record_evaluation(cfg, cfg.train.init_checkpoint, args.adapter)
+        return
+    try:
         run.train(cfg, resume=args.resume)
+    except Stopped as stopped:
+        go_on = "the same command with --resume (make: OPTS=--resume) goes on from the last checkpoint"
+        raise Stopped(stopped.number, f"{stopped}: {go_on} in {cfg.train.output_dir}") from stopped
 
 
 if __name__ == "__main__":

@@ -202,7 +202,9 @@ def test_no_checkpoint_is_whole(tmp_path):
     _, writer = make(tmp_path)
     writer.save("m")
     (tmp_path / "m.pth").write_bytes(b"")
-    with pytest.raises(UserError, match="no other checkpoint in .* is whole: train without --resume"):
+    with pytest.raises(
+        UserError, match="no other checkpoint in .* is whole: start anew with another train.output_dir"
+    ):
         writer.resume_or_load("", resume=True)
 
 

@@ -271,7 +271,7 @@ def train_on_nodes(rank: int, folder, kind: str) -> dict:
     for steps in (2, 3):
         cfg = config(folder, *options, f"train.max_iter={steps}")
         if steps == 2:
-            run.setup(cfg, argparse.Namespace(config_file="", eval_only=False, opts=[]))
+            run.setup(cfg, argparse.Namespace(config_file="", eval_only=False, overrides=[]))
         results = run.train(cfg, resume=steps == 3)
     where = dict(rank=comm.get_rank(), local=comm.get_local_rank(), world=comm.get_world_size())
     return {"where": where, "AP": results.get("bbox", {}).get("AP")}

@@ -125,7 +125,7 @@ def test_metrics_and_results_are_written(pairs, tmp_path):
 
 def test_best_checkpoint_is_the_better_one_and_survives_a_resume(pairs, tmp_path, monkeypatch):
     scores = iter([10.0, 30.0, 20.0])
-    monkeypatch.setattr(run, "evaluate", lambda cfg, model: {"bbox": {"AP": next(scores)}})
+    monkeypatch.setattr(run, "evaluate", lambda cfg, model, stop: {"bbox": {"AP": next(scores)}})
     options = ["train.eval_period=1", "train.checkpointer.period=1"]
     run.train(config(tmp_path, "train.max_iter=2", *options))
     best = read_checkpoint(tmp_path / "model_best.pth")
@@ -134,6 +134,15 @@ def test_best_checkpoint_is_the_better_one_and_survives_a_resume(pairs, tmp_path
     run.train(config(tmp_path, "train.max_iter=3", *options), resume=True)
     assert read_checkpoint(tmp_path / "model_best.pth")["metric"] == 30.0
     assert json.loads((tmp_path / "best.json").read_text())["value"] == 30.0
+
+
+def test_a_folder_is_replaced_where_that_is_asked_for(pairs, tmp_path):
+    run.train(config(tmp_path, "train.max_iter=2", "train.checkpointer.period=1"))
+    run.train(config(tmp_path, "train.max_iter=1"), replace=True)
+    assert {p.name for p in tmp_path.glob("model_*")} == {"model_final.pth", "model_best.pth"}
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [0, 1]
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
 
 
 def test_evaluating_a_checkpoint_gives_the_runs_own_figures(pairs, tmp_path):
@@ -162,7 +171,7 @@ def test_loader_processes_end_with_the_run(pairs, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(pairs, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, "-m", "ivtuning.engine.launch", "--standalone", "--nproc_per_node=2"]
     command += ["tools/train_net.py", "--config-file", "configs/synthetic/ivtuning.py", *TINY]
     command += [f"train.output_dir={tmp_path}", "train.max_iter=2", "dataloader.train.total_batch_size=4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

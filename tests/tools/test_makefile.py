@@ -114,7 +114,7 @@ def test_key_without_a_dot_is_not_lost(argv, config):
 @pytest.mark.parametrize("gpus", [None, 1, 2])
 def test_gpus(argv, config, gpus):
     got = argv("train", f"CONFIG={config}", *([] if gpus is None else [f"GPUS={gpus}"]), "train.max_iter=3")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if gpus == 2 else []
+    launcher = ["-m", "ivtuning.engine.launch", "--standalone", "--nproc_per_node=2"] if gpus == 2 else []
     assert got == [*launcher, "tools/train_net.py", "--config-file", config, "train.max_iter=3"]
 
 

@@ -2,9 +2,10 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import get_detection_dataset_dicts
 
 from ivtuning.data.datasets.detection import training_dicts
+from ivtuning.data.loaders.eval import build_test_loader
 from ivtuning.data.loaders.train import build_train_loader
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
 from ivtuning.evaluation.coco import PairCOCOEvaluator
@@ -28,7 +29,7 @@ dataloader = dict(
         seed="${train.seed}",
         on_bad_pair="${data.on_bad_pair}",
     ),
-    test=L(build_detection_test_loader)(
+    test=L(build_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="???", filter_empty=False),
         mapper=L(PairedDatasetMapper)(is_train=False, augmentations=[], gray_visible="${data.gray_visible}"),
         num_workers=4,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,29 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import UserError
 from ..utils.files import atomic_write
+from ..utils.text import read_text
 from .files import local_path, read
 from .pretrained import load_pretrained
 from .report import first
 from .shards import gathered, share
+
+# Names of a run's checkpoints beside the numbered ones: the last one, and one of a run that a signal stopped.
+FINAL, STOPPED = "model_final.pth", "model_stopped.pth"
+
+
+def run_checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """The checkpoints in `folder` from which a run goes on: the numbered ones, by number, and the others."""
+    numbered = numbered_checkpoints(folder)
+    others = (Path(folder, name) for name in (STOPPED, FINAL))
+    return [*(numbered[number] for number in sorted(numbered)), *(file for file in others if file.is_file())]
+
+
+def numbered_checkpoints(folder: str | os.PathLike) -> dict[int, Path]:
+    """The checkpoints in `folder` that were written in between, by the iteration in their name."""
+    found = (
+        (re.fullmatch(r"model_(\d+)\.pth", file.name), file) for file in Path(folder).glob("model_*.pth")
+    )
+    return {int(name[1]): file for name, file in found if name}
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -58,11 +78,29 @@ class Checkpointer(DetectionCheckpointer):
         with atomic_write(Path(self.save_dir, "last_checkpoint")) as temp:
             temp.write_text(last_filename_basename)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint that the marker names, "" without one.
+
+        A run that was killed before it wrote its first marker has the newest checkpoint.
+        """
+        marker = Path(self.save_dir, "last_checkpoint")
+        name = read_text(marker).strip() if marker.is_file() else ""
+        if not name:
+            name = max(run_checkpoints(self.save_dir), key=os.path.getmtime, default=Path()).name
+        return os.path.join(self.save_dir, name) if name else ""
+
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint of a model with the same tensors; see fvcore's Checkpointer.
 
+        A checkpointable with a method `check_state` judges its state before anything is loaded.
+
         Raises:
-            UserError: no such file, a damaged one, or one of another model (which is then as it was).
+            UserError: no such file, a damaged one, or one of another model or trainer. Model and
+                checkpointables are then as they were.
         """
         if path:
             path = str(local_path(path))
@@ -72,10 +110,7 @@ class Checkpointer(DetectionCheckpointer):
         except UserError:
             raise
         except (KeyError, ValueError) as error:
-            raise UserError(
-                f"{path}: its trainer's state does not fit this run ({error}): resume with the config it was "
-                "written with, or start a new run from it with train.init_checkpoint"
-            ) from error
+            raise _other_trainer(path, error) from error
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Go on from the last checkpoint where there is one, else start from the weights at `path`.
@@ -98,34 +133,68 @@ class Checkpointer(DetectionCheckpointer):
 
     def _is_whole(self, file: str) -> bool:
         try:
-            return self.checkpointables.keys() <= read(local_path(file)).keys()
+            data = read(local_path(file))
+            return isinstance(data, Mapping) and {"model", *self.checkpointables} <= data.keys()
         except UserError:
             return False
 
     def _way_out(self, damaged: str) -> str:
-        others = [f for f in self.get_all_checkpoint_files() if f != damaged]
+        others = [str(f) for f in run_checkpoints(self.save_dir) if str(f) != damaged]
         for file in sorted(others, key=os.path.getmtime, reverse=True):
             if self._is_whole(file):
                 marker = os.path.join(self.save_dir, "last_checkpoint")
                 return f"{file} is whole: go on from it after `printf {os.path.basename(file)} > {marker}`"
-        return f"no other checkpoint in {self.save_dir} is whole: train without --resume"
+        return f"no other checkpoint in {self.save_dir} is whole: start anew with another train.output_dir"
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         data = read(Path(filename))
         if not isinstance(data, Mapping):
             raise UserError(f"{filename}: not a checkpoint but a {type(data).__name__}")
         data = dict(data) if "model" in data else {"model": data}
-        file = {k: tuple(v.shape) for k, v in data["model"].items()}
+        self._check_model(filename, data["model"])
+        missing = " and ".join(sorted(self.checkpointables.keys() - data.keys()))
+        if missing:
+            raise UserError(
+                f"{filename}: no checkpoint of a run, it lacks {missing}; weights alone start a new run, by "
+                "train.init_checkpoint"
+            )
+        for name, checkpointable in self.checkpointables.items():
+            if hasattr(checkpointable, "check_state"):
+                self._check_state(filename, checkpointable, data[name])
         state = self.model.state_dict()
-        own = {k: tuple(v.shape) for k, v in state.items()}
+        data["model"] = {k: share(v, state[k]) for k, v in data["model"].items()}
+        return data
+
+    def _check_model(self, filename: str, found: Any) -> None:
+        file = (
+            {k: tuple(getattr(v, "shape", (None,))) for k, v in found.items()}
+            if isinstance(found, Mapping)
+            else {}
+        )
+        own = {k: tuple(v.shape) for k, v in self.model.state_dict().items()}
         odd = [k for k in [*own, *(file.keys() - own.keys())] if file.get(k) != own.get(k)]
         if odd:
             raise UserError(
                 f"{filename}: a checkpoint of another model: other tensors: {len(odd)} "
-                f"({first(odd)}): use the config it was written with, or another train.output_dir"
+                f"({first(list(map(str, odd)))}): use the config it was written with, or another train.output_dir"
             )
-        data["model"] = {k: share(v, state[k]) for k, v in data["model"].items()}
-        return data
+        bad = next((k for k, v in found.items() if not torch.isfinite(torch.as_tensor(v)).all()), None)
+        if bad is not None:
+            raise UserError(f"{filename}: {bad} holds NaN or infinite numbers: the run had diverged by then")
+
+    @staticmethod
+    def _check_state(filename: str, checkpointable: Any, state: Any) -> None:
+        try:
+            checkpointable.check_state(state)
+        except UserError as error:
+            raise _other_trainer(filename, error) from error
+
+
+def _other_trainer(file: str, error: Exception) -> UserError:
+    return UserError(
+        f"{file}: its trainer's state does not fit this run ({error}): resume with the config it was written "
+        "with, or start a new run from it with train.init_checkpoint"
+    )
 
 
 def _plain(value: Any, where: str = "checkpoint") -> Any:

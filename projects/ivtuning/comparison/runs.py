@@ -28,7 +28,7 @@ from ..data.modalities import MODALITIES
 from ..engine import run
 from ..engine.parameters import count_parameters
 from ..errors import UserError, nearest, user_message
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, make_folder
 from ..utils.progress import track
 from . import table
 from .jobs import ROWS, Job, conditions, plan
@@ -71,6 +71,7 @@ def compare(
     jobs = plan(shared, overrides, seeds, output, processes)
     chosen = [job for job in jobs if not only or job.row in only]
     pending = [job for job in chosen if job.result() is None]
+    make_folder(output)
     print(f"{len(chosen)} runs, {len(chosen) - len(pending)} of them done before", flush=True)
 
     failed = {}
@@ -98,9 +99,7 @@ def work(job: Job) -> None:
     torch.set_num_threads(1)
     folder = Path(job.folder)
     cfg = load_config(job.config, job.overrides)
-    history = folder / "metrics.json"
-    history.unlink(missing_ok=True)  # detectron2 would append to it
-    figures = {"none": run.train(cfg, progress=job.label)["bbox"]}
+    figures = {"none": run.train(cfg, progress=job.label, replace=True)["bbox"]}
     model = run.load_model(cfg, str(folder / "model_final.pth"))
     for lost in MODALITIES if ROWS[job.row].missing else ():
         lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.fill_missing=mean"]
@@ -112,7 +111,7 @@ def work(job: Job) -> None:
         checkpoint.unlink(missing_ok=True)
 
     counts = count_parameters(model)
-    steps = [json.loads(line) for line in history.read_text().splitlines()]
+    steps = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     times = [step["time"] for step in steps if "time" in step]
     result = {
         "method": job.row,
@@ -164,8 +163,12 @@ def _run_apart(job: Job) -> str | None:
     command = [sys.executable, "-m", "ivtuning.comparison", json.dumps(dataclasses.asdict(job))]
     env = os.environ | {"OMP_NUM_THREADS": "1"}  # read once, before any code of ours
     file = Path(job.folder, "log.txt")
-    with open(file, "w") as log:
-        code = subprocess.run(command, stdout=log, stderr=log, env=env).returncode
+    with (
+        open(file, "w") as log,
+        # The process ends when this end of its input is closed, which even a killed parent does.
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env) as process,
+    ):
+        code = process.wait()
     if code == 0:
         return None
     last = next((line for line in reversed(file.read_text().splitlines()) if line.strip()), "no output")

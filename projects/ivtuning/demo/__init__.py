@@ -24,10 +24,10 @@ from ..backbones.trunk import find_trunk
 from ..data.catalog import data_root
 from ..data.synthetic.generate import generate
 from ..engine import run
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, make_folder
 from . import detection, segmentation
 from .page import write_page
-from .rows import final, load, start_run
+from .rows import final, load
 
 
 def main(output: Path, overrides: list[str]) -> dict:
@@ -56,12 +56,12 @@ def main(output: Path, overrides: list[str]) -> dict:
         for name, method in segmentation.ROWS.items()
     }
 
+    make_folder(output)
     print("1/5  paired scenes", flush=True)
     scenes = generate(data_root() / "synthetic")
 
     print("\n2/5  the pretrained trunk: trained from scratch on visible images", flush=True)
-    start_run(pretraining)
-    pretrained = run.train(pretraining, progress="pretrain")["bbox"]
+    pretrained = run.train(pretraining, progress="pretrain", replace=True)["bbox"]
     _write_trunk(pretraining, trunk)
 
     print("\n3/5  boxes: four ways to use it", flush=True)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from tabulate import tabulate
 
@@ -32,13 +31,6 @@ def load(file: str, output: Path, overrides: Sequence[str], method: str | None =
     return load_config(file, [*chosen, *overrides, f"train.output_dir={output}"])
 
 
-def start_run(cfg: DictConfig) -> None:
-    """Create the run's folder and write its config there."""
-    output = Path(cfg.train.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    LazyConfig.save(cfg, str(output / "config.yaml"))
-
-
 def final(cfg: DictConfig) -> str:
     """The checkpoint that a finished run leaves."""
     return f"{cfg.train.output_dir}/model_final.pth"
@@ -51,9 +43,8 @@ def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> di
         figures: picks the row's figures from the results of the evaluation; the first is noted in the
         adapter.
     """
-    start_run(cfg)
     start = time.time()
-    scores = figures(run.train(cfg, progress=name))
+    scores = figures(run.train(cfg, progress=name, replace=True))
     seconds = time.time() - start
     model = run.load_model(cfg, final(cfg))
     adapter = Path(cfg.train.output_dir, "adapter.safetensors")

@@ -6,8 +6,9 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
@@ -16,8 +17,11 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..checkpoint.shards import share
+from ..errors import UserError
 from ..utils.files import atomic_write
 from ..utils.progress import track
+from ..utils.text import read_json
+from .state import check_tensors, is_count, is_number, need
 
 
 class EMA(HookBase):
@@ -62,6 +66,11 @@ class EMA(HookBase):
     def state_dict(self) -> dict:
         return {"average": self.average}
 
+    def check_state(self, state: Any) -> None:
+        """Check a saved state. Raises a UserError."""
+        need(isinstance(state, Mapping), "the EMA's state is no dict")
+        check_tensors(state.get("average"), self.average, "the average of the weights")
+
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         for name, value in state["average"].items():
@@ -73,7 +82,7 @@ class BestCheckpoint(HookBase):
 
     The best value is kept in "best.json" beside it, so that a resumed run continues from it. (The trainer's
     state would lack the last evaluation, which comes after the last checkpoint.) List it after the evaluation
-    hook.
+    hook. `read_record` is called before a run goes on.
 
     Args:
         checkpointer: writes the file.
@@ -87,11 +96,23 @@ class BestCheckpoint(HookBase):
         self.best = -math.inf
         self.record = Path(checkpointer.save_dir, "best.json")
 
-    def before_train(self) -> None:
-        if self.trainer.start_iter > 0 and self.record.is_file():
-            best = json.loads(self.record.read_text())
-            if best["metric"] == self.metric:
-                self.best = best["value"]
+    def read_record(self) -> None:
+        """Go on from the best value of the run so far.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        if not self.record.is_file():
+            return
+        best = read_json(self.record)
+        whole = isinstance(best, dict) and is_number(best.get("value")) and is_count(best.get("iteration"))
+        if not (whole and isinstance(best.get("metric"), str)):
+            raise UserError(
+                f"{self.record}: no record of a metric, its value and an iteration: remove it, and the best "
+                "checkpoint is chosen anew from the next evaluation on"
+            )
+        if best["metric"] == self.metric:
+            self.best = best["value"]
 
     def _improved(self) -> float | None:
         """The metric, if this iteration measured it and it is the best so far."""

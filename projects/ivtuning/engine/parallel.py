@@ -7,8 +7,8 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,10 +19,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ..backbones.trunk import Trunk
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, user_message
 
 logger = logging.getLogger("ivtuning")
 KINDS = ("ddp", "fsdp")
+T = TypeVar("T")
 
 
 def check_parallel(kind: str, precision: str) -> None:
@@ -147,3 +148,23 @@ def wrap_ddp(model: nn.Module, **kwargs) -> nn.Module:
     if torch.cuda.is_available():
         kwargs.setdefault("device_ids", [comm.get_local_rank()])
     return DistributedDataParallel(model, **kwargs)
+
+
+def on_main(function: Callable[[], T]) -> T | None:
+    """`function()` in the main process, None in the others. All must call it.
+
+    Raises:
+        UserError: in all processes, the line about an error that `function` raised.
+    """
+    value = failure = None
+    if comm.is_main_process():
+        try:
+            value = function()
+        except Exception as error:
+            failure = user_message(error)
+            if failure is None or comm.get_world_size() == 1:
+                raise
+    failure = comm.all_gather(failure)[0]
+    if failure is not None:
+        raise UserError(failure)
+    return value

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import logging
-from collections.abc import Generator
+import shlex
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import default_setup, default_writers, hooks
+from detectron2.engine import hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
 from ..backbones.trunk import find_trunk
 from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
-from ..errors import UserError, user_message
+from ..errors import UserError
+from ..utils.files import make_folder, remove_empty
 from ..utils.heap import keep_freed_memory
 from ..utils.progress import track
+from .folder import RESULTS, RunFolder, run_folder, write_results
 from .hooks import EMA, BestCheckpoint, ProgressBar
+from .logs import start_log, versions, write_log
+from .metrics import Metrics
 from .optim import build_optimizer
-from .parallel import check_parallel, init_distributed, parallelize, whole_parameters, wrap_ddp
+from .parallel import check_parallel, init_distributed, on_main, parallelize, whole_parameters, wrap_ddp
 from .parameters import count_parameters, describe_input, parameter_table
+from .saving import Checkpoints
+from .signals import Interruptible, StopRequest
 from .speed import check_speed, matching_precision, speed_up
 from .trainer import Trainer
 
@@ -35,17 +43,19 @@ logger = logging.getLogger("ivtuning")
 
 
 def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Join the process group, set up logs and seeds, and write config.yaml to `train.output_dir`.
+    """Join the process group, start the log, and set up seeds. No file is written.
 
-    `args` are the command line's: `config_file`, a file that exists, and `eval_only`.
+    `args` are the command line's: `config_file`, `eval_only`, `overrides`.
     """
     init_distributed()
-    default_setup(cfg, args)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="ivtuning")
-    # Errors that a user can fix end with one line; detectron2's loop would log the whole stack before it.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(
-        lambda record: not (record.exc_info and user_message(record.exc_info[1]))
-    )
+    start_log()
+    logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
+    logger.info("%s", versions())
+    logger.info("config %s %s", args.config_file, shlex.join(map(str, args.overrides)))
+    seed = cfg.train.seed
+    seed_all_rng(seed + comm.get_rank() if seed >= 0 else None)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -65,9 +75,16 @@ def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.
     return model
 
 
-def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
-    """Evaluate `model` on `dataloader.test`; returns nested results, on rank 0 alone ({} elsewhere)."""
+def evaluate(cfg: DictConfig, model: nn.Module, stop: StopRequest | None = None) -> dict:
+    """Evaluate `model` on `dataloader.test`; returns nested results, on rank 0 alone ({} elsewhere).
+
+    Args:
+        stop: ends it between two batches. Of several processes each would stop at another batch, so that they
+            go on.
+    """
     loader = track(instantiate(cfg.dataloader.test), "evaluating")
+    if stop is not None and comm.get_world_size() == 1:
+        loader = Interruptible(loader, stop)
     with matching_precision(model):
         results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     if comm.is_main_process():
@@ -84,12 +101,37 @@ def evaluate_checkpoint(cfg: DictConfig, weights: str, adapter: str | None = Non
     return evaluate(cfg, wrap_ddp(load_model(cfg, weights, adapter)))
 
 
-def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) -> dict:
+def record_evaluation(cfg: DictConfig, weights: str, adapter: str | None = None) -> dict:
+    """Like :func:`evaluate_checkpoint`; the results go to results.json in `train.output_dir`, with the log.
+
+    Raises:
+        UserError: nothing can be written there, which is found before the evaluation.
+    """
+    folder = Path(cfg.train.output_dir) if cfg.train.output_dir else None
+    if folder is None:
+        return evaluate_checkpoint(cfg, weights, adapter)
+    new = on_main(lambda: make_folder(folder))
+    try:
+        results = evaluate_checkpoint(cfg, weights, adapter)
+        if comm.is_main_process():
+            write_log(folder)
+            write_results(folder, results, weights=weights, adapter=adapter)
+            logger.info("results: %s", folder / RESULTS)
+    finally:
+        remove_empty(new or [])
+    return results
+
+
+def train(cfg: DictConfig, resume: bool = False, progress: str | None = None, replace: bool = False) -> dict:
     """Train the model of `cfg` and evaluate it.
+
+    The folder `train.output_dir` stays as it is until the first step is done: a run that fails before that
+    leaves nothing behind.
 
     Args:
         resume: continue from the last checkpoint in `train.output_dir`, if there is one.
         progress: label of a progress bar that replaces detectron2's log lines.
+        replace: take the place of a run in `train.output_dir`, which is otherwise refused.
 
     Returns:
         The nested results of the last evaluation.
@@ -97,6 +139,12 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     options = cfg.train
     check_parallel(options.parallel, options.precision)
     check_speed(options)
+    with run_folder(options.output_dir, resume, replace) as folder, StopRequest() as stop:
+        return _train(cfg, folder, stop, resume, progress)
+
+
+def _train(cfg: DictConfig, folder: RunFolder, stop: StopRequest, resume: bool, progress: str | None) -> dict:
+    options = cfg.train
     seed_all_rng(options.seed if options.seed >= 0 else None)  # for the initial weights of added parts
     model = build_model(cfg)
     place = find_trunk(model)
@@ -112,7 +160,7 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
     speed_up(model, place.trunk, options)
     parallel = parallelize(model, place.trunk, options.parallel, options.ddp)
     optimizer = build_optimizer(cfg.optimizer, model, place)
-    batches = _batches(cfg)
+    batches = _batches(cfg, lambda: trainer.start_iter)
     trainer = Trainer(
         parallel,
         batches,
@@ -121,53 +169,101 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None) ->
         gradient_accumulation=options.gradient_accumulation,
         clip_grad_norm=options.clip_grad_norm,
         seed=options.seed,
+        stop=stop,
     )
     ema = EMA(model, options.ema_decay) if options.ema_decay else None
     checkpointer.add_checkpointable("trainer", trainer)
+    metrics = Metrics(folder, options.log_period, printed=progress is None)
+    best = (
+        BestCheckpoint(checkpointer, options.best_metric, options.eval_period, ema)
+        if options.best_metric
+        else None
+    )
     results: dict = {}
-    trainer.register_hooks(_hooks(cfg, trainer, checkpointer, ema, optimizer, results, progress))
+    trainer.register_hooks(
+        _hooks(cfg, folder, trainer, checkpointer, ema, optimizer, results, best, metrics, progress)
+    )
 
     start = 0
     if resume:
         checkpointer.resume_or_load("", resume=True)
         start = trainer.iter + 1
-    # The loader needs no more than a batch's position in the stream to go on from there.
-    cfg.dataloader.train.start = start * options.gradient_accumulation
+        if start > options.max_iter:
+            raise UserError(
+                f"{checkpointer.get_checkpoint_file()} has {start} iterations behind it, more than "
+                f"train.max_iter={options.max_iter}: raise that, or give another train.output_dir"
+            )
+        if best:
+            best.read_record()
+        written = on_main(metrics.read) or {}
+        if comm.all_gather(start == options.max_iter and start in written)[0]:
+            logger.info(
+                "the run in %s is finished (%d iterations), its results are in %s; a larger train.max_iter "
+                "would go on",
+                folder.path,
+                start,
+                folder.path / RESULTS,
+            )
+            return _nested(written.get(start, {}))
+    if comm.get_world_size() == 1:
+        stop.check()
     # Left to the garbage collector, every worker of the loader would be waited for, for five seconds.
     with contextlib.closing(batches):
         trainer.train(start, options.max_iter)
     return results
 
 
-def _batches(cfg: DictConfig) -> Generator[list[dict], None, None]:
+def _nested(line: dict) -> dict:
+    """The results of an evaluation from its line of metrics: {"bbox": {"AP": ...}} from {"bbox/AP": ...}."""
+    results: dict = {}
+    for key, value in line.items():
+        task, slash, name = key.partition("/")
+        if slash:
+            results.setdefault(task, {})[name] = value
+    return results
+
+
+def _batches(cfg: DictConfig, start: Callable[[], int]) -> Generator[list[dict], None, None]:
     """Training batches. Their loader is built for the first one: a resumed run knows its start only then."""
+    cfg = copy.deepcopy(cfg)  # config.yaml is that of the whole run
+    # The loader needs no more than a batch's position in the stream to go on from there.
+    cfg.dataloader.train.start = start() * cfg.train.gradient_accumulation
     yield from instantiate(cfg.dataloader.train)
 
 
-def _hooks(cfg, trainer, checkpointer, ema, optimizer, results: dict, progress: str | None) -> list:
+def _hooks(
+    cfg, folder, trainer, checkpointer, ema, optimizer, results: dict, best, metrics, progress: str | None
+) -> list:
     options = cfg.train
 
     def evaluation() -> dict:
         with ema.applied() if ema else contextlib.nullcontext(), whole_parameters(trainer.model):
             results.clear()
-            results.update(evaluate(cfg, trainer.model))
+            results.update(evaluate(cfg, trainer.model, trainer.stop))
         return results
 
+    def begin(trainer: Trainer) -> None:
+        folder.begin(cfg)
+
+    def finish(trainer: Trainer) -> None:
+        if not trainer.finished:
+            return
+        begin(trainer)  # where no step was left to do
+        if comm.is_main_process():
+            write_results(folder.path, results, iterations=trainer.max_iter)
+            logger.info("results: %s", folder.path / RESULTS)
+
     scheduler = LRMultiplier(optimizer, instantiate(cfg.lr_multiplier), options.max_iter)
-    period = options.eval_period
-    writers = default_writers(options.output_dir, options.max_iter) if comm.is_main_process() else []
-    # All processes take part in saving; one of them removes old files.
-    saving = {**options.checkpointer, **({} if comm.is_main_process() else {"max_to_keep": None})}
-    if progress is not None:
-        # The bar replaces the printed lines; metrics.json and TensorBoard stay.
-        writers = writers[1:]
+    # In this order a step ends: what is measured is written, and then a checkpoint knows all of it.
     return [
         hooks.IterationTimer(),
+        hooks.CallbackHook(after_step=begin),
         hooks.LRScheduler(scheduler=scheduler),
         ema,
-        hooks.EvalHook(period, evaluation),
-        BestCheckpoint(checkpointer, options.best_metric, period, ema) if options.best_metric else None,
-        hooks.PeriodicCheckpointer(checkpointer, **saving),
         ProgressBar(progress) if progress is not None else None,
-        hooks.PeriodicWriter(writers, options.log_period) if writers else None,
+        hooks.EvalHook(options.eval_period, evaluation),
+        best,
+        hooks.CallbackHook(after_train=finish),
+        metrics,
+        Checkpoints(checkpointer, **options.checkpointer),
     ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,13 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint.shards import share_optimizer
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from .hooks import BestCheckpoint
+from .metrics import Metrics
 from .parallel import local_gradients
+from .saving import Checkpoints
+from .signals import StopRequest
+from .state import check_optimizer, check_scaler, check_schedule, is_count, need
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,9 +51,15 @@ class Trainer(TrainerBase):
         gradient_accumulation: batches per step; their gradients are averaged, as in one larger batch.
         clip_grad_norm: largest L2 norm of the gradient, 0 = no clipping.
         seed: for every random draw in a step.
+        stop: signals that end the run when a step is done.
+
+    Attributes:
+        finished (bool): whether all steps are done.
+        stopping (bool): whether the run ends with this step, by a signal.
 
     Raises:
         NonFiniteLoss: at the step whose loss is infinite or NaN, before the weights are touched.
+        Stopped: after the step in which a signal came.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class Trainer(TrainerBase):
         gradient_accumulation: int = 1,
         clip_grad_norm: float = 0.0,
         seed: int = 0,
+        stop: StopRequest | None = None,
     ):
         super().__init__()
         if precision not in PRECISIONS:
@@ -73,6 +86,8 @@ class Trainer(TrainerBase):
         self.gradient_accumulation = gradient_accumulation
         self.clip_grad_norm = clip_grad_norm
         self.seed = seed
+        self.stop = stop or StopRequest()
+        self.stopping = self._evaluation_due = False
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -80,12 +95,43 @@ class Trainer(TrainerBase):
         self.finished = start_iter >= max_iter
         super().train(start_iter, max_iter)
 
+    @contextlib.contextmanager
+    def at(self, iteration: int) -> Iterator[None]:
+        """Inside, it is again the end of the step `iteration`."""
+        now = self.iter
+        self.iter = self.storage.iter = iteration
+        yield
+        self.iter = self.storage.iter = now
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self._evaluation_due:
+            with self.at(self.start_iter - 1):
+                for hook in self._hooks:
+                    if isinstance(hook, (hooks.EvalHook, BestCheckpoint, Metrics, Checkpoints)):
+                        hook.after_step()
+            self._evaluation_due = False
+
     def after_step(self) -> None:
-        super().after_step()
+        if comm.get_world_size() == 1:
+            self.stopping = self.stop.number is not None
+        try:
+            super().after_step()
+        except Stopped:  # in the evaluation, which the run does again when it goes on
+            self.stopping = self._evaluation_due = True
+            for hook in self._hooks:
+                if isinstance(hook, Checkpoints):
+                    hook.after_step()
         self.finished = self.iter + 1 >= self.max_iter
+        if self.stopping:
+            self.finished = False
+            number = self.stop.number or signal.SIGTERM  # another process was told
+            done = f"{self.iter + 1} of {self.max_iter} iterations"
+            raise Stopped(number, f"stopped by {signal.Signals(number).name} after {done}")
 
     def after_train(self) -> None:
         if self.finished:
+            self.iter = self.max_iter  # where no step was left to do, detectron2's loop counts one too many
             super().after_train()
             return
         # A run that failed is neither evaluated nor saved: logs are closed, the last checkpoint stays.
@@ -143,7 +189,10 @@ class Trainer(TrainerBase):
         self.scaler.update()
 
     def _log(self, metrics: dict[str, float], waited: float) -> None:
-        gathered = comm.gather({**metrics, "data_time": waited})
+        # Not gathered on the main process alone: all must stop at the same step.
+        stop = self.stop.number is not None
+        gathered = comm.all_gather({**metrics, "data_time": waited, "stop": stop})
+        self.stopping = sum(m.pop("stop") for m in gathered) > 0
         if not comm.is_main_process():
             return
         self.storage.put_scalar("data_time", max(m.pop("data_time") for m in gathered))
@@ -156,9 +205,34 @@ class Trainer(TrainerBase):
         state = super().state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["scaler"] = self.scaler.state_dict()
+        state["evaluation_due"] = self._evaluation_due
         return state
+
+    def check_state(self, state: Any) -> None:
+        """Check a saved state, of which nothing is loaded here.
+
+        Raises:
+            UserError: it is damaged, or that of another trainer.
+        """
+        whole = isinstance(state, Mapping) and {"iteration", "optimizer", "scaler"} <= state.keys()
+        need(whole, "a trainer's state has iteration, optimizer and scaler")
+        need(is_count(state["iteration"]), f"the iteration is {state['iteration']!r}")
+        check_optimizer(state["optimizer"], self.optimizer)
+        check_scaler(state["scaler"])
+        found = state.get("hooks", {})
+        need(isinstance(found, Mapping), "the state of the hooks is no dict")
+        for name in found.keys() - {type(hook).__qualname__ for hook in self._hooks}:
+            raise UserError(f"it has {name}, and this run has none")
+        for hook in self._hooks:
+            name = type(hook).__qualname__
+            if hasattr(hook, "check_state"):
+                need(name in found, f"it has no {name}, and this run has one")
+                hook.check_state(found[name])
+            elif name == "LRScheduler" and name in found:
+                check_schedule(found[name], len(self.optimizer.param_groups))
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
         self.optimizer.load_state_dict(share_optimizer(state["optimizer"], self.optimizer))
         self.scaler.load_state_dict(state["scaler"])
+        self._evaluation_due = state.get("evaluation_due") is True

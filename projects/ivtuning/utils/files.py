@@ -6,18 +6,26 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import UserError
 
-# Errors of a path that cannot be written.
-_UNWRITABLE = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-# Errors of a full disk, a full quota and the like.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# Errors of a path that cannot be written, whatever room there is on the disk.
+_UNWRITABLE = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 @contextlib.contextmanager
@@ -33,7 +41,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         OSError: the disk is full; `path` is its filename.
     """
     path = Path(path)
-    temp = path.with_name(f".{path.name}.tmp")
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temp
@@ -43,15 +51,61 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temp.unlink()
-        # torch's zip writer replaces the disk's error by one of its own.
+        # torch's zip writer replaces the error of the disk, or of the keyboard, by one of its own.
         hidden = error.__context__ if isinstance(error, RuntimeError) else None
-        if isinstance(hidden, OSError) and hidden.errno in _DISK:
+        if isinstance(hidden, (OSError, KeyboardInterrupt)):
             error = hidden
-        if isinstance(error, _UNWRITABLE):
-            raise UserError(f"{path} cannot be written ({error.strerror}): choose another place") from error
         if isinstance(error, OSError):
+            if error.errno in _UNWRITABLE:
+                raise UserError(
+                    f"{path} cannot be written ({error.strerror}): choose another place"
+                ) from error
             error.filename = str(path)
         raise error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the temporary files of :func:`atomic_write` in `folder` whose process has ended."""
+    for file in folder.glob(".*.tmp"):
+        owner = re.search(r"\.(\d+)\.tmp$", file.name)
+        if not (owner and is_running(int(owner[1]))):
+            file.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether this machine has a process with that number, except for the calling one."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return process != os.getpid()
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Create a folder in which files can be written; returns those that did not exist, inner ones first.
+
+    Raises:
+        UserError: it cannot be created, or no file can be made in it.
+    """
+    new = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]  # never raises
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        remove_empty(new)
+        reason = error.strerror if error.errno != errno.EEXIST else "it is a file"
+        raise UserError(f"{path} cannot be written ({reason}): choose another folder") from error
+    return new
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of `folders` that exist and are empty, in their order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 class StagedFiles:
@@ -113,7 +167,7 @@ class StagedFiles:
         try:
             yield
         except OSError as error:
-            if isinstance(error, _UNWRITABLE) or error.errno == errno.EROFS:
+            if error.errno in _UNWRITABLE:
                 raise UserError(f"cannot write {path} ({error.strerror}): {self.advice}") from error
             error.filename = str(path)  # for the message about a full disk
             raise

@@ -26,6 +26,7 @@ from ...errors import UserError, nearest
 from ..image_files import BadPair
 from ..mappers.copy_paste import CopyPaste
 from .transport import Packed, pack, unpack
+from .workers import leave_signals_to_parent
 
 logger = logging.getLogger("ivtuning.data")
 _ON_BAD_PAIR = ("stop", "skip")
@@ -101,6 +102,7 @@ class TrainLoader(DataLoader):
             collate_fn=pack if num_workers else list,
             generator=generator,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_signals_to_parent,
         )
         self.seed = stream.seed
         self.skipped = Counter()
