@@ -176,7 +176,8 @@ class Checkpointer(DetectionCheckpointer):
         if odd:
             raise UserError(
                 f"{filename}: a checkpoint of another model: other tensors: {len(odd)} "
-                f"({first(list(map(str, odd)))}): use the config it was written with, or another train.output_dir"
+                f"({first(list(map(str, odd)))}): use the config it was written with, or another "
+                "train.output_dir"
             )
         bad = next((k for k, v in found.items() if not torch.isfinite(torch.as_tensor(v)).all()), None)
         if bad is not None:
