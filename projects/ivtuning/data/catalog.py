@@ -55,6 +55,14 @@ def unregister(name: str) -> None:
             catalog.remove(name)
 
 
+def set_facts(name: str, **facts) -> None:
+    """Set metadata of a registered set. Unlike detectron2's `set`, it replaces what is there."""
+    known = MetadataCatalog.get(name)
+    for key in facts:
+        vars(known).pop(key, None)
+    known.set(**facts)
+
+
 def metadata(name: str) -> Metadata:
     """Metadata of a registered set; UserError with the nearest names if there is none."""
     if name not in DatasetCatalog.list():
@@ -114,14 +122,3 @@ def add_pair_keys(record: dict, image: dict, root: Path) -> None:
     if image.get("ir_file_name"):
         record["ir_file_name"] = str(root / image["ir_file_name"])
     record.update({key: image[key] for key in ("time", "missing") if key in image})
-
-
-def check_same_classes(classes: Mapping[str, Sequence[str]]) -> None:
-    """Raise UserError unless all sets, given as {name: classes}, have the same classes."""
-    names = list(classes)
-    for name in names[1:]:
-        if classes[name] != classes[names[0]]:
-            raise UserError(
-                f"sets with different classes cannot train together: {names[0]} {classes[names[0]]}, "
-                f"{name} {classes[name]}"
-            )

@@ -20,21 +20,21 @@ A set without any ``ir_file_name`` is visible-only. The protocol says which clas
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import UserError, nearest
 from .. import catalog
 from ..catalog import (
     add_pair_keys,
     check_partners,
-    check_same_classes,
     data_root,
     image_root_of,
     metadata,
     register,
+    set_facts,
 )
+from ..classes import in_order, read_sets
 from ..labels import IGNORE, MAX_CLASSES
 from ..synthetic.generate import generate_once
 from .segmentation_layouts import BACKGROUND, KNOWN, PROTOCOLS
@@ -57,8 +57,8 @@ def register_segmentation(
 
     Its dicts are {"file_name", "ir_file_name"?, "sem_seg_file_name", "height", "width", "image_id", "time"?,
     "missing"?, "label_ids"}, see :func:`..labels.read_labels`; train ids follow the order of the values in
-    the files. The metadata are detectron2's for semantic segmentation, and `protocol`; those about classes
-    are set when the set is first read.
+    the files, or another set's order, see :func:`..classes.align_classes`. The metadata are detectron2's for
+    semantic segmentation, and `protocol`; those about classes are set when the set is first read.
 
     Raises:
         UserError: an unknown `protocol`. On reading: a missing or broken JSON, classes whose ids cannot be
@@ -83,11 +83,16 @@ def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dic
         raise UserError(f"{json_file}: an image id occurs twice; prepare the set again")
     if any(image.get("ir_file_name") for image in images):
         check_partners(images, json_file)
-    classes, ids = _classes(content, json_file, protocol)
-    MetadataCatalog.get(name).set(
-        stuff_classes=[c["name"] for c in classes],
+    classes, ignored = _classes(content, json_file, protocol)
+    order = in_order(name, [c["name"] for c in classes])
+    classes.sort(key=lambda c: order.index(c["name"]))
+    numbers = {c["id"]: i for i, c in enumerate(classes)}
+    ids = numbers | dict.fromkeys(ignored, IGNORE)
+    set_facts(
+        name,
+        stuff_classes=order,
         stuff_colors=[list(c["color"]) for c in classes],
-        stuff_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(classes)},
+        stuff_dataset_id_to_contiguous_id=numbers,
     )
     dicts = []
     for image in images:
@@ -98,8 +103,8 @@ def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dic
     return dicts
 
 
-def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], dict[int, int]]:
-    """The classes that count, sorted by value, and the train id (or 255) of every known value."""
+def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], list[int]]:
+    """The classes that count, sorted by value, and the values that are ignored."""
     classes, ignored = content["categories"], content.get("ignored") or []
     values = [c["id"] for c in classes] + ignored
     for value in values:
@@ -127,8 +132,7 @@ def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], 
         classes, ignored = [c for c in classes if c["id"] != BACKGROUND], [*ignored, BACKGROUND]
     if not 0 < len(classes) <= MAX_CLASSES:
         raise UserError(f"{json_file} lists {len(classes)} classes that count: give 1 to {MAX_CLASSES}")
-    classes = sorted(classes, key=lambda c: c["id"])
-    return classes, {c["id"]: i for i, c in enumerate(classes)} | dict.fromkeys(ignored, IGNORE)
+    return sorted(classes, key=lambda c: c["id"]), ignored
 
 
 def register_known() -> None:
@@ -150,14 +154,10 @@ def segmentation_dicts(names: str | Sequence[str]) -> list[dict]:
             (see :func:`register_segmentation`).
     """
     names = [names] if isinstance(names, str) else list(names)
-    dicts, classes = [], {}
     for name in names:
         if metadata(name).get("protocol") not in PROTOCOLS:
             raise UserError(f"{name} has no label maps: use one registered by register_segmentation")
-        dicts += DatasetCatalog.get(name)
-        classes[name] = metadata(name).stuff_classes
-    check_same_classes(classes)
-    return dicts
+    return list(chain.from_iterable(read_sets(names).values()))
 
 
 register_known()
