@@ -128,11 +128,11 @@ BAD = {
     "no categories": (content(categories=[], annotations=[]), "lists no categories"),
     "unknown category": (
         unknown_category(),
-        r"train.json: annotation 1 of image 'vis/1.png' .* category id 7",
+        r"train.json: annotation 1 of vis/1.png: unknown category id 7 \(known: 1 car",
     ),
-    "no partner": (no_partner(), "image 'vis/2.png' has no ir_file_name"),
-    "no width": (no_width(), r"images\[1\] has no 'width'"),
-    "id twice": (content(annotations=content()["annotations"] * 2), "annotation id 1 occurs twice"),
+    "no partner": (no_partner(), "vis/2.png: it has no ir_file_name"),
+    "no width": (no_width(), "vis/2.png: it has no 'width'"),
+    "id twice": (content(annotations=content()["annotations"] * 2), "annotations: id 1 occurs 2 times"),
 }
 
 

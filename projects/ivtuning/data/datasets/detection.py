@@ -20,6 +20,7 @@ from ...errors import UserError
 from .. import catalog
 from ..catalog import KnownSet, data_root, image_root_of, metadata, set_facts
 from ..classes import class_names, in_order, read_sets
+from ..coco_json import read_coco
 from ..synthetic.generate import generate_once
 from . import segmentation
 
@@ -47,16 +48,10 @@ KNOWN = {
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
 }
 
-REQUIRED = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
-}
-
 
 def read_json(json_file: str | Path) -> dict:
-    """The content of a COCO JSON with images, annotations and categories; UserError if it is not one."""
-    return catalog.read_json(json_file, REQUIRED, KNOWN)
+    """The content of a detection set's JSON that training and evaluation share, see :func:`read_coco`."""
+    return read_coco(json_file, KNOWN)
 
 
 def load_coco(name: str, json_file: str, image_root: str, paired: bool) -> list[dict]:
@@ -65,13 +60,11 @@ def load_coco(name: str, json_file: str, image_root: str, paired: bool) -> list[
     Raises:
         UserError: see :func:`register_pairs`. Without `paired`, no image needs a partner.
     """
-    content = read_json(json_file)
+    content = read_coco(json_file, KNOWN, image_root, paired)
     root = image_root_of(content, json_file, image_root)
-    if paired:
-        catalog.check_partners(content["images"], json_file)
     labels = category_labels(name, content)
     annotations = defaultdict(list)
-    for box in content["annotations"]:
+    for box in content.get("annotations", ()):
         kept = {key: box[key] for key in ("iscrowd", "bbox", "segmentation", "modality") if key in box}
         kept |= {"category_id": labels[box["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
         annotations[box["image_id"]].append(kept)

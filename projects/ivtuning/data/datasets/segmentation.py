@@ -27,7 +27,6 @@ from ...errors import UserError, nearest
 from .. import catalog
 from ..catalog import (
     add_pair_keys,
-    check_partners,
     data_root,
     image_root_of,
     metadata,
@@ -35,19 +34,12 @@ from ..catalog import (
     set_facts,
 )
 from ..classes import in_order, read_sets
+from ..faults import faults, refuse
 from ..labels import IGNORE, MAX_CLASSES
 from ..synthetic.generate import generate_once
 from .segmentation_layouts import BACKGROUND, KNOWN, PROTOCOLS
 
-REQUIRED = {
-    "images": ("id", "file_name", "sem_seg_file_name", "height", "width"),
-    "categories": ("id", "name", "color"),
-}
-
-
-def read_json(json_file: str | Path) -> dict:
-    """The content of a JSON with images that name label maps, and categories; UserError if it is not one."""
-    return catalog.read_json(json_file, REQUIRED, KNOWN)
+LISTS = ("images", "categories")
 
 
 def register_segmentation(
@@ -75,14 +67,12 @@ def register_segmentation(
 def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dict]:
     if name.startswith("synthetic_") and not Path(json_file).exists():
         generate_once(image_root)
-    content = read_json(json_file)
+    content = catalog.read_json(json_file, LISTS, KNOWN)
     root, images = image_root_of(content, json_file, image_root), content["images"]
+    paired = any(isinstance(image, dict) and image.get("ir_file_name") for image in images)
+    refuse(faults(content, labeled=True, paired=paired, root=root), json_file)
     if not images:
         raise UserError(f"{json_file} lists no images: prepare the set again")
-    if len({image["id"] for image in images}) < len(images):
-        raise UserError(f"{json_file}: an image id occurs twice; prepare the set again")
-    if any(image.get("ir_file_name") for image in images):
-        check_partners(images, json_file)
     classes, ignored = _classes(content, json_file, protocol)
     order = in_order(name, [c["name"] for c in classes])
     classes.sort(key=lambda c: order.index(c["name"]))
@@ -96,6 +86,7 @@ def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dic
     )
     dicts = []
     for image in images:
+        catalog.simplify(image)
         record = {key: str(root / image[key]) for key in ("file_name", "sem_seg_file_name")}
         record |= {"height": image["height"], "width": image["width"], "image_id": image["id"]}
         add_pair_keys(record, image, root)
@@ -105,24 +96,9 @@ def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dic
 
 def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], list[int]]:
     """The classes that count, sorted by value, and the values that are ignored."""
-    classes, ignored = content["categories"], content.get("ignored") or []
-    values = [c["id"] for c in classes] + ignored
-    for value in values:
-        if not isinstance(value, int) or not 0 <= value < 2**16 or values.count(value) > 1:
-            raise UserError(
-                f"{json_file}: {value!r} of categories and ignored must occur there once and be an integer "
-                "of 16 bits; prepare the set again"
-            )
+    classes, ignored = content["categories"], ignored_values(content, json_file)
     for c in classes:
-        color = c["color"]
-        if c["id"] == IGNORE:
-            raise UserError(
-                f"{json_file}: class {c['name']!r} has the id {IGNORE}, which is ignored: give another id"
-            )
-        if not (isinstance(color, list) and len(color) == 3 and all(v in range(256) for v in color)):
-            raise UserError(
-                f"{json_file}: class {c['name']!r} has no color [r, g, b] of 0..255: fix it there"
-            )
+        c["name"] = c["name"].strip()
     if protocol == "foreground":
         if BACKGROUND not in (c["id"] for c in classes):
             raise UserError(
@@ -133,6 +109,22 @@ def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], 
     if not 0 < len(classes) <= MAX_CLASSES:
         raise UserError(f"{json_file} lists {len(classes)} classes that count: give 1 to {MAX_CLASSES}")
     return sorted(classes, key=lambda c: c["id"]), ignored
+
+
+def ignored_values(content: dict, json_file: str | Path) -> list[int]:
+    """The values of label files that are no class; UserError unless they are, or a class has one of them."""
+    ignored = content.get("ignored") or []
+    classes = {c["id"]: c["name"] for c in content["categories"]}
+    if not isinstance(ignored, list):
+        raise UserError(f"{json_file}: ignored is {ignored!r:.60}, not a list of values: correct it there")
+    for value in ignored:
+        if type(value) is not int or not 0 <= value < 2**16:
+            raise UserError(f"{json_file}: ignored has {value!r:.60}: give values of label files, 0 to 65535")
+        if value in classes:
+            raise UserError(
+                f"{json_file}: the value {value} is both the class {classes[value]!r} and ignored: remove one"
+            )
+    return ignored
 
 
 def register_known() -> None:
