@@ -7,6 +7,7 @@ warnings do not.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from options import ScriptParser, run
@@ -48,8 +49,12 @@ def main(argv=None) -> int:
     report = verify(sets, args.sample, args.gray_visible)
     print(report.text())
     if args.json:
-        print(json.dumps(report.as_dict()))
-    return 1 if report.count("error") else 0
+        print(json.dumps(report.as_dict(), allow_nan=False))
+    if not (errors := report.count("error")):
+        return 0
+    first = report.first_error()
+    print(f"error: {errors} errors in {', '.join(sets)}, reported above; the first: {first}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def read_coco(
         UserError: the JSON is missing or has a fault (see :mod:`.faults`), no image or no category, or more
             than 2 % of its boxes are left out.
     """
-    lists = ("images", "annotations", "categories") if paired else ("images", "categories")
+    lists = ("images", "categories", *(["annotations"] if paired else []))
     content = catalog.read_json(json_file, lists, known)
     root = None if image_root is None else catalog.image_root_of(content, json_file, image_root)
     refuse(faults(content, paired=paired, root=root), json_file)

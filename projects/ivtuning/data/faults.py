@@ -188,7 +188,7 @@ def faults(
     yield from _duplicates("categories", good["categories"], "name", "duplicate name")
     for i, image in good["images"].items():
         yield from _file_faults(i, image, paired, root)
-    yield from _reference_faults(good)
+    yield from _reference_faults(content, good)
 
 
 def refuse(found: Iterable[Fault], json_file: str | Path) -> None:
@@ -295,17 +295,22 @@ def _leaves(file: str, root: str | Path) -> bool:
     return os.path.commonpath([top, os.path.abspath(os.path.join(top, file))]) != top
 
 
-def _reference_faults(good: dict[str, dict[int, dict]]) -> Iterator[Fault]:
+def _reference_faults(content: dict, good: dict[str, dict[int, dict]]) -> Iterator[Fault]:
     images = {image["id"]: image for image in good["images"].values()}
     categories = {category["id"]: category["name"] for category in good["categories"].values()}
     known = ", ".join(f"{i} {name}" for i, name in list(categories.items())[:20])
+    # An image with another fault is there all the same.
+    ids = {
+        key: {entry["id"] for entry in content[key] if type(entry) is dict and _integer(entry.get("id"))}
+        for key in ("images", "categories")
+    }
     for i, box in good["annotations"].items():
         image, mask = images.get(box["image_id"]), box.get("segmentation")
-        if image is None:
+        if box["image_id"] not in ids["images"]:
             kind, detail = "unknown image", f"no image has the id {box['image_id']}"
-        elif box["category_id"] not in categories:
+        elif box["category_id"] not in ids["categories"]:
             kind, detail = "unknown class", f"unknown category id {box['category_id']} (known: {known})"
-        elif mask and (detail := mask_fault(mask, image["height"], image["width"])):
+        elif mask and image and (detail := mask_fault(mask, int(image["height"]), int(image["width"]))):
             kind = "bad mask"
         else:
             continue

@@ -1,8 +1,8 @@
 """COCO average precision of detectors: overall, per class, by time of day and by modality.
 
 The computation is that of pycocotools, done by faster-coco-eval's C++ where it is installed. detectron2's own
-evaluator is not used: it reads the JSON by itself, and its fast path, whose operators the PyPI build lacks, is
-called differently by the two releases.
+evaluator is not used: it reads the JSON by itself. Its fast path lacks its operators in the PyPI build, and
+the two releases call it differently.
 """
 
 from __future__ import annotations

@@ -49,6 +49,9 @@ KNOWN = {
 }
 
 
+LISTS = ("images", "annotations", "categories")
+
+
 def read_json(json_file: str | Path) -> dict:
     """The content of a detection set's JSON that training and evaluation share, see :func:`read_coco`."""
     return read_coco(json_file, KNOWN)
