@@ -112,10 +112,12 @@ def image_root_of(content: dict, json_file: str | Path, default: str | Path) -> 
 
 
 def simplify(image: dict) -> None:
-    """Bring an image of a checked JSON to one form: whole pixels, paths with slashes, no null."""
+    """Bring an image of a checked JSON to one form: whole pixels, slashes, times in lower case, no null."""
     for key in ("ir_file_name", "missing", "time"):
         if key in image and image[key] is None:
             del image[key]
+    if "time" in image:
+        image["time"] = image["time"].lower()
     for key in ("height", "width"):
         image[key] = int(image[key])
     for key in ("file_name", "ir_file_name", "sem_seg_file_name"):

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UserError
 from . import catalog
 from .faults import faults, name_of, refuse
-from .masks import nested, polygons
+from .masks import NO_MASK, polygons
 
 logger = logging.getLogger("ivtuning.data")
 # A larger share of boxes that cannot be learned means that the whole set was made with other sizes or units.
@@ -60,26 +60,27 @@ def read_coco(
         for box in annotations:
             maskless += _simplify(box)
         if maskless:
-            _warn(f"{json_file}: {maskless} objects have no polygon of three points: they have boxes alone")
+            _warn(
+                f"{json_file}: objects without a polygon of three points, which have boxes alone: {maskless}"
+            )
         content["annotations"] = _usable(annotations, images, json_file)
     return content
 
 
 def _simplify(box: dict) -> bool:
     """Bring an annotation to one form; return whether its segmentation outlines nothing."""
-    for key in ("area", "modality", "segmentation"):
+    for key in ("area", "modality"):
         if key in box and box[key] is None:
             del box[key]
     if box.pop("ignore", 0):
         box["iscrowd"] = 1
     elif "iscrowd" in box:
         box["iscrowd"] = int(box["iscrowd"] or 0)
-    if isinstance(segmentation := box.get("segmentation"), list):
-        box["segmentation"] = polygons(segmentation)
-    if "segmentation" in box and not box["segmentation"]:
-        del box["segmentation"]
-        return any(nested(segmentation))
-    return False
+    if (mask := box.pop("segmentation", None)) in NO_MASK:
+        return False
+    if mask := polygons(mask) if isinstance(mask, list) else mask:
+        box["segmentation"] = mask
+    return not mask
 
 
 def _usable(annotations: list[dict], images: Mapping[int, dict], json_file: str | Path) -> list[dict]:

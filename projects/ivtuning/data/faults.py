@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import UserError, nearest
 from .labels import IGNORE
-from .masks import mask_fault
+from .masks import NO_MASK, mask_fault
 from .modalities import MODALITIES, SHOWN_IN
 
 # kind: how to fix it
@@ -125,7 +125,7 @@ def _pixel_value(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**16 and value != IGNORE
 
 
-_ID = _Field("id", _integer, "an integer", all_good=_integers)
+_ID = _Field("id", _integer, "an integer of 64 bits", all_good=_integers)
 _IMAGES = (
     _ID,
     _Field("file_name", _text, "a file's path"),
@@ -138,12 +138,12 @@ _IMAGES = (
 _LABEL_MAP = _Field("sem_seg_file_name", _text, "a file's path")
 _ANNOTATIONS = (
     _ID,
-    _Field("image_id", _integer, "an integer", all_good=_integers),
-    _Field("category_id", _integer, "an integer", all_good=_integers),
+    _Field("image_id", _integer, "an integer of 64 bits", all_good=_integers),
+    _Field("category_id", _integer, "an integer of 64 bits", all_good=_integers),
     _Field(
         "bbox",
         _box,
-        "[x, y, width, height] of finite numbers, none of them negative in size",
+        "four finite numbers [x, y, width, height], the last two not negative",
         all_good=_boxes,
     ),
     # To the matcher, an object is ignored outside this range.
@@ -152,7 +152,7 @@ _ANNOTATIONS = (
     _Field("ignore", _flag, "0 or 1", required=False, all_good=_flags),
     _Field("modality", lambda value: value in SHOWN_IN, ", ".join(SHOWN_IN), required=False),
 )
-_NAME = _Field("name", _text, "text")
+_NAME = _Field("name", _text, "a class's name")
 _CATEGORIES = (_ID, _NAME)
 _VALUES = (
     _Field("id", _pixel_value, f"a value of label files, 0 to 65535 but not {IGNORE}, which is ignored"),
@@ -197,7 +197,7 @@ def refuse(found: Iterable[Fault], json_file: str | Path) -> None:
     if (first := next(found, None)) is None:
         return
     more = sum(1 for _ in found)
-    others = f" (and {more} more faults: datasets/check_pairs.py lists them)" if more else ""
+    others = f" ({more} more: datasets/check_pairs.py lists them all)" if more else ""
     raise UserError(f"{json_file}: {first.where}: {first.detail}; {ADVICE[first.kind]}{others}")
 
 
@@ -310,7 +310,11 @@ def _reference_faults(content: dict, good: dict[str, dict[int, dict]]) -> Iterat
             kind, detail = "unknown image", f"no image has the id {box['image_id']}"
         elif box["category_id"] not in ids["categories"]:
             kind, detail = "unknown class", f"unknown category id {box['category_id']} (known: {known})"
-        elif mask and image and (detail := mask_fault(mask, int(image["height"]), int(image["width"]))):
+        elif (
+            mask not in NO_MASK
+            and image
+            and (detail := mask_fault(mask, int(image["height"]), int(image["width"])))
+        ):
             kind = "bad mask"
         else:
             continue

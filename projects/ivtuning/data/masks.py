@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+# What tools write for an object without a mask.
+NO_MASK = (None, [], {}, "")
+
 
 def mask_fault(segmentation: object, height: int, width: int) -> str | None:
     """What is wrong with a segmentation: polygons, or a run-length code; None if it can be decoded.

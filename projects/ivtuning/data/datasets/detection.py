@@ -143,6 +143,16 @@ def log_classes(names: Sequence[str], dicts: list[dict]) -> None:
     logger.info("%s: %d images\n%s", ", ".join(names), len(dicts), table)
 
 
+def check_masks(dicts: list[dict]) -> None:
+    """Raise UserError where an object has no mask, for models that learn or are evaluated on masks."""
+    for record in dicts:
+        if bare := sum("segmentation" not in box for box in record.get("annotations", ())):
+            raise UserError(
+                f"{bare} objects of {record['file_name']} have no mask, such as a polygon of three points: "
+                "add them, or train without masks (dataloader.train.mapper.use_instance_mask=False)"
+            )
+
+
 def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> list[dict]:
     """Dicts of one or several sets to train on.
 

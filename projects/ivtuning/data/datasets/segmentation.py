@@ -113,7 +113,7 @@ def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], 
 
 def ignored_values(content: dict, json_file: str | Path) -> list[int]:
     """The values of label files that are no class; UserError unless they are, or a class has one of them."""
-    ignored = content.get("ignored") or []
+    ignored = [] if (given := content.get("ignored")) is None else given
     classes = {c["id"]: c["name"] for c in content["categories"]}
     if not isinstance(ignored, list):
         raise UserError(f"{json_file}: ignored is {ignored!r:.60}, not a list of values: correct it there")
