@@ -38,6 +38,7 @@ def main(argv=None) -> int:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import metadata
     from ivtuning.data.verify.verification import verify
+    from ivtuning.errors import UserError
 
     sets = {}
     for name in args.sets:
@@ -45,6 +46,8 @@ def main(argv=None) -> int:
             sets[name] = (name, args.image_root or Path(name).parent.parent)
         else:
             known = metadata(name)
+            if known.get("json_file") is None:
+                raise UserError(f"{name} has no JSON to check: give a set of boxes or label maps")
             sets[name] = (known.json_file, known.image_root)
     report = verify(sets, args.sample, args.gray_visible)
     print(report.text())

@@ -1,13 +1,18 @@
 """Sets that list the same classes in different orders get one order."""
 
+import json
+
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from helpers.sets import registering
 
+from ivtuning.data.catalog import unregister
 from ivtuning.data.classes import align_classes, class_names, read_sets
 from ivtuning.data.datasets.classification import labeled_images, register_folder
 from ivtuning.data.datasets.detection import register_pairs, training_dicts
-from ivtuning.data.datasets.segmentation import register_segmentation
+from ivtuning.data.datasets.segmentation import register_segmentation, segmentation_dicts
+from ivtuning.data.datasets.visible import visible_dicts
 from ivtuning.errors import UserError
 
 
@@ -61,6 +66,26 @@ def test_sets_that_train_together_are_aligned(register):
     assert labels(training_dicts(sets)) == [0, 1]
 
 
+def test_visible_sets_of_detectron2_follow_and_are_checked(tmp_path):
+    made = {"first_visible": content("car", "bus"), "second_visible": content("bus", "car", label=1)}
+    for name, data in made.items():
+        del data["images"][0]["ir_file_name"]
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+        register_coco_instances(name, {}, str(tmp_path / f"{name}.json"), str(tmp_path))
+    try:
+        records = visible_dicts(list(made))
+        assert labels(records) == [0, 0] and "ir_file_name" not in records[0]
+        assert class_names("second_visible") == ["car", "bus"]
+        assert labels(visible_dicts("second_visible", filter_empty=False)) == [0]
+        data["annotations"][0]["bbox"] = []
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+        with pytest.raises(UserError, match=r"annotation 1 of 1.png: bbox is \[\]"):
+            visible_dicts("second_visible")
+    finally:
+        for name in made:
+            unregister(name)
+
+
 def test_label_maps_follow_the_first_set(tmp_path):
     def seg(*names: str) -> dict:
         made = content(*names)
@@ -109,3 +134,10 @@ def test_a_set_that_is_named_twice_is_refused(register):
     name = register(content("car"))
     with pytest.raises(UserError, match="some_set is named twice"):
         training_dicts([name, name])
+
+
+@pytest.mark.parametrize("names", [[], "", 5, None, [5], {"a": 1}])
+@pytest.mark.parametrize("read", [training_dicts, segmentation_dicts, labeled_images, visible_dicts])
+def test_names_of_sets_are_checked(names, read):
+    with pytest.raises(UserError, match="give the name of a registered set|no data set is called ''"):
+        read(names)

@@ -142,7 +142,7 @@ def test_a_fault_is_one_line_with_its_place(register, change, words):
         training_dicts(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
     if change[1] is not None:  # a finding of the same place; other faults are UserErrors there, too
-        assert list(faults(made, paired=True, root="/root"))
+        assert list(faults(made, paired=True, roots=["/root"]))
 
 
 def test_all_faults_are_counted(register):

@@ -62,6 +62,16 @@ def set_facts(name: str, **facts) -> None:
     known.set(**facts)
 
 
+def listed(names: str | Sequence[str]) -> list[str]:
+    """Names of sets as a list, which one alone may be given without; UserError if they are no such list."""
+    names = [names] if isinstance(names, str) else names
+    if not (isinstance(names, Sequence) and names and all(isinstance(name, str) for name in names)):
+        raise UserError(f"names={names!r:.60}: give the name of a registered set, or a list of such names")
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise UserError(f"{repeated[0]} is named twice among {', '.join(names)}: name each set once")
+    return list(names)
+
+
 def metadata(name: str) -> Metadata:
     """Metadata of a registered set; UserError with the nearest names if there is none."""
     if name not in DatasetCatalog.list():
@@ -109,6 +119,12 @@ def image_root_of(content: dict, json_file: str | Path, default: str | Path) -> 
     if recorded is not None and not (isinstance(recorded, str) and recorded.isprintable()):
         raise UserError(f"{json_file}: info.image_root is {recorded!r:.60}, not a folder's path: correct it")
     return Path(json_file).parent.parent / recorded if recorded else Path(default)
+
+
+def roots_of(content: dict, json_file: str | Path, default: str | Path) -> list[Path]:
+    """Where the files of a set may be: the images' folder, and the set's own, which holds copies."""
+    own = Path(json_file).parent.parent
+    return [image_root_of(content, json_file, default), *([own] if own != own.parent else [])]
 
 
 def simplify(image: dict) -> None:

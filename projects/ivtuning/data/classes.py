@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from detectron2.data import DatasetCatalog
 
 from ..errors import UserError, nearest
-from .catalog import metadata, set_facts
+from .catalog import listed, metadata, set_facts
 
 # The metadata's list of names, by `evaluator_type`; that of boxes for all others.
 _NAMES = {"sem_seg": "stuff_classes", "classification": "classes"}
@@ -66,9 +66,7 @@ def read_sets(names: str | Sequence[str]) -> dict[str, list[dict]]:
         UserError: an unknown name, a name that occurs twice, sets whose classes differ in more than their
             order, or a fault of a set's files.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise UserError(f"{repeated[0]} is named twice among {', '.join(names)}: name each set once")
+    names = listed(names)
     sets = {}
     for name in names:
         metadata(name)

@@ -36,7 +36,8 @@ def read_coco(
 
     Args:
         known: the sets of this kind, see :func:`.catalog.read_json`.
-        image_root: the images' folder unless ``info.image_root`` names it; with one, files must be inside.
+        image_root: the images' folder unless ``info.image_root`` names it; with one, files must be
+            inside, or in the set's own folder.
         paired: require a partner, or the word that there is none, of every image; and annotations.
 
     Raises:
@@ -45,8 +46,8 @@ def read_coco(
     """
     lists = ("images", "categories", *(["annotations"] if paired else []))
     content = catalog.read_json(json_file, lists, known)
-    root = None if image_root is None else catalog.image_root_of(content, json_file, image_root)
-    refuse(faults(content, paired=paired, root=root), json_file)
+    roots = () if image_root is None else catalog.roots_of(content, json_file, image_root)
+    refuse(faults(content, paired=paired, roots=roots), json_file)
     for key in ("images", "categories"):
         if not content[key]:
             raise UserError(f"{json_file} lists no {key}: prepare the set again")

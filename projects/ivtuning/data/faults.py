@@ -162,7 +162,7 @@ _VALUES = (
 
 
 def faults(
-    content: dict, labeled: bool = False, paired: bool = False, root: str | Path | None = None
+    content: dict, labeled: bool = False, paired: bool = False, roots: Sequence[str | Path] = ()
 ) -> Iterator[Fault]:
     """Yield the faults of a COCO-like JSON, in the order of its lists.
 
@@ -170,7 +170,7 @@ def faults(
         content: has the lists that :func:`.catalog.read_json` requires; ``annotations`` may be absent.
         labeled: the images have label maps, and the categories' ids are values there.
         paired: every image must have a partner or declare which image it lacks.
-        root: the images' folder, which files must not leave; None does not look.
+        roots: the images' folder and others that files may be in; () does not look where they are.
     """
     lists = {
         "images": (*_IMAGES, *([_LABEL_MAP] if labeled else [])),
@@ -187,7 +187,7 @@ def faults(
     yield from _duplicates("images", good["images"], "file_name", "duplicate name")
     yield from _duplicates("categories", good["categories"], "name", "duplicate name")
     for i, image in good["images"].items():
-        yield from _file_faults(i, image, paired, root)
+        yield from _file_faults(i, image, paired, roots)
     yield from _reference_faults(content, good)
 
 
@@ -270,29 +270,27 @@ def _duplicates(key: str, entries: dict[int, dict], field: str, kind: str) -> It
             yield Fault(kind, key, detail, (key, i))
 
 
-def _file_faults(i: int, image: dict, paired: bool, root: str | Path | None) -> Iterator[Fault]:
+def _file_faults(i: int, image: dict, paired: bool, roots: Sequence[str | Path]) -> Iterator[Fault]:
     name, entry = image["file_name"], ("images", i)
     partner = image.get("ir_file_name")
     if paired and not partner and image.get("missing") != "infrared":
         yield Fault("no partner", name, "it has no ir_file_name", entry)
     if partner == name and not image.get("missing"):
         yield Fault("same image", name, "ir_file_name is the visible file", entry)
-    if root is None:
-        return
-    for key in ("file_name", "ir_file_name", "sem_seg_file_name"):
-        if (file := image.get(key)) and _leaves(file, root):
-            yield Fault("outside root", name, f"{key} {file!r} is outside the image root {root}", entry)
+    for key in ("file_name", "ir_file_name", "sem_seg_file_name") if roots else ():
+        if (file := image.get(key)) and _leaves(file, roots):
+            yield Fault("outside root", name, f"{key} {file!r} is outside the image root {roots[0]}", entry)
 
 
-def _leaves(file: str, root: str | Path) -> bool:
-    """Whether a path leads out of `root`, going by its letters. Links are followed wherever they lead."""
+def _leaves(file: str, roots: Sequence[str | Path]) -> bool:
+    """Whether a path below the first root leads out of all, by its letters. Links lead where they lead."""
     file = file.replace("\\", "/")
     if re.match("[A-Za-z]:/", file):
         return True
     if ".." not in file and not file.startswith("/"):
         return False
-    top = os.path.abspath(root)
-    return os.path.commonpath([top, os.path.abspath(os.path.join(top, file))]) != top
+    path = os.path.abspath(os.path.join(roots[0], file))
+    return all(os.path.commonpath([top, path]) != top for top in map(os.path.abspath, roots))
 
 
 def _reference_faults(content: dict, good: dict[str, dict[int, dict]]) -> Iterator[Fault]:

@@ -123,7 +123,7 @@ def test_prepared_sets_are_registered_by_their_files(sets):
 
 BAD = {
     "half written": ('{"images": [', "not valid JSON"),
-    "not coco": ({"images": []}, "no list 'annotations'"),
+    "not coco": ({"images": [], "categories": []}, "no list 'annotations'"),
     "no images": (content(images=[], annotations=[]), "lists no images"),
     "no categories": (content(categories=[], annotations=[]), "lists no categories"),
     "unknown category": (

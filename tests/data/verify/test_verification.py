@@ -401,4 +401,8 @@ def test_tool_takes_names_and_an_image_root(main, pairs, tmp_path, capsys):
         main(["checked_sett"])
     with pytest.raises(UserError, match="none.json is missing"):
         main([str(tmp_path / "none.json")])
+    with pytest.raises(UserError, match="voc_2007_test has no JSON to check"):
+        main(["voc_2007_test"])
+    with pytest.raises(UserError, match="sample=-1: give a number"):
+        main([str(path), "--sample", "-1"])
     unregister("checked_set")

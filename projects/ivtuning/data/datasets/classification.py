@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 
 from ...errors import UserError
-from ..catalog import KnownSet, data_root, metadata, register, set_facts, unregister
+from ..catalog import KnownSet, data_root, listed, metadata, register, set_facts, unregister
 from ..classes import class_names, in_order, read_sets
 from .classification_layouts import (
     Reader,
@@ -116,7 +116,7 @@ def labeled_images(names: str | Sequence[str], every_class: bool = False) -> lis
         UserError: an unknown name, a set of another kind, sets of different classes, a class without images,
             or a fault of a set's files.
     """
-    names = [names] if isinstance(names, str) else list(names)
+    names = listed(names)
     for name in names:
         if metadata(name).get("evaluator_type") != "classification":
             raise UserError(f"{name} is no classification set: use one registered by register_folder")

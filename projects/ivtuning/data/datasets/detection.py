@@ -104,8 +104,8 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
     exist); its dict states the same. ``info.image_root`` of the JSON takes precedence over `image_root`.
 
     Raises:
-        UserError: on reading: a missing or broken JSON, an image without partner, an unknown category id, or
-            an annotation id that occurs twice.
+        UserError: on reading: a missing JSON, or one with a fault (see :mod:`..faults`), which the message
+            names with its image or annotation.
     """
     json_file, image_root = str(json_file), str(image_root)
     facts = dict(json_file=json_file, image_root=image_root, evaluator_type="coco")

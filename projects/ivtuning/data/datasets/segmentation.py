@@ -28,9 +28,10 @@ from .. import catalog
 from ..catalog import (
     add_pair_keys,
     data_root,
-    image_root_of,
+    listed,
     metadata,
     register,
+    roots_of,
     set_facts,
 )
 from ..classes import in_order, read_sets
@@ -68,9 +69,9 @@ def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dic
     if name.startswith("synthetic_") and not Path(json_file).exists():
         generate_once(image_root)
     content = catalog.read_json(json_file, LISTS, KNOWN)
-    root, images = image_root_of(content, json_file, image_root), content["images"]
+    roots, images = roots_of(content, json_file, image_root), content["images"]
     paired = any(isinstance(image, dict) and image.get("ir_file_name") for image in images)
-    refuse(faults(content, labeled=True, paired=paired, root=root), json_file)
+    refuse(faults(content, labeled=True, paired=paired, roots=roots), json_file)
     if not images:
         raise UserError(f"{json_file} lists no images: prepare the set again")
     classes, ignored = _classes(content, json_file, protocol)
@@ -87,9 +88,9 @@ def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dic
     dicts = []
     for image in images:
         catalog.simplify(image)
-        record = {key: str(root / image[key]) for key in ("file_name", "sem_seg_file_name")}
+        record = {key: str(roots[0] / image[key]) for key in ("file_name", "sem_seg_file_name")}
         record |= {"height": image["height"], "width": image["width"], "image_id": image["id"]}
-        add_pair_keys(record, image, root)
+        add_pair_keys(record, image, roots[0])
         dicts.append(record | {"label_ids": ids})
     return dicts
 
@@ -145,7 +146,7 @@ def segmentation_dicts(names: str | Sequence[str]) -> list[dict]:
         UserError: an unknown name, a set of another kind, sets whose classes differ, or a fault of a JSON
             (see :func:`register_segmentation`).
     """
-    names = [names] if isinstance(names, str) else list(names)
+    names = listed(names)
     for name in names:
         if metadata(name).get("protocol") not in PROTOCOLS:
             raise UserError(f"{name} has no label maps: use one registered by register_segmentation")

@@ -9,7 +9,7 @@ from itertools import chain
 from detectron2.data import DatasetCatalog
 
 from ...errors import UserError
-from ..catalog import metadata
+from ..catalog import listed, metadata
 from ..classes import read_sets
 from .detection import has_objects, load_coco, log_classes
 
@@ -27,7 +27,7 @@ def visible_dicts(names: str | Sequence[str], filter_empty: bool = True) -> list
         UserError: an unknown name, a set whose files are missing or wrong, sets whose classes differ, or no
             image with an object.
     """
-    names = [names] if isinstance(names, str) else list(names)
+    names = listed(names)
     for name in names:
         _read_as_coco(name)
     try:

@@ -197,14 +197,16 @@ def verify(
     Raises:
         UserError: a JSON that is missing or unreadable, or neither a detection nor a segmentation file.
     """
+    if sample < 0:
+        raise UserError(f"sample={sample}: give a number of pairs from 0")
     report = Report()
     seen: dict[str, tuple[str, str]] = {}
     for name, (json_file, image_root) in sets.items():
         content, labeled = _read(json_file)
-        root = catalog.image_root_of(content, json_file, image_root)
+        roots = catalog.roots_of(content, json_file, image_root)
         named = [i for i in content["images"] if isinstance(i, dict)]
         paired = not labeled or any(image.get("ir_file_name") for image in named)
-        found = list(faults(content, labeled, paired, root))
+        found = list(faults(content, labeled, paired, roots))
         report.findings += [Finding(fault.kind, fault.where, fault.detail) for fault in found]
         report.images += len(content["images"])
         # Only what has good values can be looked at more closely.
@@ -223,7 +225,8 @@ def verify(
         measure = [i in measured for i in range(len(images))]
         pixels = []
         with ThreadPoolExecutor() as pool:
-            results = pool.map(partial(_check_image, root, labels, paired, gray_visible), images, measure)
+            check = partial(_check_image, roots[0], labels, paired, gray_visible)
+            results = pool.map(check, images, measure)
             for checked in track(results, name, total=len(images)):
                 report.findings += checked.findings
                 report.shifts += [checked.shift] if checked.shift else []
