@@ -186,6 +186,7 @@ def test_every_figure_equals_pycocotools(make, library, seed):
         _, p = reference(truth, predictions, ignored={"both", "visible", "infrared"} - {kept})
         want |= {f"AP-{kept}": mean(p), f"AP50-{kept}": mean(p[0])}
     assert got.keys() == want.keys()
+    assert {f"bbox/{key}" for key in got} <= set(make(truth).metric_names())
     for key, value in want.items():
         assert got[key] == pytest.approx(value, abs=1e-6, nan_ok=True), key
     assert 5 < got["AP"] < 95 and math.isnan(got["AP-unseen"])

@@ -9,10 +9,11 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class _Field:
     """
 
     key: str
-    good: Callable[[object], bool]
+    good: Callable[[Any], bool]
     says: str
     required: bool = True
     all_good: Callable[[list], bool] | None = None
@@ -69,7 +70,7 @@ class _Field:
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def _integer(value: object) -> bool:
+def _integer(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
@@ -77,22 +78,22 @@ def _integers(values: list) -> bool:
     return set(map(type, values)) == {int} and -(2**63) <= min(values) <= max(values) < 2**63
 
 
-def _text(value: object) -> bool:
+def _text(value: Any) -> bool:
     return type(value) is str and value.strip() != "" and not _UNWRITABLE.search(value)
 
 
-def _pixels(value: object) -> bool:
+def _pixels(value: Any) -> bool:
     return type(value) in (int, float) and 1 <= value <= 2**20 and value == int(value)
 
 
-def _finite(value: object) -> bool:
+def _finite(value: Any) -> bool:
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:
         return False
 
 
-def _box(value: object) -> bool:
+def _box(value: Any) -> bool:
     return type(value) is list and len(value) == 4 and all(map(_finite, value)) and min(value[2:]) >= 0
 
 
@@ -109,11 +110,11 @@ def _boxes(values: list) -> bool:
     return bool(np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all())
 
 
-def _color(value: object) -> bool:
+def _color(value: Any) -> bool:
     return type(value) is list and len(value) == 3 and all(type(v) is int and 0 <= v < 256 for v in value)
 
 
-def _flag(value: object) -> bool:
+def _flag(value: Any) -> bool:
     return type(value) in (int, bool) and value in (0, 1)
 
 
@@ -121,7 +122,7 @@ def _flags(values: list) -> bool:
     return set(map(type, values)) <= {int, bool, type(None)} and set(values) <= {0, 1, None}
 
 
-def _pixel_value(value: object) -> bool:
+def _pixel_value(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**16 and value != IGNORE
 
 
@@ -201,7 +202,7 @@ def refuse(found: Iterable[Fault], json_file: str | Path) -> None:
     raise UserError(f"{json_file}: {first.where}: {first.detail}; {ADVICE[first.kind]}{others}")
 
 
-def name_of(key: str, index: int, entry: object, images: dict | None = None) -> str:
+def name_of(key: str, index: int, entry: object, images: Mapping[int, dict] | None = None) -> str:
     """What an entry of a list is called: an image by its file, others by their id.
 
     Args:

@@ -71,11 +71,14 @@ class PairCOCOEvaluator(DatasetEvaluator):
                 None: COCO's 100.
 
         Raises:
-            UserError: the dataset is not registered, or its JSON is missing or has a fault.
+            UserError: the dataset is not registered, has no boxes, or its JSON is missing or has a fault.
         """
         facts = MetadataCatalog.get(dataset_name) if dataset_name in MetadataCatalog.list() else None
         if facts is None or facts.get("json_file") is None:
             facts = metadata(dataset_name)
+        if (kind := facts.get("evaluator_type")) in ("sem_seg", "classification"):
+            what = "label maps" if kind == "sem_seg" else "image labels"
+            raise UserError(f"{dataset_name} has {what}, not boxes: use the config of another task for it")
         self._metadata = facts
         json_file = facts.get("json_file")
         # What the loader reads, so that training and evaluation count the same objects.
@@ -95,6 +98,17 @@ class PairCOCOEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._limit = 100 if max_dets_per_image is None else max_dets_per_image
         self.reset()
+
+    def metric_names(self) -> list[str]:
+        """Names of the figures of :meth:`evaluate`, such as "bbox/AP"; those of masks where there are any."""
+        truth = self._truth or ()
+        parts = [self._names[category] for category in self._categories]
+        parts += TIMES if any("time" in image for image in self._images.values()) else ()
+        parts += SHOWN_IN if any("modality" in a for a in truth) else ()
+        names = ["AP", "AP50", "AP75", *(f"AP{a}" for a in AREAS if a)]
+        names += [f"{ap}-{part}" for part in parts for ap in ("AP", "AP50")]
+        tasks = ["bbox", *(["segm"] if all("segmentation" in a for a in truth) else [])]
+        return [f"{task}/{name}" for task in tasks for name in names]
 
     def reset(self) -> None:
         """Forget all detections."""
