@@ -90,7 +90,7 @@ def read_json(json_file: str | Path, lists: Sequence[str], known: Mapping[str, K
         UserError: the file is missing, is not valid JSON, or lacks a list.
     """
     path = Path(json_file)
-    if not path.exists():
+    if not os.path.exists(path):
         makers = {entry.folder: entry.maker for entry in known.values()}
         maker = makers.get(path.parent.parent.name, "a script of datasets/")
         raise UserError(f"{path} is missing: make it with {maker}, or set DETECTRON2_DATASETS to its root")

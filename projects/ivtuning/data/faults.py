@@ -267,7 +267,7 @@ def _duplicates(key: str, entries: dict[int, dict], field: str, kind: str) -> It
     first: dict = {}
     for i, value in zip(entries, values, strict=True):
         if first.setdefault(value, i) == i and times[value] > 1:
-            detail = f"{field} {value!r} occurs {times[value]} times, first at {key}[{i}]"
+            detail = f"{field} {value!r:.200} occurs {times[value]} times, first at {key}[{i}]"
             yield Fault(kind, key, detail, (key, i))
 
 
@@ -280,7 +280,9 @@ def _file_faults(i: int, image: dict, paired: bool, roots: Sequence[str | Path])
         yield Fault("same image", name, "ir_file_name is the visible file", entry)
     for key in ("file_name", "ir_file_name", "sem_seg_file_name") if roots else ():
         if (file := image.get(key)) and _leaves(file, roots):
-            yield Fault("outside root", name, f"{key} {file!r} is outside the image root {roots[0]}", entry)
+            yield Fault(
+                "outside root", name, f"{key} {file!r:.200} is outside the image root {roots[0]}", entry
+            )
 
 
 def _leaves(file: str, roots: Sequence[str | Path]) -> bool:
@@ -297,7 +299,8 @@ def _leaves(file: str, roots: Sequence[str | Path]) -> bool:
 def _reference_faults(content: dict, good: dict[str, dict[int, dict]]) -> Iterator[Fault]:
     images = {image["id"]: image for image in good["images"].values()}
     categories = {category["id"]: category["name"] for category in good["categories"].values()}
-    known = ", ".join(f"{i} {name}" for i, name in list(categories.items())[:20])
+    known = ", ".join(f"{i} {name}" for i, name in categories.items())
+    known = known if len(known) <= 300 else f"{known[:300]}..."
     # An image with another fault is there all the same.
     ids = {
         key: {entry["id"] for entry in content[key] if type(entry) is dict and _integer(entry.get("id"))}

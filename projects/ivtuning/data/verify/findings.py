@@ -108,7 +108,7 @@ class Report:
     def first_error(self) -> str:
         """The first error in one line, with what to do; there must be one."""
         first = next(f for f in self.findings if KINDS[f.kind][0] == "error")
-        return f"{first.where}: {first.detail} ({first.kind}); {KINDS[first.kind][1]}"
+        return f"{first.where:.200}: {first.detail:.200} ({first.kind}); {KINDS[first.kind][1]}"
 
     def as_dict(self) -> dict:
         """The report for ``--json``: counts by kind, all findings, misalignment, classes of label maps."""

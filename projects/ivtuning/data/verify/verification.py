@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -102,7 +103,9 @@ def _check_pair(root: Path, image: dict, gray: bool, measure: bool) -> _Checked:
     present = dict(zip(MODALITIES, (name, partner), strict=True))
     present.pop(absent, None)
     files = {file: root / file for file in present.values()}
-    if lost := [Finding("missing", f, f"no file {path}") for f, path in files.items() if not path.is_file()]:
+    if lost := [
+        Finding("missing", f, f"no file {path}") for f, path in files.items() if not os.path.isfile(path)
+    ]:
         return _Checked(lost)
     try:
         sizes = {file: "{}x{}".format(*image_size(path)) for file, path in files.items()}
@@ -152,7 +155,7 @@ class _Labels:
         """A fault of an image's label map, if any, and its (K + 1,) pixels by class, ignored ones last."""
         name, size = image["sem_seg_file_name"], (image["width"], image["height"])
         path = root / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             return Finding("missing", name, f"no file {path}"), None
         try:
             if (own := image_size(path)) != size:
