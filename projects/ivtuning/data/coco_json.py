@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..utils.heap import collector_paused
 from . import catalog
 from .faults import faults, name_of, refuse
 from .masks import NO_MASK, polygons
@@ -19,6 +20,7 @@ logger = logging.getLogger("ivtuning.data")
 MOST_UNUSABLE = 0.02
 
 
+@collector_paused()
 def read_coco(
     json_file: str | Path,
     known: Mapping[str, catalog.KnownSet],

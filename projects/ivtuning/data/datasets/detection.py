@@ -17,6 +17,7 @@ from detectron2.structures import BoxMode
 from tabulate import tabulate
 
 from ...errors import UserError
+from ...utils.heap import collector_paused
 from .. import catalog
 from ..catalog import KnownSet, data_root, image_root_of, metadata, set_facts
 from ..classes import class_names, in_order, read_sets
@@ -57,6 +58,7 @@ def read_json(json_file: str | Path) -> dict:
     return read_coco(json_file, KNOWN)
 
 
+@collector_paused()
 def load_coco(name: str, json_file: str, image_root: str, paired: bool) -> list[dict]:
     """The dicts of a set from its COCO JSON, sorted by image id; its classes become metadata.
 
