@@ -7,6 +7,7 @@ warnings do not.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from options import ScriptParser, run
@@ -37,6 +38,7 @@ def main(argv=None) -> int:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import metadata
     from ivtuning.data.verify.verification import verify
+    from ivtuning.errors import UserError
 
     sets = {}
     for name in args.sets:
@@ -44,12 +46,18 @@ def main(argv=None) -> int:
             sets[name] = (name, args.image_root or Path(name).parent.parent)
         else:
             known = metadata(name)
+            if known.get("json_file") is None:
+                raise UserError(f"{name} has no JSON to check: give a set of boxes or label maps")
             sets[name] = (known.json_file, known.image_root)
     report = verify(sets, args.sample, args.gray_visible)
     print(report.text())
     if args.json:
-        print(json.dumps(report.as_dict()))
-    return 1 if report.count("error") else 0
+        print(json.dumps(report.as_dict(), allow_nan=False))
+    if not (errors := report.count("error")):
+        return 0
+    first = report.first_error()
+    print(f"error: {errors} errors in {', '.join(sets)}, reported above; the first: {first}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

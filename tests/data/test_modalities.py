@@ -331,9 +331,7 @@ def test_json_may_declare_what_is_missing(declared):
 def test_unknown_declaration_is_reported(declared):
     file, _ = declared
     file.write_text(file.read_text().replace('"missing": "visible"', '"missing": "visual"'))
-    with pytest.raises(
-        UserError, match="image 'not there.png' says missing='visual': .*did you mean 'visible'"
-    ):
+    with pytest.raises(UserError, match="not there.png: missing is 'visual', not .*did you mean 'visible'"):
         DatasetCatalog.get("declared_val")
 
 

@@ -15,9 +15,12 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import Boxes, Instances
+from helpers.sets import registering
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ivtuning.data.classes import align_classes
+from ivtuning.data.datasets.detection import register_pairs
 from ivtuning.errors import UserError
 from ivtuning.evaluation import PairCOCOEvaluator, coco
 
@@ -183,6 +186,7 @@ def test_every_figure_equals_pycocotools(make, library, seed):
         _, p = reference(truth, predictions, ignored={"both", "visible", "infrared"} - {kept})
         want |= {f"AP-{kept}": mean(p), f"AP50-{kept}": mean(p[0])}
     assert got.keys() == want.keys()
+    assert {f"bbox/{key}" for key in got} <= set(make(truth).metric_names())
     for key, value in want.items():
         assert got[key] == pytest.approx(value, abs=1e-6, nan_ok=True), key
     assert 5 < got["AP"] < 95 and math.isnan(got["AP-unseen"])
@@ -279,6 +283,60 @@ def test_annotation_id_zero_is_an_object_like_any_other(make, library):
     truth = one_object_scene()
     truth["annotations"] = truth["annotations"][:1]
     assert evaluate(make(truth), truth, boxes(([10, 10, 50, 50], 0.5)))["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_ignored_objects_count_as_crowds(make, library):
+    truth = random_truth(11, modality=False)
+    marked = [a for a in truth["annotations"] if a["iscrowd"]]
+    assert len(marked) > 3
+    expected = copy.deepcopy(truth)
+    for a in marked:
+        del a["iscrowd"]
+        a["ignore"] = 1
+    predictions = random_predictions(truth, 12)
+    stats, _ = reference(expected, predictions)
+    got = evaluate(make(truth), truth, predictions)["bbox"]
+    assert [got[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(100 * stats[:3], abs=1e-9)
+
+
+def test_objects_with_bad_polygons_count_with_their_boxes(make, library):
+    truth = random_truth(13, modality=False, masks=True)
+    predictions = random_predictions(truth, 14)
+    stats, _ = reference(truth, predictions)
+    for k, a in enumerate(truth["annotations"]):
+        a["segmentation"] = [[a["segmentation"][0][:4]], [a["segmentation"][0][:5]], [[]], []][k % 4]
+    got = evaluate(make(truth), truth, predictions)["bbox"]
+    assert [got[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(100 * stats[:3], abs=1e-9)
+
+
+def test_boxes_that_stick_out_are_those_of_pycocotools(make, library):
+    truth = random_truth(15, modality=False)
+    for a in truth["annotations"][::3]:
+        a["bbox"][0] -= a["bbox"][0] + 0.3 * a["bbox"][2]
+    predictions = random_predictions(truth, 16)
+    stats, _ = reference(truth, predictions)
+    got = evaluate(make(truth), truth, predictions)["bbox"]
+    assert [got[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(100 * stats[:3], abs=1e-9)
+
+
+def test_labels_are_those_of_the_set_that_was_trained_on(library, tmp_path):
+    truth = random_truth(17, modality=False)
+    predictions = random_predictions(truth, 18)
+    stats, _ = reference(truth, predictions)
+    renamed = copy.deepcopy(truth)
+    names = {c["id"]: c["name"] for c in truth["categories"]}
+    ids = {name: number for number, name in zip(names, reversed(names.values()), strict=True)}
+    renamed["categories"] = [{"id": number, "name": name} for name, number in ids.items()]
+    for a in renamed["annotations"]:
+        a["category_id"] = ids[names[a["category_id"]]]
+    for data in (truth, renamed):
+        for image in data["images"]:
+            image["ir_file_name"] = f"infrared_{image['file_name']}"
+    with registering(tmp_path, "annotations", register_pairs) as register:
+        trained, tested = register(truth, "trained_set"), register(renamed, "tested_set")
+        align_classes([trained, tested])
+        got = evaluate(PairCOCOEvaluator(tested), renamed, predictions)["bbox"]
+    assert [got[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(100 * stats[:3], abs=1e-9)
 
 
 def test_restricted_to_some_images_and_without_night(make, library):

@@ -1,9 +1,12 @@
 """The heap setting: what it is for can be counted, as page faults."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from ivtuning.utils.heap import collector_paused
 
 FAULTS = """
 import resource, sys
@@ -34,3 +37,11 @@ def faults(*arguments: str) -> int:
 def test_memory_once_freed_is_used_again_without_page_faults():
     # Not none: small blocks may come to sit where a large one began.
     assert faults("keep") < 0.5 * faults()
+
+
+def test_the_collector_is_paused_and_goes_on():
+    assert gc.isenabled()
+    with pytest.raises(KeyError), collector_paused():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ..errors import UserError, nearest
 from ..utils import text
-from .modalities import check_modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +54,24 @@ def unregister(name: str) -> None:
             catalog.remove(name)
 
 
+def set_facts(name: str, **facts) -> None:
+    """Set metadata of a registered set. Unlike detectron2's `set`, it replaces what is there."""
+    known = MetadataCatalog.get(name)
+    for key in facts:
+        vars(known).pop(key, None)
+    known.set(**facts)
+
+
+def listed(names: str | Sequence[str]) -> list[str]:
+    """Names of sets as a list, which one alone may be given without; UserError if they are no such list."""
+    names = [names] if isinstance(names, str) else names
+    if not (isinstance(names, Sequence) and names and all(isinstance(name, str) for name in names)):
+        raise UserError(f"names={names!r:.60}: give the name of a registered set, or a list of such names")
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise UserError(f"{repeated[0]} is named twice among {', '.join(names)}: name each set once")
+    return list(names)
+
+
 def metadata(name: str) -> Metadata:
     """Metadata of a registered set; UserError with the nearest names if there is none."""
     if name not in DatasetCatalog.list():
@@ -62,51 +79,66 @@ def metadata(name: str) -> Metadata:
     return MetadataCatalog.get(name)
 
 
-def read_json(
-    json_file: str | Path, required: Mapping[str, Sequence[str]], known: Mapping[str, KnownSet]
-) -> dict:
-    """The content of a COCO-like JSON.
+def read_json(json_file: str | Path, lists: Sequence[str], known: Mapping[str, KnownSet]) -> dict:
+    """The content of a COCO-like JSON, whose entries are unchecked (see :mod:`.faults`).
 
     Args:
-        required: the lists that it must have, and the fields that every item of them must have.
+        lists: the keys of the lists that it must have.
         known: the sets of this kind; the entry with the JSON's folder says what makes a missing file.
 
     Raises:
-        UserError: the file is missing, is not valid JSON, or lacks a list or a field.
+        UserError: the file is missing, is not valid JSON, or lacks a list.
     """
     path = Path(json_file)
-    if not path.is_file():
+    if not os.path.exists(path):
         makers = {entry.folder: entry.maker for entry in known.values()}
         maker = makers.get(path.parent.parent.name, "a script of datasets/")
         raise UserError(f"{path} is missing: make it with {maker}, or set DETECTRON2_DATASETS to its root")
     content = text.read_json(path)
-    for key, fields in required.items():
-        items = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(items, list):
-            lists = ", ".join(required)
-            raise UserError(f"{path} has no list {key!r}, but it must have {lists}: prepare the set again")
-        for number, item in enumerate(items):
-            if lacking := [name for name in fields if name not in item]:
-                raise UserError(f"{path}: {key}[{number}] has no {lacking[0]!r}; prepare the set again")
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(
+            f"{path} is a {kind}, but must be an object with {', '.join(lists)}: prepare the set again"
+        )
+    for key in (*lists, "annotations"):
+        if not isinstance(content.get(key, [] if key not in lists else None), list):
+            raise UserError(
+                f"{path} has no list {key!r}, but it must have {', '.join(lists)}: prepare the set again"
+            )
     return content
 
 
 def image_root_of(content: dict, json_file: str | Path, default: str | Path) -> Path:
-    """The images' folder: ``info.image_root``, relative to two levels above the JSON, or `default`."""
-    recorded = (content.get("info") or {}).get("image_root")
+    """The images' folder: ``info.image_root``, relative to two levels above the JSON, or `default`.
+
+    Raises:
+        UserError: ``info.image_root`` is no path.
+    """
+    info = content.get("info")
+    recorded = info.get("image_root") if isinstance(info, dict) else None
+    if recorded is not None and not (isinstance(recorded, str) and recorded.isprintable()):
+        raise UserError(f"{json_file}: info.image_root is {recorded!r:.60}, not a folder's path: correct it")
     return Path(json_file).parent.parent / recorded if recorded else Path(default)
 
 
-def check_partners(images: Iterable[dict], json_file: str) -> None:
-    """Raise UserError if an image of a paired set has no ``ir_file_name`` and does not declare that."""
-    for image in images:
-        missing = image.get("missing")
-        check_modality(missing, f"{json_file}: image {image['file_name']!r} says missing")
-        if not image.get("ir_file_name") and missing != "infrared":
-            raise UserError(
-                f"{json_file}: image {image['file_name']!r} has no ir_file_name; prepare it again, or "
-                'declare "missing": "infrared" there'
-            )
+def roots_of(content: dict, json_file: str | Path, default: str | Path) -> list[Path]:
+    """Where the files of a set may be: the images' folder, and the set's own, which holds copies."""
+    own = Path(json_file).parent.parent
+    return [image_root_of(content, json_file, default), *([own] if own != own.parent else [])]
+
+
+def simplify(image: dict) -> None:
+    """Bring an image of a checked JSON to one form: whole pixels, slashes, times in lower case, no null."""
+    for key in ("ir_file_name", "missing", "time"):
+        if key in image and image[key] is None:
+            del image[key]
+    if "time" in image:
+        image["time"] = image["time"].lower()
+    for key in ("height", "width"):
+        image[key] = int(image[key])
+    for key in ("file_name", "ir_file_name", "sem_seg_file_name"):
+        if key in image:
+            image[key] = image[key].replace("\\", "/")
 
 
 def add_pair_keys(record: dict, image: dict, root: Path) -> None:
@@ -114,14 +146,3 @@ def add_pair_keys(record: dict, image: dict, root: Path) -> None:
     if image.get("ir_file_name"):
         record["ir_file_name"] = str(root / image["ir_file_name"])
     record.update({key: image[key] for key in ("time", "missing") if key in image})
-
-
-def check_same_classes(classes: Mapping[str, Sequence[str]]) -> None:
-    """Raise UserError unless all sets, given as {name: classes}, have the same classes."""
-    names = list(classes)
-    for name in names[1:]:
-        if classes[name] != classes[names[0]]:
-            raise UserError(
-                f"sets with different classes cannot train together: {names[0]} {classes[names[0]]}, "
-                f"{name} {classes[name]}"
-            )

@@ -1,7 +1,8 @@
 """COCO average precision of detectors: overall, per class, by time of day and by modality.
 
 The computation is that of pycocotools, done by faster-coco-eval's C++ where it is installed. detectron2's own
-fast path is not used: the PyPI build lacks its operators, and the two releases call it differently.
+evaluator is not used: it reads the JSON by itself. Its fast path lacks its operators in the PyPI build, and
+the two releases call it differently.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import copy
 import io
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from itertools import chain
@@ -17,13 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
+from ..data.catalog import metadata
+from ..data.datasets import detection
 from ..data.modalities import SHOWN_IN, TIMES
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..utils.files import atomic_write
 from .predictions import check_class, check_image, gather_on_main
 
@@ -34,11 +40,12 @@ except ImportError:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+logger = logging.getLogger("ivtuning.evaluation")
 ALL = (0, 1e10)
 AREAS = {"": ALL, "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # square pixels, as in COCO
 
 
-class PairCOCOEvaluator(COCOEvaluator):
+class PairCOCOEvaluator(DatasetEvaluator):
     """COCO box AP (and mask AP where the model predicts masks), on 0..100.
 
     `evaluate()` returns ``{"bbox": {...}, "segm": {...}}`` with
@@ -57,37 +64,64 @@ class PairCOCOEvaluator(COCOEvaluator):
     ):
         """
         Args:
-            dataset_name: a registered dataset. Its metadata names the COCO JSON; a dataset without one is
-                converted, which needs `output_dir`.
+            dataset_name: a registered dataset. Its metadata names the COCO JSON; the dicts of a dataset
+                without one are converted.
             output_dir: where ``coco_instances_results.json`` goes; None writes nothing.
             max_dets_per_image: how many of the highest-scoring detections of each class count in an image;
                 None: COCO's 100.
 
         Raises:
-            UserError: the dataset is not registered, or its JSON is missing.
+            UserError: the dataset is not registered, has no boxes, or its JSON is missing or has a fault.
         """
-        json_file = getattr(MetadataCatalog.get(dataset_name), "json_file", None)
-        if json_file is None and dataset_name not in DatasetCatalog.list():
-            known = nearest(dataset_name, DatasetCatalog.list())
+        facts = MetadataCatalog.get(dataset_name) if dataset_name in MetadataCatalog.list() else None
+        if facts is None or facts.get("json_file") is None:
+            facts = metadata(dataset_name)
+        if (kind := facts.get("evaluator_type")) in ("sem_seg", "classification"):
+            what = "label maps" if kind == "sem_seg" else "image labels"
+            raise UserError(f"{dataset_name} has {what}, not boxes: use the config of another task for it")
+        self._metadata = facts
+        json_file = facts.get("json_file")
+        # What the loader reads, so that training and evaluation count the same objects.
+        content = convert_to_coco_dict(dataset_name) if json_file is None else detection.read_json(json_file)
+        self._truth = content.get("annotations")
+        self._shared = {key: content[key] for key in ("images", "categories")}
+        self._images = {image["id"]: image for image in content["images"]}
+        self._names = {category["id"]: category["name"] for category in content["categories"]}
+        labels = facts.get("thing_dataset_id_to_contiguous_id") or {i: i for i in self._names}
+        if labels.keys() != self._names.keys():
             raise UserError(
-                f"dataset '{dataset_name}' is not registered{known}: register it before evaluation"
+                f"{json_file} has the category ids {sorted(self._names)}, but {dataset_name} is registered "
+                f"with {sorted(labels)}: prepare the set again"
             )
-        if json_file is not None and "://" not in str(json_file) and not Path(json_file).is_file():
-            raise UserError(
-                f"annotations of '{dataset_name}' are missing: no file {json_file}; prepare the dataset"
-            )
-        super().__init__(
-            dataset_name, output_dir=output_dir, max_dets_per_image=max_dets_per_image, use_fast_impl=False
-        )
+        # The category ids in the order of the model's classes.
+        self._categories = sorted(labels, key=labels.get)
+        self._output_dir = output_dir
+        self._limit = 100 if max_dets_per_image is None else max_dets_per_image
+        self.reset()
+
+    def metric_names(self) -> list[str]:
+        """Names of the figures of :meth:`evaluate`, such as "bbox/AP"; those of masks where there are any."""
+        truth = self._truth or ()
+        parts = [self._names[category] for category in self._categories]
+        parts += TIMES if any("time" in image for image in self._images.values()) else ()
+        parts += SHOWN_IN if any("modality" in a for a in truth) else ()
+        names = ["AP", "AP50", "AP75", *(f"AP{a}" for a in AREAS if a)]
+        names += [f"{ap}-{part}" for part in parts for ap in ("AP", "AP50")]
+        tasks = ["bbox", *(["segm"] if all("segmentation" in a for a in truth) else [])]
+        return [f"{task}/{name}" for task in tasks for name in names]
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._predictions: list[dict] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Keep the detections of one batch: `inputs` as the mapper made them, `outputs` of the model."""
-        first = len(self._predictions)
-        super().process(inputs, outputs)
-        detections = (output["instances"] for output in outputs if "instances" in output)
-        # A mask model without detections must still report a mask AP of 0.
-        for prediction, instances in zip(self._predictions[first:], detections, strict=True):
-            prediction["masks"] = instances.has("pred_masks")
+        for x, output in zip(inputs, outputs, strict=True):
+            if "instances" in output:
+                instances = output["instances"].to("cpu")
+                results = instances_to_coco_json(instances, x["image_id"])
+                # A mask model without detections must still report a mask AP of 0.
+                self._predictions.append({"instances": results, "masks": instances.has("pred_masks")})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict:
         """Figures of everything processed since `reset()`, computed on rank 0; ``{}`` on the others.
@@ -107,43 +141,36 @@ class PairCOCOEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: list[dict], img_ids: Sequence[int] | None = None) -> None:
         """Fill `self._results`."""
-        images = self._coco_api.imgs
-        categories = self._category_ids()
-        results = [dict(r) for p in predictions for r in p.get("instances", ())]
+        results = [dict(r) for p in predictions for r in p["instances"]]
+        source = self._metadata.get("json_file", self._metadata.name)
         for result in results:
-            check_class(result["category_id"], len(categories), self._metadata.name)
-            check_image(result["image_id"], images, self._metadata.json_file)
-            result["category_id"] = categories[result["category_id"]]
+            check_class(result["category_id"], len(self._categories), self._metadata.name)
+            check_image(result["image_id"], self._images, source)
+            result["category_id"] = self._categories[result["category_id"]]
         if self._output_dir:
             with atomic_write(Path(self._output_dir) / "coco_instances_results.json") as temp:
                 temp.write_text(json.dumps(results))
-        if not self._do_evaluation:
-            self._logger.info("The annotation file has no annotations: nothing to evaluate")
+        if self._truth is None:
+            logger.info("The annotation file has no annotations: nothing to evaluate")
             return
 
-        ids = sorted(images if img_ids is None else set(img_ids) & set(images))
-        self._results["bbox"] = self._figures("bbox", results, ids, categories)
-        if any(p.get("masks") for p in predictions):
-            if all("segmentation" in a for a in self._coco_api.dataset["annotations"]):
-                self._results["segm"] = self._figures("segm", results, ids, categories)
+        ids = sorted(self._images if img_ids is None else set(img_ids) & set(self._images))
+        self._results["bbox"] = self._figures("bbox", results, ids)
+        if any(p["masks"] for p in predictions):
+            if all("segmentation" in a for a in self._truth):
+                self._results["segm"] = self._figures("segm", results, ids)
             else:
-                self._logger.warning("The model predicts masks, but the annotations have none: no mask AP")
+                logger.warning("The model predicts masks, but not all annotations have one: no mask AP")
 
-    def _category_ids(self) -> list[int]:
-        """The category ids in the JSON, in the order of the model's classes."""
-        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if mapping is None:
-            return sorted(self._coco_api.cats)
-        return sorted(mapping, key=mapping.get)
-
-    def _figures(self, task: str, results: list[dict], ids: list[int], categories: list[int]) -> dict:
+    def _figures(self, task: str, results: list[dict], ids: list[int]) -> dict:
         """Compute and log all figures of one task, "bbox" or "segm"."""
-        truth, images = self._coco_api.dataset["annotations"], self._coco_api.imgs
+        truth, images, categories = self._truth, self._images, self._categories
         detections = self._index(_detections(results, task))
-        limit = self._max_dets_per_image[-1]
 
         def run(annotations, image_ids, areas=(ALL,)):
-            return precision(self._index(annotations), detections, task, image_ids, categories, areas, limit)
+            return precision(
+                self._index(annotations), detections, task, image_ids, categories, areas, self._limit
+            )
 
         overall = run(_truth(truth), ids, AREAS.values())
         figures = {
@@ -154,7 +181,7 @@ class PairCOCOEvaluator(COCOEvaluator):
         figures |= {f"AP{a}": _mean(overall[..., i]) for i, a in enumerate(AREAS) if a}
         rows = []
         for k, category in enumerate(categories):
-            rows.append((self._coco_api.cats[category]["name"], overall[:, :, k, 0]))
+            rows.append((self._names[category], overall[:, :, k, 0]))
         if any("time" in images[i] for i in ids):
             for time in TIMES:
                 some = [i for i in ids if images[i].get("time") == time]
@@ -162,7 +189,7 @@ class PairCOCOEvaluator(COCOEvaluator):
         if any("modality" in a for a in truth):
             rows += [(m, run(_truth(truth, m), ids)) for m in SHOWN_IN]
         rows = [(name, _mean(p), _mean(p[0])) for name, p in rows]
-        self._logger.info(
+        logger.info(
             f"{task} results of {self._metadata.name}:\n{create_small_table(figures)}\n"
             + tabulate(rows, headers=["part", "AP", "AP50"], tablefmt="pipe", floatfmt=".3f")
         )
@@ -173,9 +200,9 @@ class PairCOCOEvaluator(COCOEvaluator):
     def _index(self, annotations: list[dict]) -> COCO:
         """A COCO index of `annotations` with this data set's images and categories."""
         api = COCO()
-        api.dataset = {k: self._coco_api.dataset[k] for k in ("images", "categories")}
         # Ids start at 1: to the matcher, id 0 means "unmatched".
-        api.dataset["annotations"] = [a | {"id": i} for i, a in enumerate(annotations, 1)]
+        numbered = [a | {"id": i} for i, a in enumerate(annotations, 1)]
+        api.dataset = {**self._shared, "annotations": numbered}
         with contextlib.redirect_stdout(io.StringIO()):
             api.createIndex()
         return api

@@ -1,10 +1,13 @@
-"""Settings of the C library's heap, which holds all of torch's CPU tensors."""
+"""Settings of the C library's heap, which holds all of torch's CPU tensors, and of Python's collector."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import gc
 import sys
+from collections.abc import Iterator
 
 # mallopt's numbers (malloc.h).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -25,3 +28,15 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # No block lies outside the heap, and the end of the heap is not returned to the system.
     return bool(mallopt is not None and mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause Python's garbage collector, which takes half the time of building millions of small objects."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -237,7 +237,7 @@ def test_mistakes_in_folders_are_reported(root):
     register_folder("own_train", root / "own", "train")
     with pytest.raises(UserError, match="bird holds no image"):
         labeled_images("own_train")
-    with pytest.raises(UserError, match="classes differ"):
+    with pytest.raises(UserError, match="different classes"):
         labeled_images(["pets_train", "flowers102_train"])
 
 

@@ -280,20 +280,23 @@ def changed(where, **changes) -> dict:
 
 BAD_JSON = {
     "half written": ('{"images": [', "not valid JSON"),
-    "a list": ("[]", "no list 'images'"),
+    "a list": ("[]", "is a list, but must be an object with images, categories"),
     "boxes only": ({"images": []}, "no list 'categories'"),
     "no images": (content(images=[]), "lists no images"),
     "no categories": (content(categories=[]), "lists 0 classes"),
-    "no labels": (changed(("images", 1), sem_seg_file_name=None), r"images\[1\] has no 'sem_seg_file_name'"),
-    "no partner": (changed(("images", 1), ir_file_name=None), "image 'vis/2.png' has no ir_file_name"),
-    "odd missing": (changed(("images", 1), missing="infrard"), "'vis/2.png' says missing='infrard'.*did you"),
-    "id twice": (changed(("images", 1), id=1), "image id occurs twice"),
-    "no color": (changed(("categories", 0), color=None), r"categories\[0\] has no 'color'"),
-    "bad color": (changed(("categories", 0), color=[1, 2]), "class 'sky' has no color"),
-    "text as value": (changed(("categories", 0), id="4"), "'4' of categories"),
-    "class twice": (changed(("categories", 0), id=1), "1 of categories and ignored must occur there"),
-    "class ignored": (content(ignored=[4]), "4 of categories and ignored"),
-    "class 255": (changed(("categories", 0), id=255), "class 'sky' has the id 255"),
+    "no labels": (changed(("images", 1), sem_seg_file_name=None), "vis/2.png: it has no 'sem_seg_file_name'"),
+    "no partner": (changed(("images", 1), ir_file_name=None), "vis/2.png: it has no ir_file_name"),
+    "odd missing": (
+        changed(("images", 1), missing="infrard"),
+        "vis/2.png: missing is 'infrard', not .*did you",
+    ),
+    "id twice": (changed(("images", 1), id=1), r"images: id 1 occurs 2 times, first at images\[0\]"),
+    "no color": (changed(("categories", 0), color=None), r"category 4 \(sky\): it has no 'color'"),
+    "bad color": (changed(("categories", 0), color=[1, 2]), r"category 4 \(sky\): color is \[1, 2\], not"),
+    "text as value": (changed(("categories", 0), id="4"), "id is '4', not a value of label files"),
+    "class twice": (changed(("categories", 0), id=1), "categories: id 1 occurs 2 times"),
+    "class ignored": (content(ignored=[4]), "the value 4 is both the class 'sky' and ignored"),
+    "class 255": (changed(("categories", 0), id=255), r"category 255 \(sky\): id is 255, not"),
     "too many": (
         content(categories=[{"id": i + 256, "name": str(i), "color": [0, 0, 0]} for i in range(255)]),
         "lists 255 classes",
@@ -321,7 +324,7 @@ def test_what_cannot_train_together(register):
     name = register(content())
     assert len(segmentation_dicts([name, register(content(), "second_seg")])) == 4
     other = register(content(), "other_seg", protocol="foreground")
-    with pytest.raises(UserError, match="different classes cannot train together: some_seg .*other_seg"):
+    with pytest.raises(UserError, match="some_seg and other_seg have different classes"):
         segmentation_dicts([name, other])
     with pytest.raises(UserError, match="no data set is called 'some_sge'; did you mean 'some_seg'"):
         segmentation_dicts("some_sge")

@@ -87,7 +87,8 @@ def mfnet(root: Path) -> Path:
 def ade20k(root: Path) -> Path:
     for folder, stems in (("training", ("ADE_train_00000001", "ADE_train_00000002")), ("validation", "v")):
         for i, stem in enumerate(stems):
-            save(root / f"images/{folder}/{stem}.jpg", noise(i, 1 if i else 3))  # a few are gray
+            # A few are gray; no image is in both parts.
+            save(root / f"images/{folder}/{stem}.jpg", noise(i + len(folder), 1 if i else 3))
             save(root / f"annotations/{folder}/{stem}.png", labels(0, 1, 150))
     return root
 

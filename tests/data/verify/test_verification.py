@@ -152,7 +152,7 @@ def add_box(content, **changes):
 
 FAULTS = {
     lost: ("missing", "ir/2.png"),
-    unnamed: ("missing", "vis/2.png"),
+    unnamed: ("no partner", "vis/2.png"),
     truncated: ("unreadable", "ir/2.png"),
     no_image: ("unreadable", "vis/2.png"),
     unequal: ("unequal sizes", "vis/2.png"),
@@ -169,6 +169,15 @@ FAULTS = {
     lambda r, c: add_box(c, image_id=9): ("unknown image", "annotation 2"),
     lambda r, c: add_box(c, image_id=1): ("duplicate box", "annotation 2 of vis/1.png"),
     lambda r, c: add_box(c, id=1): ("duplicate id", "annotations"),
+    lambda r, c: add_box(c, bbox=None): ("wrong value", "annotation 2 of vis/2.png"),
+    lambda r, c: c["images"][1].update(width="96"): ("wrong value", "vis/2.png"),
+    lambda r, c: c["images"][1].update(ir_file_name="../2.png"): ("outside root", "vis/2.png"),
+    lambda r, c: c["categories"].append({"id": 2, "name": "car"}): ("duplicate name", "categories"),
+    lambda r, c: add_box(c, segmentation={"size": [1, 1], "counts": [1]}): (
+        "bad mask",
+        "annotation 2 of vis/2.png",
+    ),
+    lambda r, c: add_box(c, segmentation=[[5, 5, 15, 15]]): ("short polygon", "annotation 2 of vis/2.png"),
 }
 
 
@@ -300,8 +309,11 @@ def test_visible_only_set(labeled, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"categories": [{"id": "car", "name": "car", "color": [1, 1, 1]}]}, "at most 254 categories"),
-        ({"categories": [{"id": 1, "name": "car"}]}, r"categories\[0\] has no 'color'"),
+        (
+            {"categories": [{"id": i + 256, "name": str(i), "color": [1, 1, 1]} for i in range(255)]},
+            "at most 254",
+        ),
+        ({"ignored": [1]}, "the value 1 is both the class 'car' and ignored"),
         ({"images": None}, "has no list 'images'"),
     ],
 )
@@ -312,14 +324,30 @@ def test_broken_segmentation_json(change, message, labeled):
         check()
 
 
+@pytest.mark.parametrize(
+    "change, where",
+    [
+        ({"id": "car", "name": "car", "color": [1, 1, 1]}, "categories[0]"),
+        ({"id": 1, "name": "car"}, "category 1 (car)"),
+    ],
+)
+def test_faulty_categories_of_label_maps_are_found(change, where, labeled):
+    content, check = labeled
+    content["categories"] = [change]
+    assert [(f.kind, f.where) for f in check().findings] == [("wrong value", where)]
+
+
 def test_every_kind_has_a_test():
-    assert {kind for kind, _ in FAULTS.values()} | set(LABEL_FAULTS.values()) == set(KINDS)
+    # The last one needs two sets.
+    tested = {kind for kind, _ in FAULTS.values()} | set(LABEL_FAULTS.values()) | {"shared image"}
+    assert tested == set(KINDS)
 
 
 def test_images_shared_between_sets_are_found(pairs, tmp_path):
     pairs[1]()
     path = tmp_path / "annotations" / "train.json"
     report = verify({"train": (path, tmp_path), "val": (path, tmp_path)})
+    assert {f.kind for f in report.findings} == {"shared image"} and report.count("error") == 6
     assert [f.where for f in report.findings] == [
         f"val: {m}/{i}.png" for i in (1, 2, 3) for m in ("vis", "ir")
     ]
@@ -373,4 +401,8 @@ def test_tool_takes_names_and_an_image_root(main, pairs, tmp_path, capsys):
         main(["checked_sett"])
     with pytest.raises(UserError, match="none.json is missing"):
         main([str(tmp_path / "none.json")])
+    with pytest.raises(UserError, match="voc_2007_test has no JSON to check"):
+        main(["voc_2007_test"])
+    with pytest.raises(UserError, match="sample=-1: give a number"):
+        main([str(path), "--sample", "-1"])
     unregister("checked_set")

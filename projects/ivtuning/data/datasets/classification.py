@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 from ...errors import UserError
-from ..catalog import KnownSet, data_root, metadata, register, unregister
+from ..catalog import KnownSet, data_root, listed, metadata, register, set_facts, unregister
+from ..classes import class_names, in_order, read_sets
 from .classification_layouts import (
     Reader,
     need,
@@ -100,8 +100,10 @@ def _load(name: str, root: Path, part: str, reader: Reader) -> list[dict]:
             )
     for folder in {path.parent for path, _ in items}:
         need(folder)
-    MetadataCatalog.get(name).set(classes=classes)
-    return [dict(file_name=str(p), image_id=i, label=label) for i, (p, label) in enumerate(items, 1)]
+    order = in_order(name, classes)
+    set_facts(name, classes=order)
+    labels = [order.index(class_name) for class_name in classes]
+    return [dict(file_name=str(p), image_id=i, label=labels[label]) for i, (p, label) in enumerate(items, 1)]
 
 
 def labeled_images(names: str | Sequence[str], every_class: bool = False) -> list[dict]:
@@ -114,19 +116,15 @@ def labeled_images(names: str | Sequence[str], every_class: bool = False) -> lis
         UserError: an unknown name, a set of another kind, sets of different classes, a class without images,
             or a fault of a set's files.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    dicts, classes = [], []
+    names = listed(names)
     for name in names:
         if metadata(name).get("evaluator_type") != "classification":
             raise UserError(f"{name} is no classification set: use one registered by register_folder")
-        dicts += DatasetCatalog.get(name)
-        classes.append(metadata(name).classes)
-        if classes[-1] != classes[0]:
-            count = f"{len(classes[0])} and {len(classes[-1])}"
-            raise UserError(f"{names[0]} and {name} cannot train together: their classes differ ({count})")
-    empty = set(range(len(classes[0]))) - {record["label"] for record in dicts} if every_class else ()
+    dicts = list(chain.from_iterable(read_sets(names).values()))
+    classes = class_names(names[0])
+    empty = set(range(len(classes))) - {record["label"] for record in dicts} if every_class else ()
     if empty:
-        name = classes[0][min(empty)]
+        name = classes[min(empty)]
         raise UserError(f"{', '.join(names)}: class {min(empty)} ({name}) has no image to train on; add some")
     return dicts
 

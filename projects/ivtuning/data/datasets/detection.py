@@ -7,17 +7,25 @@ sets there that the scripts have made.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.data.datasets import load_coco_json
+from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
+from tabulate import tabulate
 
 from ...errors import UserError
+from ...utils.heap import collector_paused
 from .. import catalog
-from ..catalog import KnownSet, check_same_classes, data_root, image_root_of, metadata
+from ..catalog import KnownSet, data_root, image_root_of, metadata, set_facts
+from ..classes import class_names, in_order, read_sets
+from ..coco_json import read_coco
 from ..synthetic.generate import generate_once
 from . import segmentation
+
+logger = logging.getLogger("ivtuning.data")
 
 # Parts are named <split>_<part>; the synthetic set has a single split without a name.
 KNOWN = {
@@ -41,44 +49,52 @@ KNOWN = {
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
 }
 
-REQUIRED = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
-}
+
+LISTS = ("images", "annotations", "categories")
 
 
 def read_json(json_file: str | Path) -> dict:
-    """The content of a COCO JSON with images, annotations and categories; UserError if it is not one."""
-    return catalog.read_json(json_file, REQUIRED, KNOWN)
+    """The content of a detection set's JSON that training and evaluation share, see :func:`read_coco`."""
+    return read_coco(json_file, KNOWN)
+
+
+@collector_paused()
+def load_coco(name: str, json_file: str, image_root: str, paired: bool) -> list[dict]:
+    """The dicts of a set from its COCO JSON, sorted by image id; its classes become metadata.
+
+    Raises:
+        UserError: see :func:`register_pairs`. Without `paired`, no image needs a partner.
+    """
+    content = read_coco(json_file, KNOWN, image_root, paired)
+    root = image_root_of(content, json_file, image_root)
+    labels = category_labels(name, content)
+    annotations = defaultdict(list)
+    for box in content.get("annotations", ()):
+        kept = {key: box[key] for key in ("iscrowd", "bbox", "segmentation", "modality") if key in box}
+        kept |= {"category_id": labels[box["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
+        annotations[box["image_id"]].append(kept)
+    dicts = []
+    for image in sorted(content["images"], key=lambda image: image["id"]):
+        record = {"file_name": str(root / image["file_name"]), "image_id": image["id"]}
+        record |= {"height": image["height"], "width": image["width"]}
+        catalog.add_pair_keys(record, image, root)
+        dicts.append(record | {"annotations": annotations[image["id"]]})
+    return dicts
+
+
+def category_labels(name: str, content: dict) -> dict[int, int]:
+    """The label of each category id of a set's JSON, which becomes metadata together with the class names."""
+    names = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
+    order = in_order(name, list(names.values()))
+    labels = {number: order.index(class_name) for number, class_name in names.items()}
+    set_facts(name, thing_classes=order, thing_dataset_id_to_contiguous_id=labels)
+    return labels
 
 
 def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     if name.startswith("synthetic_") and not Path(json_file).exists():
         generate_once(image_root)
-    content = read_json(json_file)
-    root = image_root_of(content, json_file, image_root)
-    images = {image["id"]: image for image in content["images"]}
-    categories = {category["id"]: category["name"] for category in content["categories"]}
-    if not images or not categories:
-        raise UserError(f"{json_file} lists no {'categories' if images else 'images'}: prepare the set again")
-    catalog.check_partners(images.values(), json_file)
-    ids = set()
-    for box in content["annotations"]:
-        if box["category_id"] not in categories:
-            image = images.get(box["image_id"], {}).get("file_name")
-            known = ", ".join(f"{i} {n}" for i, n in categories.items())
-            raise UserError(
-                f"{json_file}: annotation {box['id']} of image {image!r} has unknown category id "
-                f"{box['category_id']} (known: {known}); fix the labels and prepare the set again"
-            )
-        if box["id"] in ids:
-            raise UserError(f"{json_file}: annotation id {box['id']} occurs twice; ids must be unique")
-        ids.add(box["id"])
-    dicts = load_coco_json(json_file, str(root), name, extra_annotation_keys=["modality"])
-    for record in dicts:
-        catalog.add_pair_keys(record, images[record["image_id"]], root)
-    return dicts
+    return load_coco(name, json_file, image_root, paired=True)
 
 
 def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> None:
@@ -90,8 +106,8 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
     exist); its dict states the same. ``info.image_root`` of the JSON takes precedence over `image_root`.
 
     Raises:
-        UserError: on reading: a missing or broken JSON, an image without partner, an unknown category id, or
-            an annotation id that occurs twice.
+        UserError: on reading: a missing JSON, or one with a fault (see :mod:`..faults`), which the message
+            names with its image or annotation.
     """
     json_file, image_root = str(json_file), str(image_root)
     facts = dict(json_file=json_file, image_root=image_root, evaluator_type="coco")
@@ -115,6 +131,30 @@ def register_known() -> None:
             register_pairs(name, path, root)
 
 
+def has_objects(record: dict) -> bool:
+    """Whether a dict has a box to train on, which is one that is no crowd."""
+    return any(not box.get("iscrowd") for box in record.get("annotations", ()))
+
+
+def log_classes(names: Sequence[str], dicts: list[dict]) -> None:
+    """Log how many boxes each class has."""
+    classes = class_names(names[0])
+    counts = Counter(box["category_id"] for record in dicts for box in record.get("annotations", ()))
+    rows = [[class_name, counts[i]] for i, class_name in enumerate(classes)]
+    table = tabulate([*rows, ["total", counts.total()]], ["class", "boxes"], tablefmt="pipe")
+    logger.info("%s: %d images\n%s", ", ".join(names), len(dicts), table)
+
+
+def check_masks(dicts: list[dict]) -> None:
+    """Raise UserError where an object has no mask, for models that learn or are evaluated on masks."""
+    for record in dicts:
+        if bare := sum("segmentation" not in box for box in record.get("annotations", ())):
+            raise UserError(
+                f"{bare} objects of {record['file_name']} have no mask, such as a polygon of three points: "
+                "add them, or train without masks (dataloader.train.mapper.use_instance_mask=False)"
+            )
+
+
 def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> list[dict]:
     """Dicts of one or several sets to train on.
 
@@ -124,19 +164,15 @@ def training_dicts(names: str | Sequence[str], filter_empty: bool = True) -> lis
     Raises:
         UserError: an unknown name, a set without any box, or sets whose classes differ.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    dicts, classes = [], {}
-    for name in names:
-        json_file = metadata(name).json_file
-        records = get_detection_dataset_dicts(name, filter_empty=False)
-        boxed = [
-            record for record in records if any(not a.get("iscrowd") for a in record.get("annotations", ()))
-        ]
+    dicts = []
+    sets = read_sets(names)
+    for name, records in sets.items():
+        boxed = [record for record in records if has_objects(record)]
         if not boxed:
+            json_file = metadata(name).get("json_file", "its annotations")
             raise UserError(f"{name} has no box to train on in {json_file}: prepare it again with its labels")
         dicts += boxed if filter_empty else records
-        classes[name] = MetadataCatalog.get(name).thing_classes
-    check_same_classes(classes)
+    log_classes(list(sets), dicts)
     return dicts
 
 

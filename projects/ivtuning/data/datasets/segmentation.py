@@ -20,34 +20,27 @@ A set without any ``ir_file_name`` is visible-only. The protocol says which clas
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...errors import UserError, nearest
 from .. import catalog
 from ..catalog import (
     add_pair_keys,
-    check_partners,
-    check_same_classes,
     data_root,
-    image_root_of,
+    listed,
     metadata,
     register,
+    roots_of,
+    set_facts,
 )
+from ..classes import in_order, read_sets
+from ..faults import faults, refuse
 from ..labels import IGNORE, MAX_CLASSES
 from ..synthetic.generate import generate_once
 from .segmentation_layouts import BACKGROUND, KNOWN, PROTOCOLS
 
-REQUIRED = {
-    "images": ("id", "file_name", "sem_seg_file_name", "height", "width"),
-    "categories": ("id", "name", "color"),
-}
-
-
-def read_json(json_file: str | Path) -> dict:
-    """The content of a JSON with images that name label maps, and categories; UserError if it is not one."""
-    return catalog.read_json(json_file, REQUIRED, KNOWN)
+LISTS = ("images", "categories")
 
 
 def register_segmentation(
@@ -57,8 +50,8 @@ def register_segmentation(
 
     Its dicts are {"file_name", "ir_file_name"?, "sem_seg_file_name", "height", "width", "image_id", "time"?,
     "missing"?, "label_ids"}, see :func:`..labels.read_labels`; train ids follow the order of the values in
-    the files. The metadata are detectron2's for semantic segmentation, and `protocol`; those about classes
-    are set when the set is first read.
+    the files, or another set's order, see :func:`..classes.align_classes`. The metadata are detectron2's for
+    semantic segmentation, and `protocol`; those about classes are set when the set is first read.
 
     Raises:
         UserError: an unknown `protocol`. On reading: a missing or broken JSON, classes whose ids cannot be
@@ -75,49 +68,38 @@ def register_segmentation(
 def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dict]:
     if name.startswith("synthetic_") and not Path(json_file).exists():
         generate_once(image_root)
-    content = read_json(json_file)
-    root, images = image_root_of(content, json_file, image_root), content["images"]
+    content = catalog.read_json(json_file, LISTS, KNOWN)
+    roots, images = roots_of(content, json_file, image_root), content["images"]
+    paired = any(isinstance(image, dict) and image.get("ir_file_name") for image in images)
+    refuse(faults(content, labeled=True, paired=paired, roots=roots), json_file)
     if not images:
         raise UserError(f"{json_file} lists no images: prepare the set again")
-    if len({image["id"] for image in images}) < len(images):
-        raise UserError(f"{json_file}: an image id occurs twice; prepare the set again")
-    if any(image.get("ir_file_name") for image in images):
-        check_partners(images, json_file)
-    classes, ids = _classes(content, json_file, protocol)
-    MetadataCatalog.get(name).set(
-        stuff_classes=[c["name"] for c in classes],
+    classes, ignored = _classes(content, json_file, protocol)
+    order = in_order(name, [c["name"] for c in classes])
+    classes.sort(key=lambda c: order.index(c["name"]))
+    numbers = {c["id"]: i for i, c in enumerate(classes)}
+    ids = numbers | dict.fromkeys(ignored, IGNORE)
+    set_facts(
+        name,
+        stuff_classes=order,
         stuff_colors=[list(c["color"]) for c in classes],
-        stuff_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(classes)},
+        stuff_dataset_id_to_contiguous_id=numbers,
     )
     dicts = []
     for image in images:
-        record = {key: str(root / image[key]) for key in ("file_name", "sem_seg_file_name")}
+        catalog.simplify(image)
+        record = {key: str(roots[0] / image[key]) for key in ("file_name", "sem_seg_file_name")}
         record |= {"height": image["height"], "width": image["width"], "image_id": image["id"]}
-        add_pair_keys(record, image, root)
+        add_pair_keys(record, image, roots[0])
         dicts.append(record | {"label_ids": ids})
     return dicts
 
 
-def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], dict[int, int]]:
-    """The classes that count, sorted by value, and the train id (or 255) of every known value."""
-    classes, ignored = content["categories"], content.get("ignored") or []
-    values = [c["id"] for c in classes] + ignored
-    for value in values:
-        if not isinstance(value, int) or not 0 <= value < 2**16 or values.count(value) > 1:
-            raise UserError(
-                f"{json_file}: {value!r} of categories and ignored must occur there once and be an integer "
-                "of 16 bits; prepare the set again"
-            )
+def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], list[int]]:
+    """The classes that count, sorted by value, and the values that are ignored."""
+    classes, ignored = content["categories"], ignored_values(content, json_file)
     for c in classes:
-        color = c["color"]
-        if c["id"] == IGNORE:
-            raise UserError(
-                f"{json_file}: class {c['name']!r} has the id {IGNORE}, which is ignored: give another id"
-            )
-        if not (isinstance(color, list) and len(color) == 3 and all(v in range(256) for v in color)):
-            raise UserError(
-                f"{json_file}: class {c['name']!r} has no color [r, g, b] of 0..255: fix it there"
-            )
+        c["name"] = c["name"].strip()
     if protocol == "foreground":
         if BACKGROUND not in (c["id"] for c in classes):
             raise UserError(
@@ -127,8 +109,23 @@ def _classes(content: dict, json_file: str, protocol: str) -> tuple[list[dict], 
         classes, ignored = [c for c in classes if c["id"] != BACKGROUND], [*ignored, BACKGROUND]
     if not 0 < len(classes) <= MAX_CLASSES:
         raise UserError(f"{json_file} lists {len(classes)} classes that count: give 1 to {MAX_CLASSES}")
-    classes = sorted(classes, key=lambda c: c["id"])
-    return classes, {c["id"]: i for i, c in enumerate(classes)} | dict.fromkeys(ignored, IGNORE)
+    return sorted(classes, key=lambda c: c["id"]), ignored
+
+
+def ignored_values(content: dict, json_file: str | Path) -> list[int]:
+    """The values of label files that are no class; UserError unless they are, or a class has one of them."""
+    ignored = [] if (given := content.get("ignored")) is None else given
+    classes = {c["id"]: c["name"] for c in content["categories"]}
+    if not isinstance(ignored, list):
+        raise UserError(f"{json_file}: ignored is {ignored!r:.60}, not a list of values: correct it there")
+    for value in ignored:
+        if type(value) is not int or not 0 <= value < 2**16:
+            raise UserError(f"{json_file}: ignored has {value!r:.60}: give values of label files, 0 to 65535")
+        if value in classes:
+            raise UserError(
+                f"{json_file}: the value {value} is both the class {classes[value]!r} and ignored: remove one"
+            )
+    return ignored
 
 
 def register_known() -> None:
@@ -149,15 +146,11 @@ def segmentation_dicts(names: str | Sequence[str]) -> list[dict]:
         UserError: an unknown name, a set of another kind, sets whose classes differ, or a fault of a JSON
             (see :func:`register_segmentation`).
     """
-    names = [names] if isinstance(names, str) else list(names)
-    dicts, classes = [], {}
+    names = listed(names)
     for name in names:
         if metadata(name).get("protocol") not in PROTOCOLS:
             raise UserError(f"{name} has no label maps: use one registered by register_segmentation")
-        dicts += DatasetCatalog.get(name)
-        classes[name] = metadata(name).stuff_classes
-    check_same_classes(classes)
-    return dicts
+    return list(chain.from_iterable(read_sets(names).values()))
 
 
 register_known()

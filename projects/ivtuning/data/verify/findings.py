@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from tabulate import tabulate
 
+from ..faults import ADVICE
 from ..labels import class_table
 
 # kind: (severity, what to do)
 KINDS = {
+    **{kind: ("error", advice) for kind, advice in ADVICE.items()},
     "missing": (
         "error",
         "copy the file there, or correct info.image_root; else remove the pair and prepare again",
@@ -23,17 +25,18 @@ KINDS = {
     "unknown value": ("error", "fix the label map, or list the value in categories or ignored"),
     "unequal sizes": ("error", "align the pair again, or crop and resize one image to the other"),
     "wrong size": ("error", "the JSON was made from other files: prepare the set again"),
-    "same image": ("error", "the infrared file holds the visible image: fetch it again"),
-    "duplicate id": ("error", "ids must be unique: prepare the set again"),
-    "unknown image": ("error", "the annotation belongs to no image: prepare the set again"),
-    "unknown class": ("error", "fix the label or add the category, then prepare the set again"),
     "box outside": ("error", "clip the box to the image (the prepare scripts do), or fix the label"),
     "degenerate box": ("error", "remove the box: it is under 1 px wide or high"),
     "colored infrared": ("warning", "false colors or swapped folders: use the gray infrared images"),
-    "duplicate image": (
-        "warning",
-        "two images have equal pixels: remove one, above all across train and validation",
+    "shared image": (
+        "error",
+        "two sets have the same image, so figures of one with a model of the other mean nothing: remove it",
     ),
+    "short polygon": (
+        "warning",
+        "a mask needs three points of two numbers each: the object has its box alone, and no mask",
+    ),
+    "duplicate image": ("warning", "two images have equal pixels: remove one"),
     "duplicate box": ("warning", "two equal boxes of one class: remove one, or it counts as a missed object"),
     "only background": ("warning", "look at the image: are there objects without labels?"),
     "only ignored": ("warning", "the image is useless for training and evaluation: leave it out"),
@@ -101,6 +104,11 @@ class Report:
             "median_dy": median([s.dy for s in sure]),
             "worst": [asdict(s) for s in sure[:worst]],
         }
+
+    def first_error(self) -> str:
+        """The first error in one line, with what to do; there must be one."""
+        first = next(f for f in self.findings if KINDS[f.kind][0] == "error")
+        return f"{first.where:.200}: {first.detail:.200} ({first.kind}); {KINDS[first.kind][1]}"
 
     def as_dict(self) -> dict:
         """The report for ``--json``: counts by kind, all findings, misalignment, classes of label maps."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +17,11 @@ from ...errors import UserError
 from ...utils.progress import track
 from .. import catalog
 from ..datasets import detection, segmentation
+from ..faults import faults, name_of
 from ..image_files import BadPair, image_size
 from ..images import read_pair
 from ..labels import IGNORE, MAX_CLASSES, read_labels
+from ..masks import nested, polygons
 from ..modalities import FILE_KEYS, MODALITIES
 from .findings import CONFIDENT, Finding, Report, Shift
 
@@ -48,29 +50,29 @@ def estimate_shift(visible: np.ndarray, infrared: np.ndarray) -> tuple[float, fl
     return dx, dy, max(0.0, confidence)
 
 
-def check_annotations(content: dict) -> Iterator[Finding]:
-    """Yield the faults that a COCO JSON shows by itself: ids, categories, boxes."""
-    images = {image["id"]: image for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
-    for key in ("images", "annotations", "categories"):
-        for number, times in Counter(item["id"] for item in content[key]).items():
-            if times > 1:
-                yield Finding("duplicate id", key, f"id {number} occurs {times} times")
+def check_boxes(images: Mapping[int, dict], annotations: Mapping[int, dict]) -> Iterator[Finding]:
+    """Yield what is odd about boxes and polygons whose values are good.
+
+    Args:
+        images: id -> image. Annotations of others are passed over.
+        annotations: index in the JSON -> annotation.
+    """
     seen: dict[tuple, int] = {}
-    for box in content["annotations"]:
-        where = f"annotation {box['id']}"
+    for i, box in annotations.items():
         if (image := images.get(box["image_id"])) is None:
-            yield Finding("unknown image", where, f"image id {box['image_id']}")
             continue
-        where += f" of {image['file_name']}"
-        if box["category_id"] not in categories:
-            yield Finding("unknown class", where, f"category id {box['category_id']}")
+        where = name_of("annotations", i, box, images)
         x, y, w, h = box["bbox"]
         if w < 1 or h < 1:
             yield Finding("degenerate box", where, f"{w} x {h} px")
         # Half a pixel of tolerance for rounded coordinates.
         elif min(x, y) < -0.5 or x + w > image["width"] + 0.5 or y + h > image["height"] + 0.5:
             yield Finding("box outside", where, f"{box['bbox']} in {image['width']}x{image['height']}")
+        mask = box.get("segmentation")
+        if isinstance(mask, list) and len(polygons(mask)) < len(nested(mask)):
+            yield Finding(
+                "short polygon", where, f"polygons of {', '.join(str(len(p)) for p in nested(mask))} numbers"
+            )
         place = (box["image_id"], box["category_id"], *(round(v, 1) for v in box["bbox"]))
         if (first := seen.setdefault(place, box["id"])) != box["id"]:
             yield Finding("duplicate box", where, f"same as annotation {first}")
@@ -98,12 +100,12 @@ def _check_image(
 
 def _check_pair(root: Path, image: dict, gray: bool, measure: bool) -> _Checked:
     name, partner, absent = image["file_name"], image.get("ir_file_name"), image.get("missing")
-    if not partner and absent != "infrared":
-        return _Checked([Finding("missing", name, "the JSON names no ir_file_name")])
     present = dict(zip(MODALITIES, (name, partner), strict=True))
     present.pop(absent, None)
     files = {file: root / file for file in present.values()}
-    if lost := [Finding("missing", f, f"no file {path}") for f, path in files.items() if not path.is_file()]:
+    if lost := [
+        Finding("missing", f, f"no file {path}") for f, path in files.items() if not os.path.isfile(path)
+    ]:
         return _Checked(lost)
     try:
         sizes = {file: "{}x{}".format(*image_size(path)) for file, path in files.items()}
@@ -143,21 +145,17 @@ class _Labels:
     """Checks the label maps of one set. All its classes count, whatever protocol the set is used with."""
 
     def __init__(self, content: dict, json_file: str | Path):
-        categories = content["categories"]
-        values = [c["id"] for c in categories] + (content.get("ignored") or [])
-        if len(categories) > MAX_CLASSES or not all(isinstance(v, int) and 0 <= v < 2**16 for v in values):
-            raise UserError(
-                f"{json_file}: give at most {MAX_CLASSES} categories, whose ids, like ignored, are values of "
-                "label files, 0 to 65535"
-            )
+        categories, ignored = content["categories"], segmentation.ignored_values(content, json_file)
+        if len(categories) > MAX_CLASSES:
+            raise UserError(f"{json_file} lists {len(categories)} categories: give at most {MAX_CLASSES}")
         self.names = [c["name"] for c in categories]
-        self.ids = dict.fromkeys(values, IGNORE) | {c["id"]: i for i, c in enumerate(categories)}
+        self.ids = dict.fromkeys(ignored, IGNORE) | {c["id"]: i for i, c in enumerate(categories)}
 
     def check(self, root: Path, image: dict) -> tuple[Finding | None, np.ndarray | None]:
         """A fault of an image's label map, if any, and its (K + 1,) pixels by class, ignored ones last."""
         name, size = image["sem_seg_file_name"], (image["width"], image["height"])
         path = root / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             return Finding("missing", name, f"no file {path}"), None
         try:
             if (own := image_size(path)) != size:
@@ -177,14 +175,16 @@ class _Labels:
         return None, counts
 
 
-def _read(json_file: str | Path) -> dict:
-    """The content of a detection or segmentation JSON; UserError if it is neither."""
+def _read(json_file: str | Path) -> tuple[dict, bool]:
+    """The unchecked content of a JSON, and whether its images have label maps instead of boxes."""
     labeled = Path(json_file).parent.name == "segmentation"
     known = segmentation.KNOWN if labeled else detection.KNOWN
-    content = catalog.read_json(json_file, {"images": ("file_name",)}, known)
-    if labeled or any("sem_seg_file_name" in image for image in content["images"]):
-        return segmentation.read_json(json_file) | {"annotations": []}
-    return detection.read_json(json_file)
+    content = catalog.read_json(json_file, segmentation.LISTS, known)
+    for key in segmentation.LISTS:
+        if not content[key]:
+            raise UserError(f"{json_file} lists no {key}: prepare the set again")
+    labeled |= any(isinstance(image, dict) and "sem_seg_file_name" in image for image in content["images"])
+    return (content if labeled else catalog.read_json(json_file, detection.LISTS, known)), labeled
 
 
 def verify(
@@ -198,34 +198,47 @@ def verify(
         gray_visible: accept visible images of one channel.
 
     Raises:
-        UserError: a JSON that is missing, or neither a detection nor a segmentation file.
+        UserError: a JSON that is missing or unreadable, or neither a detection nor a segmentation file.
     """
+    if sample < 0:
+        raise UserError(f"sample={sample}: give a number of pairs from 0")
     report = Report()
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for name, (json_file, image_root) in sets.items():
-        content = _read(json_file)
-        root = catalog.image_root_of(content, json_file, image_root)
-        images = content["images"]
-        labels = _Labels(content, json_file) if any("sem_seg_file_name" in i for i in images) else None
-        paired = labels is None or any(image.get("ir_file_name") for image in images)
-        report.images += len(images)
-        report.annotations += len(content["annotations"])
-        report.findings += check_annotations(content)
+        content, labeled = _read(json_file)
+        roots = catalog.roots_of(content, json_file, image_root)
+        named = [i for i in content["images"] if isinstance(i, dict)]
+        paired = not labeled or any(image.get("ir_file_name") for image in named)
+        found = list(faults(content, labeled, paired, roots))
+        report.findings += [Finding(fault.kind, fault.where, fault.detail) for fault in found]
+        report.images += len(content["images"])
+        # Only what has good values can be looked at more closely.
+        faulty = {fault.entry for fault in found if not fault.kind.startswith("duplicate")}
+        images = [image for i, image in enumerate(content["images"]) if ("images", i) not in faulty]
+        for image in images:
+            catalog.simplify(image)
+        labels = None
+        if labeled and not any(key == "categories" for key, _ in faulty):
+            labels = _Labels(content, json_file)
+        if not labeled:
+            report.annotations += len(content["annotations"])
+            boxes = {i: a for i, a in enumerate(content["annotations"]) if ("annotations", i) not in faulty}
+            report.findings += check_boxes({image["id"]: image for image in images}, boxes)
         measured = set(np.linspace(0, len(images) - 1, min(sample, len(images)), dtype=int).tolist())
         measure = [i in measured for i in range(len(images))]
         pixels = []
         with ThreadPoolExecutor() as pool:
-            results = pool.map(partial(_check_image, root, labels, paired, gray_visible), images, measure)
+            check = partial(_check_image, roots[0], labels, paired, gray_visible)
+            results = pool.map(check, images, measure)
             for checked in track(results, name, total=len(images)):
                 report.findings += checked.findings
                 report.shifts += [checked.shift] if checked.shift else []
                 pixels += [] if checked.pixels is None else [checked.pixels]
                 for file, digest in checked.hashes.items():
-                    where = f"{name}: {file}"
-                    if digest in seen:
-                        report.findings.append(Finding("duplicate image", where, f"as {seen[digest]}"))
-                    else:
-                        seen[digest] = where
+                    first, original = seen.setdefault(digest, (name, file))
+                    if (first, original) != (name, file):
+                        kind = "duplicate image" if first == name else "shared image"
+                        report.findings.append(Finding(kind, f"{name}: {file}", f"as {first}: {original}"))
         if labels is not None:
             report.pixels[name] = (labels.names, np.array(pixels).reshape(-1, len(labels.names) + 1))
     return report
