@@ -175,7 +175,7 @@ def test_metadata(tmp_path):
     notes = {"dataset": "m3fd_scene_train", "AP": 41.5}
     save_adapter(model, tmp_path / "a.safetensors", ["backbone"], torch.bfloat16, notes, config)
     header = read_metadata(tmp_path / "a.safetensors")
-    assert header["tuner"] == {"name": "IVTuning", "options": {"hidden_dim": 8}}
+    assert header["tuner"] == {"name": "IVTuning", "revision": 1, "options": {"hidden_dim": 8}}
     assert header["stem"] == {"name": "PromptStem", "options": {}}
     assert header["widths"] == [32, 32] and header["groups"] == ["backbone"] and header["dtype"] == "bfloat16"
     assert header["fingerprint"] == fingerprint(model.backbone.net) and header["base_weights"] == "mae.pth"
@@ -201,6 +201,7 @@ def test_another_base_is_refused_with_both_names(tmp_path):
     [
         (lambda: trained_on(0, 1, tuner="Frozen"), "made by tuner IVTuning, not Frozen: set "),
         (lambda: trained_on(0, 1, stem="SumStem"), "made by stem PromptStem, not SumStem"),
+        (lambda: _revised(trained_on(0, 1)), "made by revision 1 of IVTuning, .*revision 2.*train it again"),
         (lambda: _wide(trained_on(0, 1)), "adapter1.down.weight: file 8x32, model 16x32; "),
         (lambda: _more_classes(trained_on(0, 1)), "2 tensors differing .task/roi_heads.*cls_score.weight"),
         (lambda: _no_heads(trained_on(0, 1)), "file 12x8, model none"),
@@ -213,6 +214,11 @@ def test_misfits_change_nothing(tmp_path, make, message):
     with pytest.raises(UserError, match=message):
         load_adapter(model, tmp_path / "a.safetensors")
     assert same(model.state_dict(), before)
+
+
+def _revised(model):
+    model.backbone.net.tuner.revision = 2
+    return model
 
 
 def _wide(model):

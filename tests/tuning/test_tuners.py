@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import instantiate
+from helpers.equations import reference
 from helpers.tiny import swin, vitdet
 from helpers.tuned import (
     ADDING,
@@ -200,35 +201,29 @@ def test_disabling_leaves_a_stem_without_parameters_as_it_is():
         assert torch.equal(outputs(net), outputs(frozen("vitdet").eval()))
 
 
-def written_out(net, tuner: str, x, drop=lambda y: y):
-    """The papers' block, tuned by `tuner`; `drop` is drop-path on the MLP."""
-    block, adapters = net.blocks[1], net.tuner.blocks[1]
-    a = x + block.attend(block.norm1(x))
-    if tuner == "Mona":
-        a = adapters.adapter1(a)
-        return adapters.adapter2(a + drop(block.mlp(block.norm2(a))))
-    if tuner == "Adapter":
-        a = a + adapters.adapter1(a)
-        y = block.mlp(block.norm2(a))
-        return a + drop(y + adapters.adapter2(y))
-    return a + drop(block.mlp(block.norm2(a))) + 0.1 * adapters.branch(a)
+class Scaled(nn.Module):
+    """Stands in for drop-path, and tells what is added before it from what is added after."""
 
+    def __init__(self, kept: float):
+        super().__init__()
+        self.kept = kept
 
-class Dropped(nn.Module):
     def forward(self, x):
-        return torch.zeros_like(x)
+        return self.kept * x
 
 
-@pytest.mark.parametrize("trunk", ["vitdet", "swin"])
-@pytest.mark.parametrize("tuner", ["Mona", "Adapter", "AdaptFormer"])
-def test_placement(trunk, tuner):
+@on_every_trunk
+@pytest.mark.parametrize("tuner", [*ADDING, *SELECTING])
+def test_whole_trunks_are_their_equations(trunk, tuner):
     net = wake(build(trunk, tuner)).eval()
-    torch.manual_seed(3)
-    x = torch.randn(2, 5, 7, net.blocks[1].norm1.weight.numel())
-    assert torch.allclose(net.blocks[1](x, net.block_adapters(1), x), written_out(net, tuner, x), atol=1e-6)
-    net.blocks[1].drop_path2 = Dropped()
-    dropped = written_out(net, tuner, x, torch.zeros_like)
-    assert torch.allclose(net.blocks[1](x, net.block_adapters(1), x), dropped, atol=1e-6)
+    for i, block in enumerate(net.blocks):
+        block.drop_path1, block.drop_path2 = Scaled(0.5 + 0.1 * i), Scaled(0.9 - 0.1 * i)
+    expected = reference(net, images())
+    with torch.no_grad():
+        maps = net(images())
+    assert maps.keys() == expected.keys()
+    for name, map in maps.items():
+        assert torch.allclose(map, expected[name], rtol=1e-4, atol=1e-5), name
 
 
 @on_every_trunk

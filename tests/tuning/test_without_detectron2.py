@@ -26,7 +26,7 @@ for name, tuner in ivtuning.tuning.TUNERS.items():
     tuner = tuner()
     tuner.attach([24, 24])
     for adapters in tuner.blocks or ():
-        y = adapters.after_attention(x, x)
+        y = adapters.after_attention(x + adapters.on_attention(x, x), x)
         y = adapters.after_mlp(y + adapters.on_mlp(y, x), y, x)
         y.square().sum().backward()
         with torch.no_grad():

@@ -17,7 +17,7 @@ ACTIVATION_CHECKPOINTING = (None, "mlp", "block")
 
 
 class OpenBlock:
-    """Mixin that opens timm's pre-norm block at the three sites of :mod:`ivtuning.tuning.base`.
+    """Mixin that opens timm's pre-norm block at the four sites of :mod:`ivtuning.tuning.base`.
 
     Attributes:
         activation_checkpointing: one of ACTIVATION_CHECKPOINTING; the trunk sets it.
@@ -48,9 +48,12 @@ class OpenBlock:
         self, x: Tensor, adapters: BlockAdapters | None, prompt: Tensor | None, **attention: Tensor
     ) -> Tensor:
         """The block without checkpointing of the whole; see :meth:`forward`."""
-        x = x + self.drop_path1(self.ls1(self.attend(self.norm1(x), **attention)))
-        if adapters is not None:
-            x = adapters.after_attention(x, prompt)
+        y = self.ls1(self.attend(self.norm1(x), **attention))
+        if adapters is None:
+            x = x + self.drop_path1(y)
+        else:
+            y = adapters.on_attention(y, x)
+            x = adapters.after_attention(x + self.drop_path1(y), prompt)
         if self.activation_checkpointing == "mlp" and torch.is_grad_enabled():
             # It stops once all kept activations are there again, so a frozen last layer, which keeps none, is
             # not computed twice.

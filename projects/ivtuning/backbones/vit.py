@@ -65,17 +65,24 @@ class PatchTokenAdapters:
     def _map(self, x: Tensor) -> Tensor:
         return x[:, self.prefix :].unflatten(1, self.size)
 
-    def _join(self, x: Tensor, patches: Tensor) -> Tensor:
-        return torch.cat([x[:, : self.prefix], patches.flatten(1, 2)], 1)
+    def _at_patches(self, x: Tensor, site: Callable[..., Tensor], *others: Tensor) -> Tensor:
+        before = self._map(x)
+        after = site(before, *others)
+        if after is before:  # nothing there
+            return x
+        return torch.cat([x[:, : self.prefix], after.flatten(1, 2)], 1)
+
+    def on_attention(self, y: Tensor, x: Tensor) -> Tensor:
+        return self._at_patches(y, self.adapters.on_attention, self._map(x))
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        return self._join(x, self.adapters.after_attention(self._map(x), prompt))
+        return self._at_patches(x, self.adapters.after_attention, prompt)
 
     def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
-        return self._join(y, self.adapters.on_mlp(self._map(y), self._map(x)))
+        return self._at_patches(y, self.adapters.on_mlp, self._map(x))
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
-        return self._join(y, self.adapters.after_mlp(self._map(y), self._map(x), prompt))
+        return self._at_patches(y, self.adapters.after_mlp, self._map(x), prompt)
 
 
 class VisionTransformer(Trunk):

@@ -198,6 +198,12 @@ def load_adapter(
             raise UserError(
                 f"{path}: made by {plugin} {theirs}, not {ours}: set model.backbone.net.{plugin}={theirs}"
             )
+    theirs, ours = header["tuner"].get("revision", 1), trunk.tuner.revision
+    if theirs != ours:
+        raise UserError(
+            f"{path}: made by revision {theirs} of {header['tuner']['name']}, which computes something else "
+            f"than this one, revision {ours}, with the same tensors: train it again"
+        )
     own, frozen = _split_model(model, place)
     theirs, ours = header["fingerprint"], _digest(frozen)
     if theirs != ours and not merged:
@@ -251,6 +257,8 @@ def _check_tensors(path: str | os.PathLike, file: dict[str, Tensor], model: dict
 def _describe(trunk: Trunk, plugin: str, config: DictConfig | None) -> dict:
     """The plugin's class and, where there is a config, its options."""
     described: dict = {"name": type(getattr(trunk, plugin)).__name__}
+    if plugin == "tuner":
+        described["revision"] = trunk.tuner.revision
     if config is not None:
         from omegaconf import OmegaConf
 

@@ -31,10 +31,10 @@ class Bottleneck(nn.Module):
 
 
 class BottleneckAdapters(TwoAdapters):
-    """One bottleneck on the residual stream after the attention, one on the MLP's output before drop-path."""
+    """One bottleneck on the attention's output and one on the MLP's, both before drop-path and residual."""
 
-    def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        return x + self.adapter1(x)
+    def on_attention(self, y: Tensor, x: Tensor) -> Tensor:
+        return y + self.adapter1(y)
 
     def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
         return y + self.adapter2(y)
@@ -53,6 +53,7 @@ class Adapter(Tuner):
     """
 
     unmergeable = GELU_INSIDE
+    revision = 2  # the first one had the bottleneck behind the attention on the residual stream
 
     def __init__(self, hidden_dim: int = 64, dropout: float = 0.1, zero_init: bool = False):
         super().__init__()

@@ -1,11 +1,11 @@
 """What a tuning method is: modules at a block's sites, and a choice of trunk parameters.
 
-A transformer block has three sites, in this order::
+A transformer block has four sites, in this order::
 
-    x = x + Attention(norm1(x))
-    x = after_attention(x)                   # site 1
-    y = on_mlp(MLP(norm2(x)), x)             # site 2
-    x = after_mlp(x + y, x)                  # site 3
+    y = on_attention(Attention(norm1(x)), x) # site 1
+    x = after_attention(x + y)               # site 2
+    y = on_mlp(MLP(norm2(x)), x)             # site 3
+    x = after_mlp(x + y, x)                  # site 4
 
 A method subclasses :class:`Tuner`, builds one :class:`BlockAdapters` for each block and, where it trains
 parts of the trunk itself, selects them. Nothing is ever chosen by a substring of a name.
@@ -31,16 +31,20 @@ class BlockAdapters(nn.Module):
     site. `prompt` is what IV-tuning carries from block to block (docs/method.md 1.5); others ignore it.
     """
 
+    def on_attention(self, y: Tensor, x: Tensor) -> Tensor:
+        """Site 1, on the attention's output `y` before drop-path and residual; `x` is its input before norm."""
+        return y
+
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        """Site 1, on the residual stream after the attention is added."""
+        """Site 2, on the residual stream after the attention is added."""
         return x
 
     def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
-        """Site 2, on the MLP's output `y` before drop-path and residual; `x` is its input before the norm."""
+        """Site 3, on the MLP's output `y` before drop-path and residual; `x` is its input before the norm."""
         return y
 
     def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
-        """Site 3, on the residual stream `y` after the MLP is added; `x` is the stream before it."""
+        """Site 4, on the residual stream `y` after the MLP is added; `x` is the stream before it."""
         return y
 
     def reset_to_identity(self) -> None:
@@ -71,12 +75,15 @@ class Tuner(nn.Module):
         zero_init: whether :meth:`attach` makes what it built the identity.
         needs: images that the stem must use for the method to make sense, of "visible" and "infrared".
         unmergeable: why :meth:`merge` is refused, in words that follow the method's name and a colon.
+        revision: counts up when the same tensors come to mean another function. An adapter file of another
+            revision is refused.
     """
 
     enabled = True
     zero_init = False
     needs: tuple[str, ...] = ()
     unmergeable = "what it adds to a block is no linear map"
+    revision = 1
 
     def attach(self, widths: Sequence[int]) -> None:
         """Build the added modules; `widths` holds the channel width of every block of the trunk, in order."""
