@@ -9,8 +9,8 @@ import pytest
 import timm
 import torch
 from fvcore.nn import FlopCountAnalysis
-from helpers.tiny import swin
-from helpers.tools import load_tool
+from helpers.tiny import swin, vitdet
+from helpers.tools import ROOT, load_tool
 
 from ivtuning.backbones.presets import TRUNKS, VIT_14_SIZES, VIT_SIZES
 from ivtuning.backbones.stems import PromptStem, VisibleOnly
@@ -64,8 +64,7 @@ def swin_l():
 @pytest.fixture
 def few(monkeypatch):
     """Only these are counted, to be quick."""
-    for name in TUNERS.keys() - {"IVTuning", "Mona", "Full"}:
-        monkeypatch.delitem(TUNERS, name)
+    monkeypatch.setattr(costs, "TUNERS", {name: TUNERS[name] for name in ("IVTuning", "Mona", "Full")})
 
 
 @pytest.mark.slow
@@ -123,7 +122,7 @@ def test_adapter_megabytes_are_those_of_the_file(tmp_path, monkeypatch, few):
 @pytest.mark.parametrize("tuner", [Frozen, Mona])
 def test_meta_counts_what_fvcore_counts_on_real_tensors(tuner):
     trunk = swin(VisibleOnly(), tuner()).eval()
-    # So that fvcore sees attention's two products; norms are no products.
+    # So that fvcore too sees attention's two products; norms are no products.
     trunk.set_attn_backend("plain")
     ours = costs.count_macs(trunk, (32, 48))
     analysis = FlopCountAnalysis(trunk, torch.zeros(1, 6, 32, 48)).unsupported_ops_warnings(False)
@@ -131,6 +130,44 @@ def test_meta_counts_what_fvcore_counts_on_real_tensors(tuner):
     assert ours == sum(theirs[op] for op in ("conv", "linear", "matmul"))
     with torch.device("meta"):
         assert costs.count_macs(swin(VisibleOnly(), tuner()).eval(), (32, 48)) == ours
+
+
+# Of a map of N tokens, in blocks of width C, by the equations of docs/method.md.
+N, C = 6 * 5, 24
+WINDOWS = 6 * 6  # the same map, padded to windows of 3
+BY_HAND = {
+    "Adapter": 4 * 2 * (2 * C * 16) * N,
+    "AdaptFormer": 4 * (2 * C * 16) * N,
+    # Mona's three depthwise convolutions run as one of 7x7.
+    "Mona": 4 * 2 * (2 * C * 16 + 49 * 16 + 16**2) * N,
+    # Query and value projections, in two blocks of windows and two global ones.
+    "LoRA": 2 * (2 * C * 16) * 2 * (N + WINDOWS),
+    # Hybrid and prompt adapters; infrared's embedding of 8x8 patches and the prompt generator.
+    "IVTuning": (
+        4 * 2 * (2 * C * 16 + 9 * 4 + 2 * 16**2 + 2 * C * 8) * N
+        + (3 * 8**2 * C + 3 * C * 8 + 9 * 2 + 2 * 8**2) * N
+    ),
+}
+
+
+@pytest.mark.parametrize("tuner", BY_HAND)
+@pytest.mark.parametrize("training", [False, True])
+def test_macs_are_those_counted_by_hand(tuner, training):
+    width = {"rank": 16} if tuner == "LoRA" else {"hidden_dim": 16}
+    stem = PromptStem() if tuner == "IVTuning" else VisibleOnly()
+    tuned = vitdet(stem, TUNERS[tuner](**width)).train(training)
+    frozen = vitdet(VisibleOnly(), Frozen()).train(training)
+    with torch.no_grad():
+        tuned(torch.randn(1, 6, 48, 40))  # evaluation keeps constants from here on
+    assert costs.count_macs(tuned, (48, 40)) - costs.count_macs(frozen, (48, 40)) == BY_HAND[tuner]
+
+
+@pytest.mark.slow
+def test_the_readme_has_the_tools_table(main, capsys, few):
+    main(["--trunk", "swin_l", "--all-tuners"])
+    table = capsys.readouterr().out.strip()
+    assert " 9.67 " in table
+    assert set(table.splitlines()) <= set((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
 
 
 @pytest.mark.slow

@@ -5,26 +5,29 @@ from __future__ import annotations
 import torch
 from tabulate import tabulate
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones.presets import TRUNKS
 from ..backbones.stems import PromptStem, VisibleOnly
 from ..backbones.trunk import Trunk
+from ..benchmark.subjects.reference import plain
 from ..checkpoint.adapter import trained_tensors
 from ..engine.parameters import count_parameters
 from ..errors import UserError, nearest
 from ..tuning import TUNERS, Frozen, IVTuning
+from ..utils.arithmetic import FlopCounter
 
 
 def count_macs(trunk: Trunk, size: tuple[int, int]) -> int:
     """Multiply-accumulates of matrix products and convolutions for one pair of (height, width) pixels.
 
+    The trunk is counted as its modules are defined, whichever backends and precomputed constants it uses.
     On the meta device counting takes no memory and no arithmetic.
     """
+    trunk = plain(trunk)
     device = next(trunk.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounter() as counter:
         trunk(torch.empty(1, 6, *size, device=device))
-    return counter.get_total_flops() // 2
+    return counter.total() // 2
 
 
 def compare_tuners(name: str, size: tuple[int, int] = (480, 640)) -> dict:

@@ -32,7 +32,7 @@ class BlockAdapters(nn.Module):
     """
 
     def on_attention(self, y: Tensor, x: Tensor) -> Tensor:
-        """Site 1, on the attention's output `y` before drop-path and residual; `x` is its input before norm."""
+        """Site 1, on the attention's output `y` before drop-path and residual; `x`: its input before norm."""
         return y
 
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...backbones.stems import PromptStem, Stem, VisibleOnly
 from ...backbones.trunk import Trunk
 from ...tuning import Frozen, Full, IVTuning
+from ...utils.arithmetic import FlopCounter
 from ..subjects.reference import explicit, plain
 from ..subjects.trunks import build
 from .timing import interleaved
@@ -62,9 +62,9 @@ def rate(device: torch.device, dtype: torch.dtype) -> float:
 def count(trunk: Trunk, size: tuple[int, int]) -> int:
     """FLOPs of matrix products and convolutions, forward and backward, for one image or pair."""
     device = next(trunk.parameters()).device
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         energy(trunk(torch.empty(1, 6, *size, device=device))).backward()
-    return counter.get_total_flops()
+    return counter.total()
 
 
 def energy(outputs: dict[str, Tensor]) -> Tensor:
