@@ -7,11 +7,11 @@ import argparse
 import json
 import warnings
 
+from ivtuning.config.command_line import ToolParser
 from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
-examples:
-  tools/benchmark.py step --trunk vitdet_b --depth 3 --repeats 3 --no-1024
+tools/benchmark.py step --trunk vitdet_b --depth 3 --repeats 3 --no-1024
   tools/benchmark.py all --threads 2 --json
   tools/benchmark.py growth --trunk vitdet_s --size 384 --plot growth.png
   tools/benchmark.py neighbor --repeats 3
@@ -44,11 +44,7 @@ def parse(argv) -> argparse.Namespace:
     """
     from ivtuning.benchmark.parts import PARTS
 
-    parser = argparse.ArgumentParser(
-        description=f"{__doc__}\n\n{describe(PARTS)}",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ToolParser(f"{__doc__}\n\n{describe(PARTS)}", EXAMPLE)
     add = parser.add_argument
     add("part", choices=[*PARTS, "all"], metavar="part", help="what to measure, see above")
     add(
@@ -60,7 +56,6 @@ def parse(argv) -> argparse.Namespace:
     add(
         "--size",
         nargs="+",
-        type=positive,
         metavar="PX",
         help="side, or height and width (default: 512, Swin 480 640, model 640)",
     )
@@ -87,10 +82,14 @@ def parse(argv) -> argparse.Namespace:
     add("--config-file", metavar="FILE", help="model: LazyConfig file under configs/")
     add("overrides", nargs="*", metavar="key=value", help="model: changes to the config, after another flag")
     add("--json", action="store_true", help="print one JSON object, last")
-    # Intermixed, because overrides may stand behind flags.
-    args = parser.parse_intermixed_args(argv)
-    if args.size and len(args.size) > 2:
-        raise UserError(f"--size {' '.join(map(str, args.size))}: give one side, or height and width")
+    args = parser.parse_args(argv)
+    if args.size:
+        # Overrides may stand right behind it.
+        args.overrides += [word for word in args.size if "=" in word]
+        sides = [word for word in args.size if "=" not in word]
+        if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and int(side) for side in sides):
+            raise UserError(f"--size {' '.join(sides)}: give one side, or height and width, in pixels")
+        args.size = [int(side) for side in sides]
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give 0 or more")
     if args.part == "model":

@@ -7,19 +7,15 @@ page that shows them all (index.html). It takes about ten minutes on two CPU cor
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from pathlib import Path
 
+from ivtuning.config.command_line import ToolParser
 from ivtuning.errors import run_tool
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  tools/demo.py --output output/demo train.max_iter=20",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ToolParser(__doc__, "tools/demo.py --output output/demo train.max_iter=20")
     parser.add_argument(
         "--output", type=Path, default=Path("output/demo"), help="folder (default: output/demo)"
     )
@@ -30,9 +26,7 @@ def main(argv):
         help="changes to every run's config; those of a head apply to the runs that have it",
     )
     args = parser.parse_args(argv)
-    warnings.simplefilter(
-        "ignore"
-    )  # libraries warn about each other, and a user of the demo cannot act on it
+    warnings.simplefilter("ignore")  # libraries warn about each other
 
     from ivtuning import demo
 

@@ -71,6 +71,8 @@ def parse(argv: Sequence[str]):
         raise UserError("give one of --dataset NAME, --vis PATH with --ir PATH, or --curves RUN...")
     if not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold:g} is not a score: give a number from 0 to 1")
+    if args.dataset and "," in args.dataset:
+        raise UserError(f"--dataset {args.dataset}: draw one set after the other, each with its own --output")
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: give at least 1")
     if args.queries is not None and args.queries < 1:
@@ -152,7 +154,8 @@ def painter_of_config(cfg, threshold: float):
         from omegaconf.errors import OmegaConfBaseException
 
         with contextlib.suppress(UserError, OmegaConfBaseException):
-            name = cfg.dataloader.evaluator.dataset_name
+            names = cfg.dataloader.evaluator.dataset_name
+            name = names if isinstance(names, str) else names[0]  # of one kind and classes
             with contextlib.suppress(UserError):
                 # This registers its class names. If it is not on this machine, pictures show numbers.
                 read_dataset(name)

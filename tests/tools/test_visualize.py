@@ -12,12 +12,15 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.drawings import CLASSES, annotation, instances
 from helpers.tools import ROOT, load_tool
 from PIL import Image
 
 from ivtuning import predictor
+from ivtuning.data.catalog import unregister
+from ivtuning.data.datasets.classification import register_folder
 from ivtuning.data.datasets.segmentation import register_segmentation
 from ivtuning.data.labels import read_labels
 from ivtuning.errors import UserError
@@ -231,6 +234,42 @@ def test_tool_draws_label_maps_of_a_dataset(tool, labeled, tmp_path, monkeypatch
     assert Image.open(tmp_path / "truth" / "1D.png").height < both.shape[0]
 
 
+@pytest.fixture
+def classes(tmp_path):
+    """A registered classification set: a red, a gray and a palette image of two classes."""
+    for name, mode in (("rose/a", "RGB"), ("rose/b", "P"), ("tulip/c", "L")):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, (50, 40), 90).save(tmp_path / "set" / f"{name}.png")
+    register_folder("drawn_flowers", tmp_path / "set")
+    yield "drawn_flowers"
+    unregister("drawn_flowers")
+
+
+def test_tool_draws_classes_of_a_dataset(tool, classes, tmp_path, monkeypatch):
+    tool.main(["--dataset", classes, "--output", str(tmp_path / "truth"), "--grid"])
+    html = (tmp_path / "truth" / "index.html").read_text()
+    assert "a<small>rose</small>" in html and "c<small>tulip</small>" in html and "top-1" not in html
+
+    monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
+    monkeypatch.setattr(predictor, "Predictor", lambda *args: lambda record: torch.tensor([0.75, 0.25]))
+    argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", classes]
+    tool.main([*argv, "--output", str(tmp_path / "out")])
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "c<small>tulip; predicted rose 0.75</small>" in html
+    assert "top-1 accuracy here</dt><dd>66.7" in html and "threshold" not in html
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "b.png", "c.png"]
+
+    monkeypatch.setattr(predictor, "Predictor", lambda *args: half_right)
+    with pytest.raises(UserError, match="predicts label maps, which cannot be drawn on .*a.png"):
+        tool.main([*argv, "--output", str(tmp_path / "wrong")])
+
+
+def test_sets_of_detectron2_without_files_are_reported(tool, tmp_path):
+    for name in ("coco_2017_val", "voc_2007_test", "flowers102_test"):
+        with pytest.raises(UserError, match="is missing: unpack"):
+            tool.main(["--dataset", name, "--output", str(tmp_path / "out")])
+
+
 def test_several_models_are_compared_by_name(labeled, tmp_path):
     records, classes = gallery.read_dataset(labeled)
     assert classes == ["ground", "car"]
@@ -289,6 +328,7 @@ def test_predictions_of_another_task_are_reported(tool, labeled, dataset, tmp_pa
         (["--dataset", "x", "train.seed=1"], "go with --config-file"),
         (["--dataset", "x", "--threshold", "30"], "from 0 to 1"),
         (["--dataset", "x", "--limit", "0"], "at least 1"),
+        (["--dataset", "drawn_pairs,x"], "one set after the other"),
         (["--dataset", "drawn_pair"], "did you mean 'drawn_pairs'"),
     ],
 )

@@ -122,3 +122,31 @@ def test_bad_runs_are_reported(tmp_path):
     path.write_text('{"iteration": 3, "lr": 0.1}\n')
     with pytest.raises(UserError, match="no total_loss and no scores yet"):
         read_curves(run)
+    path.write_text("")
+    with pytest.raises(UserError, match="no total_loss and no scores yet"):
+        read_curves(run)
+
+
+@pytest.mark.parametrize("value", ["null", "NaN", "Infinity", '"3.5"', "[1]", "1" + "0" * 400])
+def test_values_that_are_no_numbers_are_left_out(tmp_path, value):
+    run = write_run(tmp_path / "run", [4.0])
+    with open(run / "metrics.json", "a") as file:
+        file.write(f'{{"iteration": 20, "total_loss": {value}, "bbox/AP": {value}}}\n')
+        file.write('\n{"iteration": 40, "total_loss": 2}\n')
+    assert read_curves(run).loss.tolist() == [[0, 4.0], [40, 2.0]]
+
+
+@pytest.mark.parametrize("line", ['{"iteration": null}', '{"iteration": 1e999}', "[1]", "3", "null", "{}"])
+def test_lines_that_are_no_metrics_are_named(tmp_path, line):
+    run = write_run(tmp_path / "run", [4.0])
+    path = run / "metrics.json"
+    path.write_text(f"{line}\n{path.read_text()}")
+    with pytest.raises(UserError, match=r"metrics.json line 1 is not"):
+        read_curves(run)
+
+
+@pytest.mark.parametrize("config", ["train: {best_metric: [a]}", "train: {best_metric: 5}", "\0", "{}"])
+def test_configs_that_name_no_metric(tmp_path, config):
+    run = write_run(tmp_path / "run", [4.0], [10.0])
+    (run / "config.yaml").write_text(config)
+    assert read_curves(run).metric == "bbox/AP"

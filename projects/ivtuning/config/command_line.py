@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
 
 from ..errors import UserError
 
@@ -10,18 +11,12 @@ from ..errors import UserError
 def tool_parser(description: str, example: str, config_required: bool = True) -> argparse.ArgumentParser:
     """A parser for ``--config-file FILE`` and ``key=value`` overrides, to which a tool adds its flags.
 
-    Flags may stand before, between or after the overrides. A wrong command line raises
-    :class:`.errors.UserError`. `example` is shown at the end of ``--help``.
+    See :class:`ToolParser`.
     """
-    parser = _ToolParser(
-        description=description,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ToolParser(description, example)
     parser.add_argument(
         "--config-file", required=config_required, metavar="FILE", help="LazyConfig file under configs/"
     )
-    parser.add_argument("--traceback", action="store_true", help="show the whole stack of an error")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -31,10 +26,24 @@ def tool_parser(description: str, example: str, config_required: bool = True) ->
     return parser
 
 
-class _ToolParser(argparse.ArgumentParser):
-    def parse_args(self, args=None, namespace=None):
+class ToolParser(argparse.ArgumentParser):
+    """The parser of a tool, with ``--traceback`` and an `example` at the end of ``--help``.
+
+    Flags may stand before, between or after other arguments. A wrong command line raises
+    :class:`.errors.UserError`, so that it ends like every other error, with exit code 1.
+    """
+
+    def __init__(self, description: str, example: str):
+        super().__init__(
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument("--traceback", action="store_true", help="show the whole stack of an error")
+
+    def parse_args(self, args=None, namespace=None):  # noqa: ANN201 (as argparse has it)
         # Intermixed, because plain parse_args refuses overrides on both sides of a flag.
         return self.parse_intermixed_args(args, namespace)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

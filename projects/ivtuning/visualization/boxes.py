@@ -12,7 +12,7 @@ from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
-from .panels import PAPER, RGB, Panel, caption_font, color, enlargement, lay_out
+from .panels import PAPER, RGB, Panel, caption_font, class_name, color, enlargement, lay_out
 
 PANELS = ("visible", "infrared", "blend")
 
@@ -86,7 +86,7 @@ def draw_pair(
         panels.append([Panel(i, name, title) for i, name in zip(drawn, PANELS, strict=True)])
     shown = sorted({c for _, objects in rows if objects for c in objects.classes})
     dashed = any(any(objects.dashed) for _, objects in rows if objects)
-    legend = [(_name(c, classes), color(c)) for c in shown]
+    legend = [(class_name(c, classes), color(c)) for c in shown]
     return lay_out(panels, legend, "dashed: only one camera shows it" if dashed else "")
 
 
@@ -132,17 +132,13 @@ def draw_objects(
         _outline(pen, box, color(category), line, 4 * line if broken else 0)
     taken: list[tuple] = []
     for i, (box, category) in enumerate(zip(boxes, objects.classes, strict=True)):
-        text = _name(category, classes)
+        text = class_name(category, classes)
         if objects.scores is not None:
             text += f" {objects.scores[i]:.2f}"
         if objects.notes and objects.notes[i]:
             text += f" ({objects.notes[i]})"
         draw_label(pen, box, text, color(category), font, image.size, taken)
     return image
-
-
-def _name(category: int, classes: Sequence[str]) -> str:
-    return classes[category] if category < len(classes) else f"class {category}"
 
 
 def _mask(segmentation, height: int, width: int) -> np.ndarray | None:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..utils.files import atomic_write
-from .panels import FAINT, INK, PAPER, save_image
+from .panels import FAINT, INK, PAPER, one_line, save_image
 
 THUMB = 640  # width of a thumbnail in pixels
 GRID = 24  # most pictures in contact_sheet.png
@@ -78,7 +78,7 @@ def write_contact_sheet(
         if grid and len(thumbs) < GRID:
             thumbs.append(thumb)
         cards.append(
-            f'<figure><a href="{quote(picture.file)}"><img src="{quote(name)}" alt="{escape(picture.title)}"'
+            f'<figure><a href="{_link(picture.file)}"><img src="{_link(name)}" alt="{escape(picture.title)}"'
             f' width="{THUMB}" height="{tall}" loading="lazy"></a>'
             f"<figcaption>{escape(picture.title)}<small>{escape(picture.note)}</small></figcaption></figure>"
         )
@@ -96,8 +96,12 @@ def write_contact_sheet(
     if thumbs:
         save_image(_grid(thumbs, pictures), folder / "contact_sheet.png")
     with atomic_write(folder / "index.html") as temp:
-        temp.write_text(page, encoding="utf-8")
+        temp.write_text(page, encoding="utf-8", errors="replace")
     return folder / "index.html"
+
+
+def _link(file: str) -> str:
+    return quote(os.fsencode(file))
 
 
 def _grid(thumbs: Sequence[Image.Image], pictures: Sequence[Picture]) -> np.ndarray:
@@ -109,9 +113,10 @@ def _grid(thumbs: Sequence[Image.Image], pictures: Sequence[Picture]) -> np.ndar
     pen = ImageDraw.Draw(sheet)
     for i, (thumb, picture) in enumerate(zip(thumbs, pictures, strict=False)):
         x, y = gap + i % columns * cell_wide, gap + i // columns * cell_tall
-        pen.text((x, y + 12), picture.title, INK, font, anchor="lm")
-        room = THUMB - pen.textlength(picture.title, font) - 2 * gap
-        pen.text((x + THUMB, y + 12), _cut(picture.note, room, pen, font), FAINT, font, anchor="rm")
+        title = _cut(one_line(picture.title), THUMB, pen, font)
+        pen.text((x, y + 12), title, INK, font, anchor="lm")
+        room = THUMB - pen.textlength(title, font) - 2 * gap
+        pen.text((x + THUMB, y + 12), _cut(one_line(picture.note), room, pen, font), FAINT, font, anchor="rm")
         sheet.paste(thumb, (x, y + 28))
     return np.asarray(sheet)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ import yaml
 
 from ..errors import UserError
 from ..utils.files import atomic_write
+from .panels import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 LOSS = "total_loss"
 # The figures of the tasks' evaluations that a run is judged by, and their names in the picture.
@@ -56,16 +59,20 @@ def read_curves(run: str | os.PathLike) -> Curves:
     metrics = dict.fromkeys([chosen, *METRICS] if chosen else METRICS)
     points: dict[str, dict[int, float]] = {key: {} for key in (LOSS, *metrics)}
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             entry = json.loads(line)
             iteration = int(entry["iteration"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             if number == len(lines):
                 break
             raise UserError(f"{path} line {number} is not a line of metrics: remove it") from error
         for key, values in points.items():
-            if np.isfinite(entry.get(key, np.nan)):
-                values[iteration] = entry[key]
+            value = entry.get(key)
+            # A loss that overflowed is written as NaN or null, according to the writer.
+            if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
+                values[iteration] = value
     if not any(points.values()):
         raise UserError(f"{path} has no {LOSS} and no scores yet: let the run go on for a while")
     metric = next((key for key in metrics if points[key]), chosen)
@@ -107,23 +114,30 @@ def draw_curves(curves: dict[str, Curves]) -> Figure:
 
     metrics = list(dict.fromkeys(c.metric for c in curves.values() if c.metric)) or [None]
     figure = Figure(figsize=(6 * (1 + len(metrics)), 4.6), dpi=130, layout="constrained")
+    named: dict[Line2D, str] = {}
     loss, *panels = figure.subplots(1, 1 + len(metrics), sharex=True)
     for i, (name, curve) in enumerate(curves.items()):
         tint = f"C{i % 10}"
         x, y = curve.loss.T
         loss.plot(x, y, color=tint, alpha=0.2, linewidth=0.8)
-        loss.plot(x, smooth(y, len(y) // 15), color=tint, linewidth=1.8, label=name)
+        (line,) = loss.plot(x, smooth(y, len(y) // 15), color=tint, linewidth=1.8)
+        named[line] = name
         # A run that nothing is known about yet is listed in the first panel.
         panel = panels[metrics.index(curve.metric) if curve.metric else 0]
         x, y = curve.scores.T
         best = f"{name} (best {y.max():.1f})" if len(y) else name
-        panel.plot(x, y, color=tint, marker="o", markersize=4, linewidth=1.4, label=best)
+        (line,) = panel.plot(x, y, color=tint, marker="o", markersize=4, linewidth=1.4)
+        named[line] = best
     titles = ["total loss", *(METRICS.get(m, m) if m else "evaluation" for m in metrics)]
     for panel, title in zip((loss, *panels), titles, strict=True):
-        panel.set(xlabel="iteration", title=title)
+        panel.set(xlabel="iteration", title=one_line(title))
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=9)
+        # Handed over explicitly, or names that begin with an underscore would be left out.
+        handles = [line for line in panel.lines if line in named]
+        legend = panel.legend(handles, [named[line] for line in handles], frameon=False, fontsize=9)
+        for text in (*legend.get_texts(), panel.title):
+            text.set_parse_math(False)  # a dollar sign is one
     for panel, metric in zip(panels, metrics, strict=True):
         if not any(len(c.scores) for c in curves.values() if c.metric == metric):
             panel.text(0.5, 0.5, "not evaluated yet", transform=panel.transAxes, ha="center", color="0.5")
@@ -134,9 +148,10 @@ def _best_metric(run: Path) -> str | None:
     """`train.best_metric` of the config.yaml in the folder `run`; None if it is not there or empty."""
     try:
         config = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), _PlainLoader)
-        return config["train"]["best_metric"] or None
-    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        metric = config["train"]["best_metric"]
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
         return None
+    return metric if metric and isinstance(metric, str) else None
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -151,7 +166,10 @@ def _array(points: dict[int, float]) -> np.ndarray:
 
 
 def _names(runs: Sequence[str | os.PathLike]) -> list[str]:
-    """The folders' names, or their whole paths if two names are equal."""
+    """The folders' names, or their whole paths if two names are equal, or these with numbers."""
     paths = [Path(r) for r in runs]
-    names = [p.resolve().name for p in paths]
-    return names if len(set(names)) == len(names) else [str(p) for p in paths]
+    for names in ([p.resolve().name for p in paths], paths):
+        names = [one_line(name, 60) for name in names]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{i} {name}" for i, name in enumerate(names, 1)]

@@ -9,12 +9,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
+from PIL import Image
 from torch import Tensor
 
-from ..data.datasets import segmentation  # noqa: F401  (registers its sets)
+from ..data.datasets import classification, segmentation  # noqa: F401  (register their sets)
 from ..data.datasets.detection import metadata
 from ..data.images import read_pair
 from ..data.labels import read_labels
+from ..data.mappers.classification import ClassificationMapper
 from ..data.modalities import absent_modality
 from ..errors import UserError
 from ..evaluation.confusion import confusion, summary
@@ -22,17 +24,24 @@ from ..utils.progress import track
 from .boxes import draw_pair
 from .contact_sheet import Picture, write_contact_sheet
 from .label_maps import caption, draw_label_maps
-from .panels import RGB, save_image
+from .panels import RGB, Panel, class_name, enlargement, lay_out, one_line, save_image
 from .query_pictures import draw_queries
 
 Pixels: TypeAlias = np.ndarray | None  # (H, W, 3) uint8; None if the image is missing
 
 # What a prediction that is not boxes holds.
 KINDS = {np.ndarray: "label maps", Tensor: "class scores"}
+# Where the metadata of a set has its class names, by the kind of its evaluator; boxes' are "thing_classes".
+CLASSES_OF = {"sem_seg": "stuff_classes", "classification": "classes"}
 
 
 class Painter(Protocol):
     """Draws the pairs of one task."""
+
+    def read(self, record: dict, ir_range: Sequence[float] | None) -> tuple[Pixels, Pixels]:
+        """The visible and the infrared image of a dataset dict; see :func:`draw_records`."""
+        # Gray visible images can be drawn in any case; the mapper of a model decides about them.
+        return read_pair(record, ir_range, absent_modality(record), True)
 
     def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[np.ndarray, dict]:
         """Draw a dataset dict; return the picture and the fields of its :class:`Picture`.
@@ -44,7 +53,7 @@ class Painter(Protocol):
         """Lines for the page's header that concern all drawn pairs."""
 
 
-class BoxPainter:
+class BoxPainter(Painter):
     """Draws boxes and masks, see :func:`draw_pair`. A missing image is black."""
 
     def __init__(self, classes: Sequence[str], threshold: float):
@@ -81,7 +90,7 @@ class QueryPainter(BoxPainter):
         return {"queries": f"at most {self.count} of a pair"}
 
 
-class LabelPainter:
+class LabelPainter(Painter):
     """Draws label maps, see :func:`draw_label_maps`. `protocol` is the set's evaluation protocol or None."""
 
     def __init__(self, classes: Sequence[str] = (), colors: Sequence[RGB] = (), protocol: str | None = None):
@@ -107,6 +116,41 @@ class LabelPainter:
         for name, matrix in self._confusion.items():
             facts[f"mIoU here {name}".strip()] = f"{summary(matrix)['mIoU']:.1f}"
         return facts
+
+
+class ClassPainter(Painter):
+    """Draws images of a classification set, captioned with their class and the model's most probable one."""
+
+    def __init__(self, classes: Sequence[str] = ()):
+        self.classes = classes
+        self._correct: dict[str, list[bool]] = {}
+
+    def read(self, record: dict, ir_range: Sequence[float] | None) -> tuple[Pixels, Pixels]:
+        image = ClassificationMapper(is_train=False)(record)["image"]
+        return image.permute(1, 2, 0).numpy(), None
+
+    def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[np.ndarray, dict]:
+        _check(prediction, Tensor, record)
+        size = (enlargement(vis.shape[1]) * vis.shape[1], enlargement(vis.shape[1]) * vis.shape[0])
+        image = Image.fromarray(vis).resize(size, Image.Resampling.BICUBIC)
+        label = record.get("label")
+        truth = "" if label is None else class_name(label, self.classes)
+        rows, notes = [] if prediction is not None else [[Panel(image, truth)]], []
+        models = prediction if isinstance(prediction, Mapping) else {"": prediction}
+        for name, scores in models.items() if prediction is not None else ():
+            best = int(scores.argmax())
+            notes.append(f"{name} {class_name(best, self.classes)} {scores[best]:.2f}".strip())
+            rows.append([Panel(image, truth, notes[-1])])
+            if label is not None:
+                self._correct.setdefault(name, []).append(best == label)
+        return lay_out(rows), {"score": "; ".join(filter(None, [truth, *(f"predicted {n}" for n in notes)]))}
+
+    def facts(self) -> dict:
+        """The share of drawn images whose most probable class is theirs, of each model."""
+        return {
+            f"top-1 accuracy here {name}".strip(): f"{100 * sum(hits) / len(hits):.1f}"
+            for name, hits in self._correct.items()
+        }
 
 
 def _fill(vis: Pixels, ir: Pixels) -> list[np.ndarray]:
@@ -150,11 +194,12 @@ def draw_records(
     output.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Picture] = {}
     for record in track(records, "drawing"):
-        # Gray visible images can be drawn in any case; the mapper of `predict` decides about them.
-        vis, ir = read_pair(record, getattr(predict, "ir_range", None), absent_modality(record), True)
+        vis, ir = painter.read(record, getattr(predict, "ir_range", None))
         picture, fields = painter.draw(record, vis, ir, predict(record) if predict else None)
         stem = Path(record["file_name"]).stem
-        if f"{stem}.png" in pictures:  # a file of the same name in another folder
+        if not stem.isprintable() or len(stem.encode()) > 200:  # no name for a file everywhere
+            stem = one_line(stem, 60)
+        while f"{stem}.png" in pictures:  # a file of the same name in another folder
             stem = f"{stem}_{record['image_id']}"
         save_image(picture, output / f"{stem}.png")
         title = f"{stem}, {record['time']}" if "time" in record else stem
@@ -164,10 +209,20 @@ def draw_records(
 
 
 def read_dataset(name: str) -> tuple[list[dict], list[str]]:
-    """The dataset dicts and the class names of a registered dataset."""
+    """The dataset dicts and the class names of a registered dataset.
+
+    Raises:
+        UserError: an unknown name, or a fault of the set's files.
+    """
     facts = metadata(name)
-    records = DatasetCatalog.get(name)
-    return records, facts.stuff_classes if facts.get("evaluator_type") == "sem_seg" else facts.thing_classes
+    try:
+        records = DatasetCatalog.get(name)
+    except FileNotFoundError as error:  # of detectron2's own sets
+        raise UserError(
+            f"{name}: {error.filename} is missing: unpack the release there, or set DETECTRON2_DATASETS to "
+            "its root"
+        ) from error
+    return records, facts.get(CLASSES_OF.get(facts.get("evaluator_type"), "thing_classes"), [])
 
 
 def painter_of(name: str, threshold: float) -> Painter:
@@ -178,5 +233,9 @@ def painter_of(name: str, threshold: float) -> Painter:
     """
     facts = metadata(name)
     if facts.get("evaluator_type") == "sem_seg":
-        return LabelPainter(facts.get("stuff_classes", []), facts.get("stuff_colors", []), facts.protocol)
+        return LabelPainter(
+            facts.get("stuff_classes", []), facts.get("stuff_colors", []), facts.get("protocol")
+        )
+    if facts.get("evaluator_type") == "classification":
+        return ClassPainter(facts.get("classes", []))
     return BoxPainter(facts.get("thing_classes", []), threshold)

@@ -11,7 +11,7 @@ from PIL import Image
 from ..data.labels import IGNORE
 from ..errors import UserError
 from ..evaluation.confusion import confusion, summary
-from .panels import RGB, Panel, color, enlargement, lay_out
+from .panels import RGB, Panel, class_name, color, enlargement, lay_out
 
 VEIL = 0.55  # opacity of a class' color over the image
 EDGE = 0.5  # and over white, on outlines
@@ -86,7 +86,7 @@ def draw_label_maps(
         rows.append(row)
     rows = rows or [[Panel(Image.fromarray(image), name) for name, image in images.items()]]
     shown = sorted(set().union(*(np.unique(labels).tolist() for labels in maps.values())))
-    legend = [(_name(k, classes), tuple(table[k].tolist())) for k in shown if k != IGNORE]
+    legend = [(class_name(k, classes), tuple(table[k].tolist())) for k in shown if k != IGNORE]
     legend += [("wrong", WRONG)] if wrong_shown else []
     legend += [("ignored", IGNORED)] if IGNORE in shown else []
     return lay_out(rows, legend)
@@ -126,7 +126,3 @@ def _errors(image: np.ndarray, wrong: np.ndarray, truth: np.ndarray) -> np.ndarr
 
 def _enlarge(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(labels.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def _name(k: int, classes: Sequence[str]) -> str:
-    return classes[k] if k < len(classes) else f"class {k}"

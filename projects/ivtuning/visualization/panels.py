@@ -37,6 +37,21 @@ def enlargement(width: int) -> int:
     return max(1, -(-MIN_PANEL // width))
 
 
+def one_line(text: object, most: int = 80) -> str:
+    """`text` as pictures and pages can show it: a name may hold line breaks, or bytes that are no UTF-8.
+
+    A text of more than `most` characters is shortened in the middle.
+    """
+    line = " ".join(str(text).encode("utf-8", "replace").decode("utf-8").split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= most else f"{line[: most // 2]}…{line[1 - most // 2 :]}"
+
+
+def class_name(category: int, classes: Sequence[str]) -> str:
+    """What pictures call a contiguous class id; a number where `classes` has no name for it."""
+    return one_line(classes[category]) if category < len(classes) else f"class {category}"
+
+
 def caption_font(width: int) -> ImageFont.FreeTypeFont:
     """The font for panels of `width` pixels."""
     return ImageFont.load_default(max(14, round(width / 36)))
