@@ -121,6 +121,11 @@ def test_loader_of_a_registered_set(pairs, capsys):
     [
         (["step", "--trunk", "swin_x"], "no trunk is called 'swin_x'"),
         (["infer", "--trunk", "vitdet_b", "--depth", "5"], "--depth 5: give a multiple of 3"),
+        (["step", "--repeats", "0"], "give a whole number from 1"),
+        (["setp"], "invalid choice: 'setp'"),
+        (["step", "--bogus"], "unrecognized arguments: --bogus"),
+        (["infer", "--size", "0"], "--size 0: give one side"),
+        (["infer", "--size", "x=1"], "give one side"),
         (["infer", "--size", "1", "2", "3"], "--size 1 2 3: give one side, or height and width"),
         (["data", "--workers", "-1"], "--workers -1: give 0 or more"),
         (["distributed", "--processes", "1"], "--processes 1: give 2 or more"),
@@ -146,8 +151,7 @@ def test_help_needs_no_torch(capsys, monkeypatch):
     assert "tools/benchmark.py step --trunk vitdet_b" in capsys.readouterr().out
 
 
-def test_repeats_of_zero(capsys):
-    with pytest.raises(SystemExit) as exit:
-        load_tool("benchmark").main(["step", "--repeats", "0"])
-    assert exit.value.code == 2
-    assert "give a whole number from 1" in capsys.readouterr().err
+def test_overrides_may_stand_behind_the_size():
+    argv = ["model", "--config-file", "c.py", "--size", "128", "train.precision=bf16", "train.seed=1"]
+    args = load_tool("benchmark").parse(argv)
+    assert args.size == [128] and args.overrides == ["train.precision=bf16", "train.seed=1"]
