@@ -256,6 +256,7 @@ def test_only_help_needs_the_trunks(main, monkeypatch):
         ("--trunk swin_b --all-tuners train.max_iter=1", "'train.max_iter=1' changes a config"),
         ("--trunk swin_x --all-tuners", "no trunk is called 'swin_x'; did you mean 'swin_"),
         ("--trunk swin_t --all-tuners --size 0 4", "size 0 x 4: give a height"),
+        ("--trunk swin_t --all-tuners --size 99999999999 4", "at most 65,536"),
     ],
 )
 def test_wrong_command_lines_are_reported(main, line, message):

@@ -268,6 +268,8 @@ def test_sets_of_detectron2_without_files_are_reported(tool, tmp_path):
     for name in ("coco_2017_val", "voc_2007_test", "flowers102_test"):
         with pytest.raises(UserError, match="is missing: unpack"):
             tool.main(["--dataset", name, "--output", str(tmp_path / "out")])
+    with pytest.raises(UserError, match="lvis_v1_val needs the package lvis|is missing: unpack"):
+        tool.main(["--dataset", "lvis_v1_val", "--output", str(tmp_path / "out")])
 
 
 def test_several_models_are_compared_by_name(labeled, tmp_path):

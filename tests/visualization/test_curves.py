@@ -136,7 +136,21 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path, value):
     assert read_curves(run).loss.tolist() == [[0, 4.0], [40, 2.0]]
 
 
-@pytest.mark.parametrize("line", ['{"iteration": null}', '{"iteration": 1e999}', "[1]", "3", "null", "{}"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"iteration": null}',
+        '{"iteration": 1e999}',
+        '{"iteration": -1}',
+        '{"iteration": ' + "9" * 400 + "}",
+        "[1]",
+        "[" * 100_000,
+        "3",
+        "null",
+        "{}",
+    ],
+    ids=lambda line: line[:20],
+)
 def test_lines_that_are_no_metrics_are_named(tmp_path, line):
     run = write_run(tmp_path / "run", [4.0])
     path = run / "metrics.json"
@@ -150,3 +164,11 @@ def test_configs_that_name_no_metric(tmp_path, config):
     run = write_run(tmp_path / "run", [4.0], [10.0])
     (run / "config.yaml").write_text(config)
     assert read_curves(run).metric == "bbox/AP"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_an_editor_saved_is_read(tmp_path, encoding):
+    run = write_run(tmp_path / "run", [4.0, 3.0])
+    text = (run / "metrics.json").read_text()
+    (run / "metrics.json").write_text(text, encoding=encoding)
+    assert len(read_curves(run).loss) == 2

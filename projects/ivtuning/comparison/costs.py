@@ -16,6 +16,8 @@ from ..errors import UserError, nearest
 from ..tuning import TUNERS, Frozen, IVTuning
 from ..utils.arithmetic import FlopCounter
 
+LARGEST = 1 << 16  # side of an image in pixels; some sizes beyond overflow
+
 
 def count_macs(trunk: Trunk, size: tuple[int, int]) -> int:
     """Multiply-accumulates of matrix products and convolutions for one pair of (height, width) pixels.
@@ -45,12 +47,14 @@ def compare_tuners(name: str, size: tuple[int, int] = (480, 640)) -> dict:
         group of an fp32 adapter file.
 
     Raises:
-        UserError: no such trunk, or a size below 1.
+        UserError: no such trunk, or a size out of range.
     """
     if name not in TRUNKS:
         raise UserError(f"no trunk is called {name!r}{nearest(name, TRUNKS)}; there are {', '.join(TRUNKS)}")
-    if min(size) < 1:
-        raise UserError(f"size {size[0]} x {size[1]}: give a height and a width in pixels")
+    if not all(1 <= side <= LARGEST for side in size):
+        raise UserError(
+            f"size {size[0]} x {size[1]}: give a height and a width in pixels, at most {LARGEST:,}"
+        )
     base = _build(name, Frozen)
     base_macs = count_macs(base, size)
     tuners = {}

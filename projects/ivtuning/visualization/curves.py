@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from ..errors import UserError
 from ..utils.files import atomic_write
+from ..utils.text import read_text
 from .panels import one_line
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def read_curves(run: str | os.PathLike) -> Curves:
     path = Path(run) / "metrics.json"
     if not path.is_file():
         raise UserError(f"no {path}: --curves takes the output folders of training runs")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_text(path).splitlines()
     chosen = _best_metric(path.parent)
     metrics = dict.fromkeys([chosen, *METRICS] if chosen else METRICS)
     points: dict[str, dict[int, float]] = {key: {} for key in (LOSS, *metrics)}
@@ -64,7 +66,9 @@ def read_curves(run: str | os.PathLike) -> Curves:
         try:
             entry = json.loads(line)
             iteration = int(entry["iteration"])
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            if not 0 <= iteration < 1 << 53:
+                raise ValueError(iteration)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             if number == len(lines):
                 break
             raise UserError(f"{path} line {number} is not a line of metrics: remove it") from error
@@ -103,7 +107,8 @@ def plot_curves(runs: Sequence[str | os.PathLike], path: str | os.PathLike) -> P
     curves = {name: read_curves(run) for name, run in zip(_names(runs), runs, strict=True)}
     figure = draw_curves(curves)
     path = Path(path)
-    with atomic_write(path) as temp:
+    with atomic_write(path) as temp, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of scripts that the font lacks: boxes stand for them
         figure.savefig(temp, format="png")
     return path
 

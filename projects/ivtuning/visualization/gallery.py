@@ -217,6 +217,8 @@ def read_dataset(name: str) -> tuple[list[dict], list[str]]:
     facts = metadata(name)
     try:
         records = DatasetCatalog.get(name)
+    except ImportError as error:  # LVIS
+        raise UserError(f"{name} needs the package {error.name}: install it") from error
     except FileNotFoundError as error:  # of detectron2's own sets
         raise UserError(
             f"{name}: {error.filename} is missing: unpack the release there, or set DETECTRON2_DATASETS to "
