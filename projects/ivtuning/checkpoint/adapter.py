@@ -198,11 +198,11 @@ def load_adapter(
             raise UserError(
                 f"{path}: made by {plugin} {theirs}, not {ours}: set model.backbone.net.{plugin}={theirs}"
             )
-    theirs, ours = header["tuner"].get("revision", 1), trunk.tuner.revision
-    if theirs != ours:
+    revision = header["tuner"].get("revision", 1)
+    if revision != trunk.tuner.revision:
         raise UserError(
-            f"{path}: made by revision {theirs} of {header['tuner']['name']}, which computes something else "
-            f"than this one, revision {ours}, with the same tensors: train it again"
+            f"{path}: made by revision {revision} of {header['tuner']['name']}, which computes something "
+            f"else than this one, revision {trunk.tuner.revision}, with the same tensors: train it again"
         )
     own, frozen = _split_model(model, place)
     theirs, ours = header["fingerprint"], _digest(frozen)
