@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from ..errors import UserError
 
@@ -41,7 +42,7 @@ class ToolParser(argparse.ArgumentParser):
         )
         self.add_argument("--traceback", action="store_true", help="show the whole stack of an error")
 
-    def parse_args(self, args=None, namespace=None):  # noqa: ANN201 (as argparse has it)
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         # Intermixed, because plain parse_args refuses overrides on both sides of a flag.
         return self.parse_intermixed_args(args, namespace)
 
