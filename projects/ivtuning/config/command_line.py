@@ -42,7 +42,7 @@ class ToolParser(argparse.ArgumentParser):
         )
         self.add_argument("--traceback", action="store_true", help="show the whole stack of an error")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         # Intermixed, because plain parse_args refuses overrides on both sides of a flag.
         return self.parse_intermixed_args(args, namespace)
 
