@@ -26,9 +26,10 @@ class _Strict(BaseModel):
 
 
 class Plugin(_Strict):
-    """A stem or a tuner: its class, and its options where a config was given."""
+    """A stem or a tuner: its class, its options where a config was given, and a tuner's revision."""
 
     name: _Name
+    revision: int = 1
     options: dict[str, Any] = {}
 
 
