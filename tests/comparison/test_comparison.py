@@ -211,7 +211,7 @@ def test_methods_differ_from_the_config_in_what_they_are_alone(tiny, tmp_path):
         (["train.init_checkpoint=nowhere.pth"], "no trunk file 'nowhere.pth': `make demo` writes"),
         (["train.init_checkpoint="], "no trunk file ''"),
         (["model.backbone.net.tuner=Full"], "give the data set's IV-tuning config"),
-        (["dataloader.test.dataset.names=synthetic_dev"], "dataset 'synthetic_dev' is not registered"),
+        (["dataloader.test.dataset.names=synthetic_dev"], "no data set is called 'synthetic_dev'"),
         (["--config-file", "configs/MSRS/nano_ivtuning.py"], "needs --output DIR"),
     ],
 )
