@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from ivtuning.config import load_config, tool_parser
+from ivtuning.config import build, load_config, tool_parser
 from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
@@ -52,12 +52,11 @@ def main(argv):
         cfg = load_config(args.config_file, args.overrides)
 
         import torch
-        from detectron2.config import instantiate
 
         from ivtuning.engine.parameters import count_parameters, parameter_table
 
         with torch.device("meta"):
-            counts, table = count_parameters(instantiate(cfg.model)), parameter_table
+            counts, table = count_parameters(build(cfg, "model")), parameter_table
     print(json.dumps(counts) if args.json else table(counts))
 
 

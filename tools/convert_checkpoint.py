@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from ivtuning.config import load_config, tool_parser
+from ivtuning.config import build, load_config, tool_parser
 from ivtuning.errors import UserError, run_tool
 
 KINDS = ("dino", "detrex-dino", "codino", "mmdet", "detectron2", "torchvision")
@@ -45,12 +45,11 @@ def main(argv):
     import dataclasses
 
     import torch
-    from detectron2.config import instantiate
 
     from ivtuning.checkpoint.conversion import FAMILIES, class_tensors, convert_file
 
     with torch.device("meta"):
-        model = instantiate(cfg.model)
+        model = build(cfg, "model")
     classes = class_tensors(cfg.model, model)
     report = convert_file(*files, FAMILIES[args.kind], FAMILIES, model, classes)
     if args.json:

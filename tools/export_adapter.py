@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from ivtuning.config import load_config, tool_parser
+from ivtuning.config import build, load_config, tool_parser
 from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
@@ -41,7 +41,6 @@ def main(argv):
     import os
 
     import torch
-    from detectron2.config import instantiate
     from omegaconf import OmegaConf
 
     from ivtuning.checkpoint import load_weights, save_adapter
@@ -49,7 +48,7 @@ def main(argv):
     from ivtuning.checkpoint.files import check_output
 
     check_output(args.output, args.weights)
-    model = instantiate(cfg.model)
+    model = build(cfg, "model")
     load_weights(model, args.weights)
     base = OmegaConf.select(cfg, "train.init_checkpoint", default="")
     metadata = {

@@ -6,7 +6,7 @@ The merged weights compute alone what base and adapter compute together. --undo 
 
 from __future__ import annotations
 
-from ivtuning.config import load_config, tool_parser
+from ivtuning.config import build, load_config, tool_parser
 from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
@@ -35,7 +35,6 @@ def main(argv):
     import os
 
     import torch
-    from detectron2.config import instantiate
 
     from ivtuning.backbones.trunk import find_trunk
     from ivtuning.checkpoint import load_adapter, load_weights
@@ -50,7 +49,7 @@ def main(argv):
         raise UserError(f"{args.adapter}: holds the group {held!r} alone: there is nothing to merge")
     with open(local_path(args.adapter), "rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
-    model = instantiate(cfg.model).eval()
+    model = build(cfg, "model").eval()
     place = find_trunk(model)
     trunk = place.trunk
     if args.undo:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ivtuning.config import find_config, load_config, tool_parser
+from ivtuning.config import RUN_GROUPS, find_config, load_config, tool_parser
 from ivtuning.errors import Stopped, run_tool
 
 EXAMPLE = """\
@@ -29,7 +29,7 @@ def main(argv):
     if args.adapter and not args.eval_only:
         parser.error("--adapter goes with --eval-only")
     args.config_file = find_config(args.config_file)  # it is printed into the log
-    cfg = load_config(args.config_file, args.overrides)
+    cfg = load_config(args.config_file, args.overrides, RUN_GROUPS)
     if args.weights:
         cfg.train.init_checkpoint = args.weights
 

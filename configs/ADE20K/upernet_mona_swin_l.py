@@ -33,7 +33,7 @@ optimizer.lr = 3e-4
 optimizer.weight_decay = 0.01
 
 train.max_iter = 160_000
-lr_multiplier = poly(train.max_iter)
+lr_multiplier = poly()
 train.init_checkpoint = "weights/swin_large_patch4_window7_224_22k.pth"
 train.eval_period = train.checkpointer.period = 16_000
 train.best_metric = "sem_seg/mIoU"

@@ -18,7 +18,7 @@ optimizer.lr = 1e-4
 optimizer.weight_decay = 0.05
 
 train.max_iter = 263_880
-lr_multiplier = step(train.max_iter, milestones=(197_910, 241_890), warmup=500)
+lr_multiplier = step(milestones=(197_910 / 263_880, 241_890 / 263_880), warmup=500)
 train.precision = "bf16"
 train.init_checkpoint = "weights/swin_base_patch4_window7_224_22k.pth"
 train.eval_period = train.checkpointer.period = 7330

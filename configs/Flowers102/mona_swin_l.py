@@ -20,8 +20,7 @@ dataloader.test.dataset.names = "flowers102_test"
 optimizer.lr = 3.125e-5
 optimizer.weight_decay = 0.05
 
-lr_multiplier = cosine(warmup=0.2, end=0.01)
-lr_multiplier.warmup_factor = 0.001
+lr_multiplier = cosine(warmup=0.2, end=0.01, warmup_factor=0.001)
 train.max_iter = 12_750
 train.clip_grad_norm = 5.0
 train.precision = "bf16"

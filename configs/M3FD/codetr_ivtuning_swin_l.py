@@ -28,7 +28,7 @@ optimizer.weight_decay = 1e-4
 optimizer.params.update(trunk_lr_factor=0.1, added_lr_factor=0.1)
 
 train.max_iter = 10_525  # 50 epochs, x0.1 after 30
-lr_multiplier = step(train.max_iter, milestones=(6_315,), warmup=250)
+lr_multiplier = step(milestones=(6_315 / 10_525,), warmup=250)
 train.clip_grad_norm = 0.1
 train.precision = "bf16"
 train.init_checkpoint = "weights/codino_swin_l_5scale_coco.safetensors"

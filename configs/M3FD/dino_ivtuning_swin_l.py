@@ -24,7 +24,7 @@ optimizer.weight_decay = 1e-4
 optimizer.params.update(trunk_lr_factor=0.1, added_lr_factor=0.1)
 
 train.max_iter = 10_525  # 50 epochs, x0.1 after 27 and 33
-lr_multiplier = step(train.max_iter, milestones=(5_684, 6_947), warmup=250)
+lr_multiplier = step(milestones=(5_684 / 10_525, 6_947 / 10_525), warmup=250)
 train.clip_grad_norm = 0.1
 train.precision = "bf16"
 train.init_checkpoint = "weights/dino_swin_l_5scale_coco.safetensors"

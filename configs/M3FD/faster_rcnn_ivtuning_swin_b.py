@@ -23,7 +23,7 @@ optimizer.lr = 1e-4
 optimizer.weight_decay = 0.05
 
 train.max_iter = 10_525
-lr_multiplier = step(train.max_iter, milestones=(6_315,), warmup=250)
+lr_multiplier = step(milestones=(6_315 / 10_525,), warmup=250)
 train.precision = "bf16"
 train.init_checkpoint = "weights/swin_base_patch4_window7_224_22k.pth"
 train.eval_period = train.checkpointer.period = 1000

@@ -1,8 +1,8 @@
 """ViTDet-B with IV-tuning on M3FD, boxes only, 1024 px.
 
 Optimizer, jitter, drop path and schedule are the published ones. They were written for COCO at batch 64; at
-batch 16 on the 3,368 training pairs of the scene split 184,375 iterations are 876 epochs. The schedule scales
-with train.max_iter: train.max_iter=10525 is 50 epochs.
+batch 16 on the 3,368 training pairs of the scene split 184,375 iterations are 876 epochs. With
+train.max_iter=10525, 50 epochs, the two steps come at the same shares of the run, after the same warm-up.
 """
 
 from ..common.data.lsj import data, dataloader
@@ -20,7 +20,7 @@ optimizer.weight_decay = 0.1
 optimizer.params.layer_decay = 0.7
 
 train.max_iter = 184_375
-lr_multiplier = step(train.max_iter, milestones=(163_889, 177_546), warmup=250)
+lr_multiplier = step(milestones=(163_889 / 184_375, 177_546 / 184_375), warmup=250)
 train.precision = "bf16"
 train.init_checkpoint = "weights/mae_pretrain_vit_base.pth"
 train.eval_period = train.checkpointer.period = 5000

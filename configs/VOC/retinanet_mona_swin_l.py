@@ -19,7 +19,7 @@ optimizer.lr = 1e-4
 optimizer.weight_decay = 0.05
 
 train.max_iter = 99_308
-lr_multiplier = step(train.max_iter, milestones=(74_481,), warmup=0)
+lr_multiplier = step(milestones=(74_481 / 99_308,), warmup=0)
 train.precision = "bf16"
 train.init_checkpoint = "weights/swin_large_patch4_window7_224_22k.pth"
 train.eval_period = train.checkpointer.period = 24_827

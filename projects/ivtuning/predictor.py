@@ -10,11 +10,11 @@ compat.prepare()
 
 import numpy as np
 import torch
-from detectron2.config import instantiate
 from detectron2.structures import Instances
 from omegaconf import DictConfig
 from torch import Tensor
 
+from .config import build
 from .engine.run import load_model
 from .evaluation.confusion import label_map
 from .heads.dino.trace import Trace, find_decoder, trace_queries
@@ -41,7 +41,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: DictConfig, weights: str | None = None, adapter: str | None = None):
-        self.mapper = instantiate(cfg.dataloader.test.mapper)
+        self.mapper = build(cfg, "dataloader.test.mapper")
         self.ir_range = getattr(self.mapper, "ir_range", None)
         self.model = load_model(cfg, weights or cfg.train.init_checkpoint, adapter).eval()
 

@@ -149,7 +149,7 @@ def config(output, *overrides):
 
 @pytest.mark.slow
 def test_the_engine_trains_evaluates_and_resumes(colored, tmp_path):
-    options = ["train.max_iter=30", "train.checkpointer.period=15", "lr_multiplier.warmup_length=0.1"]
+    options = ["train.max_iter=30", "train.checkpointer.period=15", "lr_multiplier.length=0.1"]
     cfg = config(tmp_path / "whole", *options)
     results = run.train(cfg)["classification"]
     assert results["top1"] == results["mean_class_accuracy"] == results["top5"] == 100

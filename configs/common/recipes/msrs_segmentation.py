@@ -23,7 +23,7 @@ optimizer.lr = 1e-4
 optimizer.weight_decay = 0.05
 
 train.max_iter = 40_000
-lr_multiplier = poly(train.max_iter, power=0.9, warmup=1500)
+lr_multiplier = poly(power=0.9, warmup=1500)
 train.precision = "bf16"
 train.eval_period = train.checkpointer.period = 4000
 train.best_metric = "sem_seg/mIoU"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ..checkpoint.files import local_path, split_key
-from ..config import load_config
+from ..config import RUN_GROUPS, build, load_config
+from ..engine.checks import check_run
 from ..errors import UserError
 
 NET = "model.backbone.net"
@@ -98,7 +98,7 @@ def conditions(config: str, overrides: Sequence[str]) -> dict:
     Raises:
         UserError: the config's tuner is not IV-tuning; no trunk file; no data.
     """
-    cfg = load_config(config, overrides)
+    cfg = load_config(config, overrides, RUN_GROUPS)
     target = OmegaConf.select(cfg, f"{NET}.tuner._target_")
     tuner = target if isinstance(target, str) else getattr(target, "__name__", "none")
     if tuner.rpartition(".")[2] != "IVTuning":
@@ -111,12 +111,12 @@ def conditions(config: str, overrides: Sequence[str]) -> dict:
         )
     with open(local_path(trunk), "rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
-    instantiate(cfg.dataloader.evaluator)  # reports in one line what the test set lacks
+    check_run(cfg)
     sets = {part: cfg.dataloader[part].dataset for part in ("train", "test")}
     return {
         "config": config,
         "data": {part: str(node.names) for part, node in sets.items()},
-        "pairs": {part: len(instantiate(node)) for part, node in sets.items()},
+        "pairs": {part: len(build(cfg, f"dataloader.{part}.dataset")) for part in sets},
         "trunk": trunk,
         "trunk_sha256": digest,
         "iterations": int(cfg.train.max_iter),

@@ -8,20 +8,25 @@ key. Importing this package loads neither torch nor detectron2's config system, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import UserError, nearest
+from .building import build
 from .command_line import tool_parser
-from .files import default_output_dir, find_config, read_config
+from .derived import derive
+from .files import RUN_GROUPS, default_output_dir, find_config, read_config
 from .overrides import apply_overrides
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-__all__ = ["find_config", "load_config", "tool_parser"]
+__all__ = ["RUN_GROUPS", "build", "find_config", "load_config", "tool_parser"]
 
 
-def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictConfig:
+def load_config(
+    path: str | os.PathLike, overrides: Sequence[str] = (), needs: Collection[str] = ()
+) -> DictConfig:
     """Load the config file `path` and apply `overrides` (``key=value``, Hydra's grammar) in order.
 
     `path` is looked up in the working directory, then in the configs that come with the package; the folder
@@ -33,16 +38,28 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictC
     ``<...>.inference=<Name>`` replace a whole node by the named class with its own defaults.
 
     Where ``train.output_dir`` is "auto" it follows from the config's path and the method:
-    ``output/<folder>/<file>[-<method>]``.
+    ``output/<folder>/<file>[-<method>]``. :func:`.derived.derive` settles what else is left open.
+
+    Args:
+        needs: groups that the config must have. One that has all of RUN_GROUPS is checked as a whole.
 
     Raises:
-        UserError: no such file, a syntax error in it, a malformed override, an unknown key or name, a
-            value of the wrong type.
+        UserError: no such file, an error in it, a missing group, a malformed override, an unknown key or
+            name, or a value of a wrong type or out of range, see :mod:`.schema`.
     """
+    from .schema import check_values  # takes longer to import than --help should take
+
     file = find_config(path)
     cfg = read_config(file)
     method = apply_overrides(cfg, overrides)
+    for group in needs:
+        if cfg.get(group) is None:
+            hint = nearest(group, (str(name) for name in cfg if name not in RUN_GROUPS))
+            raise UserError(f"{file} has no {group}{hint}; a config of a run has {', '.join(RUN_GROUPS)}")
     train = cfg.get("train")
-    if train is not None and train.get("output_dir") == "auto":
+    if isinstance(train, Mapping) and train.get("output_dir") == "auto":
         train.output_dir = default_output_dir(file, method)
+    if set(RUN_GROUPS) <= set(cfg):
+        check_values(cfg, file)
+        derive(cfg)
     return cfg

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import compat
 from ..errors import UserError
+from ..utils.text import read_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -19,8 +22,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # The folders that may hold the package's own configs/: the repository's root, and an installed package.
 HOMES = (_PACKAGE.parents[1], _PACKAGE)
 _SUFFIXES = (".py", ".yaml", ".yml")
-# The groups of a config that a run reads.
-RUN_KEYS = ("data", "dataloader", "lr_multiplier", "model", "optimizer", "train")
+# The groups of a config that every run reads; its loaders may read `data` as well.
+RUN_GROUPS = ("dataloader", "lr_multiplier", "model", "optimizer", "train")
+RUN_KEYS = ("data", *RUN_GROUPS)
 _REFERENCE = re.compile(r"\$\{(\w+)[\w.\[\]]*\}")  # from the root: ${data.x}, not ${..x} or ${oc.env:X}
 
 
@@ -28,9 +32,11 @@ def find_config(path: str | os.PathLike) -> str:
     """The config file that `path` names, see :func:`ivtuning.config.load_config`.
 
     Raises:
-        UserError: there is none, or it is no file of a config.
+        UserError: there is none, it is a folder, or it is neither .py nor .yaml.
     """
     text = os.path.expanduser(path)
+    if os.path.isdir(text):
+        raise UserError(f"config file {text!r} is a folder: name a file in it{_near_configs(text)}")
     for home in ("", *HOMES):
         for folder in ("", "configs"):
             for suffix in ("", ".py"):
@@ -45,21 +51,56 @@ def find_config(path: str | os.PathLike) -> str:
 def read_config(file: str) -> DictConfig:
     """The config in `file`, without top-level aliases such as ``rpn = model.proposal_generator``.
 
+    A config is code: .py files run, and the tags of a .yaml file can call any function.
+
     Raises:
-        UserError: a syntax error in the file, or a value that refers to a group that the file lacks.
+        UserError: an error in the file or in one that it imports, a file that holds no config, or a value
+            that refers to a group that the file lacks.
     """
     compat.prepare()
     from detectron2.config import LazyConfig
+    from omegaconf import DictConfig
 
+    read_text(file)  # says which line is not in UTF-8
+    imports = builtins.__import__
     try:
         cfg = LazyConfig.load(file)
-    except SyntaxError as error:
-        # detectron2 wraps the parser's error, which knows the line.
-        cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
-        raise UserError(f"{error.msg} Line {cause.lineno}: {cause.msg}") from error
+    except (Exception, SystemExit) as error:  # whatever the file's code raises
+        raise UserError(_fault(file, error)) from error
+    finally:
+        builtins.__import__ = imports  # LazyConfig's own stays behind after an error
+    if not isinstance(cfg, DictConfig) or cfg._is_none():
+        kind = "list" if not isinstance(cfg, DictConfig) else "file without content"
+        raise UserError(f"config file {file!r} is a {kind}: it must name {', '.join(RUN_KEYS)}")
     _drop_aliases(cfg)
     _check_references(cfg, file)
     return cfg
+
+
+def _fault(file: str, error: BaseException) -> str:
+    """`error`, which loading `file` raised, as ``file:line: what``; the file may be one that it imports."""
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    if isinstance(error, UserError):
+        return f"{file}: {error}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{file}: it, or a file that it imports, is not in UTF-8: save it as UTF-8"
+    if isinstance(error, RecursionError):
+        return f"{file}: it imports itself, or files that import it: remove that import"
+    if isinstance(error, SyntaxError):
+        # detectron2 wraps the parser's error, which knows the line.
+        cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
+        named = re.search(r"Config file (.+) has syntax error", str(error))
+        return f"{named[1] if named else file}:{cause.lineno}: syntax error, {cause.msg}: fix that line"
+    if mark := getattr(error, "problem_mark", None):  # of YAML's parser
+        return (
+            f"{file}:{mark.line + 1}: no valid YAML, {getattr(error, 'problem', None) or kind}: fix that line"
+        )
+    what = f"{kind}: {lines[0]}" if lines else kind
+    # The last line of a config, not one of the library that it called.
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if (frame.f_globals.get("__package__") or "").startswith("detectron2._cfg_loader"):
+            return f"{frame.f_code.co_filename}:{line}: {what}: fix that line"
+    return f"{file}: {what}: fix the file"
 
 
 def default_output_dir(file: str, method: str | None) -> str:
@@ -110,7 +151,7 @@ def _drop_aliases(cfg: DictConfig) -> None:
         if any(isinstance(part, str) and f"${{{name}" in part for part in parts):
             continue
         is_alias = bool(tree[name]) and any(part == tree[name] for part in parts)
-        if not is_alias:
+        if not is_alias and isinstance(tree[name], (dict, list)):
             try:
                 OmegaConf.to_container(cfg[name], resolve=True)
             except InterpolationToMissingValueError:

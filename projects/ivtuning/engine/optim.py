@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
+from typing import Any
 
 import torch
-from detectron2.config import instantiate
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 from torch import nn
 
 from ..backbones.trunk import PLUGINS, TrunkPlace, find_trunk
+from ..config import build
+from ..config.parameters import locate_target
 from ..errors import UserError
 
 # Position tables are biases by nature, though they have more than one dimension.
@@ -23,12 +24,10 @@ def build_optimizer(cfg: DictConfig, model: nn.Module, place: TrunkPlace) -> tor
 
     `cfg.params` is called with the model and, where it takes `place`, with the model's trunk.
     """
-    options = dict(cfg.params)
-    make_groups = options.pop("_target_")
-    make_groups = locate(make_groups) if isinstance(make_groups, str) else make_groups
-    if "place" in inspect.signature(make_groups).parameters:
-        options["place"] = place
-    return instantiate({**cfg, "params": make_groups(model=model, **options)})
+    known: dict[str, Any] = {"model": model}
+    if "place" in inspect.signature(locate_target(cfg.params["_target_"])).parameters:
+        known["place"] = place
+    return build(cfg, "", params=build(cfg, "params", **known))
 
 
 def param_groups(

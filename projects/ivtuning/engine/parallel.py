@@ -19,23 +19,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ..backbones.trunk import Trunk
-from ..errors import UserError, nearest, user_message
+from ..errors import UserError, user_message
 
 logger = logging.getLogger("ivtuning")
-KINDS = ("ddp", "fsdp")
 T = TypeVar("T")
-
-
-def check_parallel(kind: str, precision: str) -> None:
-    """Check `train.parallel`, and that `train.precision` goes with it.
-
-    Raises:
-        UserError: there is no such kind, or it does not go with the precision.
-    """
-    if kind not in KINDS:
-        raise UserError(f"train.parallel={kind!r}: give {' or '.join(KINDS)}{nearest(str(kind), KINDS)}")
-    if kind == "fsdp" and precision == "fp16":
-        raise UserError("train.parallel='fsdp' has no loss scaling for train.precision='fp16': use 'bf16'")
 
 
 def parallelize(model: nn.Module, trunk: Trunk, kind: str, ddp: Mapping[str, Any]) -> nn.Module:

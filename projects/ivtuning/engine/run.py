@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import logging
 import shlex
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.solver import LRMultiplier
@@ -23,20 +22,23 @@ from torch import nn
 from ..backbones.trunk import find_trunk
 from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
+from ..config import build
 from ..errors import UserError
 from ..utils.files import make_folder, remove_empty
 from ..utils.heap import keep_freed_memory
 from ..utils.progress import track
+from .checks import check_evaluation, check_run, find_device
 from .folder import RESULTS, RunFolder, run_folder, write_results
 from .hooks import EMA, BestCheckpoint, ProgressBar
 from .logs import start_log, versions, write_log
 from .metrics import Metrics
 from .optim import build_optimizer
-from .parallel import check_parallel, init_distributed, on_main, parallelize, whole_parameters, wrap_ddp
+from .parallel import init_distributed, on_main, parallelize, whole_parameters, wrap_ddp
 from .parameters import count_parameters, describe_input, parameter_table
 from .saving import Checkpoints
+from .schedule import describe
 from .signals import Interruptible, StopRequest
-from .speed import check_speed, matching_precision, speed_up
+from .speed import matching_precision, speed_up
 from .trainer import Trainer
 
 logger = logging.getLogger("ivtuning")
@@ -60,12 +62,10 @@ def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 def build_model(cfg: DictConfig) -> nn.Module:
     """The model of `cfg`, on `train.device` ("auto": CUDA where there is one)."""
-    device = cfg.train.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(device).type == "cpu":
+    device = find_device(cfg.train.device)
+    if device.type == "cpu":
         keep_freed_memory()
-    return instantiate(cfg.model).to(device)
+    return build(cfg, "model").to(device)
 
 
 def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.Module:
@@ -82,11 +82,11 @@ def evaluate(cfg: DictConfig, model: nn.Module, stop: StopRequest | None = None)
         stop: ends it between two batches. Of several processes each would stop at another batch, so that they
             go on.
     """
-    loader = track(instantiate(cfg.dataloader.test), "evaluating")
+    loader = track(build(cfg, "dataloader.test"), "evaluating")
     if stop is not None and comm.get_world_size() == 1:
         loader = Interruptible(loader, stop)
     with matching_precision(model):
-        results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+        results = inference_on_dataset(model, loader, build(cfg, "dataloader.evaluator"))
     if comm.is_main_process():
         print_csv_format(results)
     return results or {}
@@ -94,10 +94,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, stop: StopRequest | None = None)
 
 def evaluate_checkpoint(cfg: DictConfig, weights: str, adapter: str | None = None) -> dict:
     """Evaluate a full checkpoint, or base weights with an adapter file."""
-    if not weights:
-        raise UserError(
-            "there is nothing to evaluate: give --weights (and --adapter), or train.init_checkpoint=FILE"
-        )
+    check_evaluation(cfg, weights, adapter)
     return evaluate(cfg, wrap_ddp(load_model(cfg, weights, adapter)))
 
 
@@ -136,14 +133,19 @@ def train(cfg: DictConfig, resume: bool = False, progress: str | None = None, re
     Returns:
         The nested results of the last evaluation.
     """
-    options = cfg.train
-    check_parallel(options.parallel, options.precision)
-    check_speed(options)
-    with run_folder(options.output_dir, resume, replace) as folder, StopRequest() as stop:
-        return _train(cfg, folder, stop, resume, progress)
+    with run_folder(cfg.train.output_dir, resume, replace) as folder, StopRequest() as stop:
+        dataset = check_run(cfg, resume)
+        return _train(cfg, dataset, folder, stop, resume, progress)
 
 
-def _train(cfg: DictConfig, folder: RunFolder, stop: StopRequest, resume: bool, progress: str | None) -> dict:
+def _train(
+    cfg: DictConfig,
+    dataset: Sequence[dict] | None,
+    folder: RunFolder,
+    stop: StopRequest,
+    resume: bool,
+    progress: str | None,
+) -> dict:
     options = cfg.train
     seed_all_rng(options.seed if options.seed >= 0 else None)  # for the initial weights of added parts
     model = build_model(cfg)
@@ -160,7 +162,7 @@ def _train(cfg: DictConfig, folder: RunFolder, stop: StopRequest, resume: bool, 
     speed_up(model, place.trunk, options)
     parallel = parallelize(model, place.trunk, options.parallel, options.ddp)
     optimizer = build_optimizer(cfg.optimizer, model, place)
-    batches = _batches(cfg, lambda: trainer.start_iter)
+    batches = _batches(cfg, dataset, lambda: trainer.start_iter)
     trainer = Trainer(
         parallel,
         batches,
@@ -223,12 +225,18 @@ def _nested(line: dict) -> dict:
     return results
 
 
-def _batches(cfg: DictConfig, start: Callable[[], int]) -> Generator[list[dict], None, None]:
-    """Training batches. Their loader is built for the first one: a resumed run knows its start only then."""
-    cfg = copy.deepcopy(cfg)  # config.yaml is that of the whole run
+def _batches(
+    cfg: DictConfig, dataset: Sequence[dict] | None, start: Callable[[], int]
+) -> Generator[list[dict], None, None]:
+    """Training batches of `dataset`, or of what the config's loader reads.
+
+    Their loader is built for the first one: a resumed run knows its start only then.
+    """
     # The loader needs no more than a batch's position in the stream to go on from there.
-    cfg.dataloader.train.start = start() * cfg.train.gradient_accumulation
-    yield from instantiate(cfg.dataloader.train)
+    known: dict[str, Any] = {"start": start() * cfg.train.gradient_accumulation}
+    if dataset is not None:
+        known["dataset"] = dataset
+    yield from build(cfg, "dataloader.train", **known)
 
 
 def _hooks(
@@ -253,7 +261,9 @@ def _hooks(
             write_results(folder.path, results, iterations=trainer.max_iter)
             logger.info("results: %s", folder.path / RESULTS)
 
-    scheduler = LRMultiplier(optimizer, instantiate(cfg.lr_multiplier), options.max_iter)
+    schedule = build(cfg, "lr_multiplier")
+    logger.info("learning rate %g: %s; %d iterations", cfg.optimizer.lr, describe(schedule), options.max_iter)
+    scheduler = LRMultiplier(optimizer, schedule, options.max_iter)
     # In this order a step ends: what is measured is written, and then a checkpoint knows all of it.
     return [
         hooks.IterationTimer(),

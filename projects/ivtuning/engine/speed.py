@@ -10,39 +10,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..backbones.trunk import Trunk
-from ..errors import UserError, nearest
+from ..errors import UserError
 
 logger = logging.getLogger("ivtuning")
-FROZEN_DTYPES = ("fp32", "bf16")
-
-
-def check_speed(options: DictConfig) -> None:
-    """Check `train.frozen_dtype`, `train.compile` and `train.channels_last`.
-
-    Args:
-        options: the config's `train`.
-
-    Raises:
-        UserError: an unknown value, or one that does not go with the rest of `options`.
-    """
-    kind = options.frozen_dtype
-    if kind not in FROZEN_DTYPES:
-        hint = nearest(str(kind), FROZEN_DTYPES)
-        raise UserError(f"train.frozen_dtype={kind!r}: give {' or '.join(FROZEN_DTYPES)}{hint}")
-    if kind == "bf16" and options.precision != "bf16":
-        raise UserError(
-            f"train.frozen_dtype=bf16 needs train.precision=bf16, not {options.precision}: bfloat16 weights "
-            "compute in bfloat16"
-        )
-    if kind == "bf16" and options.parallel == "fsdp":
-        raise UserError(
-            "train.frozen_dtype=bf16 does not go with train.parallel=fsdp, which shards blocks of one type "
-            "alone: use ddp"
-        )
-    for key in ("compile", "channels_last"):
-        if not isinstance(options[key], bool):
-            hint = nearest(str(options[key]), ("true", "false"))
-            raise UserError(f"train.{key}={options[key]!r}: give true or false{hint}")
 
 
 def speed_up(model: nn.Module, trunk: Trunk, options: DictConfig) -> None:

@@ -26,14 +26,20 @@ class TopKEvaluator(DatasetEvaluator):
         topk: values of k to report, each at least 1.
 
     Raises:
-        UserError: an unknown set, or a k below 1.
+        UserError: an unknown set, one of another kind, or a k below 1.
     """
 
     def __init__(self, dataset_name: str, topk: Sequence[int] = (1, 5)):
         if not topk or min(topk) < 1:
             raise UserError(f"topk={list(topk)}: give numbers of guesses from 1, such as [1,5]")
         self.metadata, self.topk = metadata(dataset_name), tuple(topk)
+        if self.metadata.get("evaluator_type") not in (None, "classification"):
+            raise UserError(f"{dataset_name} is no classification set: use the config of another task for it")
         self.reset()
+
+    def metric_names(self) -> list[str]:
+        """Names of the figures of :meth:`evaluate`, such as "classification/top1"."""
+        return [f"classification/{name}" for name in (*(f"top{k}" for k in self.topk), "mean_class_accuracy")]
 
     def reset(self) -> None:
         """Forget all images."""

@@ -68,6 +68,14 @@ class PairSemSegEvaluator(SemSegEvaluator):
         self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
         self.reset()
 
+    def metric_names(self) -> list[str]:
+        """Names of the figures of :meth:`evaluate`, such as "sem_seg/mIoU"."""
+        names = ["mIoU", "fwIoU", "mACC", "pACC", *(["mBoundaryIoU"] if self._boundary else [])]
+        if any("time" in record for record in self._records.values()):
+            names += [f"mIoU-{time}" for time in TIMES]
+        kinds = ("IoU", "ACC", *(["BoundaryIoU"] if self._boundary else []))
+        return [f"sem_seg/{n}" for n in (*names, *(f"{k}-{c}" for k in kinds for c in self._class_names))]
+
     def reset(self) -> None:
         """Forget all images."""
         classes = self._num_classes

@@ -50,6 +50,11 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
             )
         super().__init__(dataset_name)
 
+    def metric_names(self) -> list[str]:
+        """Names of the figures of :meth:`evaluate`, such as "bbox/AP50_area"."""
+        keys = ("AP50_11point", "AP50_area")
+        return [f"bbox/{key}{part}" for part in ("", *(f"-{c}" for c in self._class_names)) for key in keys]
+
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Keep the detections of one batch: `inputs` as the mapper made them, `outputs` of the model."""
         for x, output in zip(inputs, outputs, strict=True):

@@ -18,8 +18,11 @@ def first_fault(error: ValidationError, known: tuple[str, ...] = ()) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown{nearest(str(fault['loc'][-1]), known)}"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message.split(" or instance of ")[0].replace("a valid dictionary", "a group of keys")
     message = message[0].lower() + message[1:]
     shown = repr(fault["input"])
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     prefix = f"{where}: " if where else ""
-    return f"{prefix}{message}" if fault["type"] == "missing" else f"{prefix}{message} (it is {shown})"
+    # A fault of a whole group says what it is about.
+    is_group = fault["type"] == "missing" or isinstance(fault["input"], dict)
+    return f"{prefix}{message}" if is_group else f"{prefix}{message} (it is {shown})"

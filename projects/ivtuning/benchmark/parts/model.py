@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from detectron2.config import LazyCall, instantiate
+from detectron2.config import LazyCall
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ...backbones.stems import PromptStem
 from ...backbones.trunk import TrunkPlace, find_trunk
-from ...config import load_config
+from ...config import RUN_GROUPS, build, load_config
 from ...engine.optim import build_optimizer
 from ...engine.parameters import count_parameters
 from ...engine.run import build_model
-from ...engine.speed import check_speed, speed_up
+from ...engine.speed import speed_up
 from ...engine.trainer import PRECISIONS, Trainer
 from ...errors import UserError
 from ...methods import METHODS
@@ -55,8 +55,7 @@ def measure(options: Options) -> Result:
     Weights are random and stay so: the learning rates are 0, which does not change the arithmetic.
     """
     size = options.size or SIZE
-    cfg = load_config(options.config, options.overrides)
-    check_speed(cfg.train)
+    cfg = load_config(options.config, options.overrides, RUN_GROUPS)
     torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark  # as training sets it
     configs = {"config": cfg, "full": full_twin(cfg)}
     subjects = fitting({key: partial(make_subject, c, size, options.batch) for key, c in configs.items()})
@@ -110,7 +109,7 @@ def full_twin(cfg: DictConfig) -> DictConfig:
     if net is None:
         raise UserError("the config has no model.backbone.net, where its trunk must be")
     full = METHODS["Full"]
-    if isinstance(instantiate(net.stem), PromptStem):
+    if isinstance(build(net, "stem"), PromptStem):
         net.stem = LazyCall(full.stem)()
     net.tuner = LazyCall(full.tuner)()
     return twin
@@ -151,7 +150,7 @@ def make_trainer(
         group["lr"] = 0.0
     trainer = Trainer(
         model,
-        instantiate(cfg.dataloader.train) if batches is None else batches,
+        build(cfg, "dataloader.train") if batches is None else batches,
         optimizer,
         precision=cfg.train.precision,
         clip_grad_norm=cfg.train.clip_grad_norm,

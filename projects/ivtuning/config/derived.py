@@ -1,0 +1,78 @@
+"""Settings that follow from others where a config leaves them open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .parameters import accepted_keywords
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+AUTO = "auto"
+
+
+def derive(cfg: DictConfig) -> None:
+    """Settle what a whole config leaves open, in place.
+
+    - ``num_classes=auto`` becomes the number of classes of the training set, whose files are read for it.
+    - ``modality_dropout`` needs a model that fills in the missing image: ``model.fill_missing`` becomes
+      "mean" where it is not set.
+
+    Raises:
+        UserError: the training set cannot be read, or model.fill_missing contradicts modality_dropout.
+    """
+    for node in class_counts(cfg):
+        if node.num_classes == AUTO:
+            node.num_classes = _number_of_classes(cfg)
+    _fill_dropped(cfg)
+
+
+def class_counts(cfg: DictConfig) -> Iterator[DictConfig]:
+    """The nodes of the model that have a `num_classes` of their own, not one that refers to another."""
+    from omegaconf import OmegaConf
+
+    for node in _groups(cfg.model):
+        has_own = "num_classes" in node and not OmegaConf.is_interpolation(node, "num_classes")
+        if has_own:
+            yield node
+
+
+def _groups(node: Any) -> Iterator[DictConfig]:
+    """`node` and all groups below it, those in lists too."""
+    from omegaconf import DictConfig, ListConfig
+
+    if isinstance(node, DictConfig) and not node._is_none():
+        yield node
+    if isinstance(node, (DictConfig, ListConfig)) and not node._is_none():
+        values = node.values() if isinstance(node, DictConfig) else node
+        for part in values:
+            yield from _groups(part)
+
+
+def _number_of_classes(cfg: DictConfig) -> int:
+    from .. import compat
+
+    compat.prepare()
+    from ..data.classes import class_names
+
+    names = cfg.dataloader.train.dataset.names
+    return len(class_names(names if isinstance(names, str) else names[0]))
+
+
+def _fill_dropped(cfg: DictConfig) -> None:
+    from omegaconf import OmegaConf
+
+    if not OmegaConf.select(cfg, "dataloader.train.mapper.modality_dropout"):
+        return
+    target = cfg.model.get("_target_")
+    keywords = accepted_keywords(target) if target is not None else frozenset()
+    if cfg.model.get("fill_missing") == "error":
+        raise UserError(
+            "dataloader.train.mapper.modality_dropout drops images, which model.fill_missing=error refuses: "
+            "give mean or zero"
+        )
+    if cfg.model.get("fill_missing") is None and (keywords is None or "fill_missing" in keywords):
+        cfg.model.fill_missing = "mean"

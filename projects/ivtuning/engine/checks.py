@@ -1,0 +1,173 @@
+"""What a run needs, checked in seconds: before its first step, and before it writes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data.common import DatasetFromList
+from fvcore.common.param_scheduler import ParamScheduler
+from omegaconf import DictConfig, OmegaConf
+
+from ..checkpoint.files import local_path
+from ..config import build
+from ..config.derived import class_counts
+from ..data.catalog import metadata
+from ..data.classes import align_classes, class_names
+from ..errors import UserError, nearest
+
+# What sets hold, by their `evaluator_type`; all others hold boxes.
+_KINDS = {"sem_seg": "label maps", "classification": "labels of whole images"}
+
+
+def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
+    """Check that `cfg` can be trained and evaluated to its end, as far as that can be known before it is built.
+
+    Weights are looked for but not read. The classes of the test sets are put into the order of the training
+    set's from here on.
+
+    Args:
+        resume: the run may go on from a checkpoint, which then stands in for `train.init_checkpoint`.
+
+    Returns:
+        The training set, serialized, as `dataset` of the training loader; None where the loader has no
+        `dataset`.
+
+    Raises:
+        UserError: something is missing, or does not go with the rest.
+    """
+    device = find_device(cfg.train.device)
+    if cfg.train.precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision=fp16 needs CUDA: use bf16 or fp32 on the CPU")
+    if not (resume and Path(cfg.train.output_dir, "last_checkpoint").is_file()):
+        _check_file(cfg.train.init_checkpoint)
+    train, test = (_set_names(cfg, part) for part in ("train", "test"))
+    _check_classes(cfg, [*train, *test])
+    dataset = None
+    if "dataset" in cfg.dataloader.train:
+        dataset = DatasetFromList(build(cfg, "dataloader.train.dataset"), copy=False)
+    build(cfg, "dataloader.train", **({} if dataset is None else {"dataset": dataset}))
+    _check_metric(cfg, _check_evaluation(cfg, test))
+    if not isinstance(build(cfg, "lr_multiplier"), ParamScheduler):
+        raise UserError("lr_multiplier is no schedule: take one of configs/common/schedule.py")
+    return dataset
+
+
+def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | None = None) -> None:
+    """Check that `weights`, with an adapter file on top, can be evaluated on the test set of `cfg`.
+
+    Raises:
+        UserError: something is missing, or does not go with the rest.
+    """
+    if not weights:
+        raise UserError(
+            "there is nothing to evaluate: give --weights (and --adapter), or train.init_checkpoint=FILE"
+        )
+    find_device(cfg.train.device)
+    for file in (weights, adapter):
+        _check_file(file)
+    train, test = (_set_names(cfg, part) for part in ("train", "test"))
+    try:
+        for name in train:
+            class_names(name)
+    except UserError:  # the training set need not be on this machine
+        train = []
+    _check_classes(cfg, [*train, *test])
+    _check_evaluation(cfg, test)
+
+
+def find_device(name: str) -> torch.device:
+    """The device that `train.device` names; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type != "cpu":
+        kind = getattr(torch, device.type)
+        count = kind.device_count() if kind.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(
+                f"train.device={name}: this machine has {count or 'no'} such device: use auto or cpu"
+            )
+    return device
+
+
+def _check_file(weights: str | None) -> None:
+    """Look for a file of weights on this machine; addresses are fetched when they are read."""
+    if weights and "://" not in weights:
+        local_path(weights)
+
+
+def _set_names(cfg: DictConfig, part: str) -> list[str]:
+    """The names of the sets of a loader, all of them registered; none where the loader is of another kind."""
+    names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
+    names = [names] if isinstance(names, str) else list(names or ())
+    for name in names:
+        metadata(name)
+    return names
+
+
+def _check_classes(cfg: DictConfig, names: Sequence[str]) -> None:
+    """Give all sets one order of classes, and compare their number with the model's."""
+    if not names:
+        return
+    kinds = {name: _KINDS.get(metadata(name).get("evaluator_type"), "boxes") for name in names}
+    if other := next((name for name in names if kinds[name] != kinds[names[0]]), None):
+        raise UserError(
+            f"{names[0]} has {kinds[names[0]]} and {other} has {kinds[other]}: name sets of one kind in "
+            "dataloader.train.dataset.names and dataloader.test.dataset.names"
+        )
+    # A set may be read for training and for tests.
+    classes = align_classes(list(dict.fromkeys(names)))
+    for node in class_counts(cfg):
+        if node.num_classes != len(classes):
+            key = node._get_full_key("num_classes")
+            listed = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+            raise UserError(
+                f"{key}={node.num_classes}, but {names[0]} has {len(classes)} classes ({listed}): give "
+                f"{key}={len(classes)} or {key}=auto"
+            )
+
+
+def _check_evaluation(cfg: DictConfig, names: Sequence[str]) -> Any:
+    """Build the test loader and the evaluator, which is returned."""
+    node = cfg.dataloader.get("evaluator")
+    if node is None:
+        raise UserError("the config has no dataloader.evaluator: import dataloader from another config")
+    evaluated = node.get("dataset_name") if isinstance(node, DictConfig) else None
+    if evaluated is not None and not isinstance(evaluated, str):
+        if len(evaluated) != 1:
+            raise UserError(
+                f"dataloader.test.dataset.names={list(evaluated)}: evaluate one set at a time, "
+                f"dataloader.test.dataset.names={evaluated[0]}"
+            )
+        node.dataset_name = evaluated = evaluated[0]
+    if evaluated is not None and names and evaluated not in names:
+        raise UserError(
+            f"dataloader.evaluator.dataset_name={evaluated}, but dataloader.test.dataset.names={names[0]}: "
+            "evaluate on the set that the loader reads"
+        )
+    build(cfg, "dataloader.test")
+    return build(cfg, "dataloader.evaluator")
+
+
+def _check_metric(cfg: DictConfig, evaluator: Any) -> None:
+    """Raise UserError if `train.best_metric` names a figure that the evaluation will not give."""
+    metric = cfg.train.best_metric
+    if not metric or not hasattr(evaluator, "metric_names"):
+        return
+    names = evaluator.metric_names()
+    if OmegaConf.select(cfg, "model.roi_heads.mask_head") is None:
+        names = [name for name in names if not name.startswith("segm/")]
+    if metric not in names:
+        some = ", ".join(names[:6])
+        raise UserError(
+            f"train.best_metric={metric!r} is no figure of {type(evaluator).__name__}"
+            f"{nearest(metric, names)}; it gives {some} and others: name one of them, or none "
+            "(train.best_metric=)"
+        )
