@@ -95,7 +95,7 @@ def test_set_without_boxes_and_unknown_class_are_named(own_pairs, tmp_path, caps
         ("train.max_itr=7", "did you mean 'max_iter'"),
         ("model.backbone.net.tuner=IVTunig", "did you mean 'IVTuning'"),
         ("model.backbone.net.tuner=Lora", "did you mean 'LoRA'"),
-        ("train.precision=half", "unknown: use one of"),
+        ("train.precision=half", "train.precision: input should be 'fp32', 'bf16' or 'fp16'"),
     ],
 )
 def test_misspelled_keys_and_names_suggest_the_nearest(pairs, tmp_path, capsys, override, words):
@@ -152,8 +152,8 @@ def test_adapter_for_another_base_names_both(pairs, tmp_path, capsys):
 def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(pairs, tmp_path, capsys):
     load_tool("train_net").main(argv(tmp_path / "out", "train.max_iter=2"))
     before = (tmp_path / "out" / "model_final.pth").read_bytes()
-    # A standard deviation of zero makes every pixel infinite.
-    line = line_of(capsys, [*argv(tmp_path / "out", "model.pixel_std=[0,0,0,0,0,0]"), "--resume"])
+    # So small a standard deviation makes every pixel infinite.
+    line = line_of(capsys, [*argv(tmp_path / "out", f"model.pixel_std={[1e-44] * 6}"), "--resume"])
     assert "not finite" in line and "train/vis/" in line
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_final.pth"
     assert (tmp_path / "out" / "model_final.pth").read_bytes() == before

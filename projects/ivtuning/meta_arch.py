@@ -8,6 +8,10 @@ from . import compat
 
 compat.prepare()
 
+import math
+from collections.abc import Sequence
+from numbers import Real
+
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import GeneralizedRCNN, RetinaNet
@@ -37,11 +41,23 @@ class PairedInput:
             the mean pixel, exactly 0 after normalization.
 
     Raises:
-        UserError: another `fill_missing`.
+        UserError: another `fill_missing`, a negative `square_pad`, or statistics of the pixels that are not
+            three or six finite numbers each, deviations above 0.
     """
 
-    def __init__(self, *, square_pad: int = 0, fill_missing: str = "error", **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        square_pad: int = 0,
+        fill_missing: str = "error",
+        **kwargs,
+    ):
+        check_pixels(pixel_mean, pixel_std)
+        if not isinstance(square_pad, int) or square_pad < 0:
+            raise UserError(f"model.square_pad={square_pad!r}: give a side in pixels, or 0")
+        super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, **kwargs)
         if fill_missing not in FILLS:
             raise UserError(
                 f"model.fill_missing={fill_missing!r}: give {', '.join(FILLS)}{nearest(fill_missing, FILLS)}"
@@ -87,6 +103,18 @@ class PairedInput:
         # detectron2 draws its training pictures on three channels.
         stacked = [{**x, "image": x["image"][:3]} for x in self.stack_pairs(batched_inputs)]
         super().visualize_training(stacked, proposals)
+
+
+def check_pixels(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise UserError unless these are three or six finite numbers each, and all of `std` above 0."""
+    for key, values in (("pixel_mean", mean), ("pixel_std", std)):
+        numbers = not isinstance(values, str) and isinstance(values, Sequence) and len(values) in (3, 6)
+        if not numbers or not all(isinstance(v, Real) and math.isfinite(v) for v in values):
+            raise UserError(f"model.{key}={values}: give three numbers, or six for pairs")
+    if len(mean) != len(std):
+        raise UserError(f"model.pixel_mean has {len(mean)} values, model.pixel_std {len(std)}: give as many")
+    if min(std) <= 0:
+        raise UserError(f"model.pixel_std={list(std)}: give deviations above 0")
 
 
 def stack_pair(

@@ -23,7 +23,7 @@ from ivtuning.checkpoint.checkpointer import Checkpointer
 from ivtuning.checkpoint.files import read
 from ivtuning.engine import run
 from ivtuning.engine.hooks import EMA
-from ivtuning.engine.parallel import check_parallel, init_distributed, parallelize, whole_parameters
+from ivtuning.engine.parallel import init_distributed, parallelize, whole_parameters
 from ivtuning.engine.trainer import Trainer
 from ivtuning.errors import UserError
 from ivtuning.tuning import Full, IVTuning, LoRA
@@ -305,13 +305,6 @@ def test_processes_that_cannot_reach_each_other_report_what_to_do(tmp_path):
     for line in in_two(tmp_path, unreachable, free_port(), target=node):
         assert "nosuch0): check MASTER_ADDR" in line and "GLOO_SOCKET_IFNAME=eth0" in line
         assert "\n" not in line
-
-
-def test_kinds_that_there_are_not():
-    with pytest.raises(UserError, match="train.parallel='fdsp': give ddp or fsdp; did you mean 'fsdp'"):
-        check_parallel("fdsp", "fp32")
-    with pytest.raises(UserError, match="use 'bf16'"):
-        check_parallel("fsdp", "fp16")
 
 
 def test_one_process_is_left_alone():

@@ -150,11 +150,11 @@ def config_of(*overrides: str):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["train.frozen_dtype=bf61"], "did you mean 'bf16'"),
-        (["train.frozen_dtype=bf16"], "needs train.precision=bf16, not fp32"),
-        ([*BF16, "train.parallel=fsdp"], "does not go with train.parallel=fsdp"),
-        (["train.compile=ture"], "did you mean 'true'"),
-        (["train.channels_last=1"], "give true or false"),
+        (["train.frozen_dtype=bf61"], "train.frozen_dtype: input should be 'fp32' or 'bf16'"),
+        (["train.frozen_dtype=bf16"], "needs precision=bf16, not fp32"),
+        ([*BF16, "train.parallel=fsdp"], "does not go with parallel=fsdp"),
+        (["train.compile=ture"], "train.compile: input should be a valid boolean"),
+        (["train.channels_last=1"], "train.channels_last: input should be a valid boolean"),
     ],
 )
 def test_refused(tmp_path, overrides, words):

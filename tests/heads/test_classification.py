@@ -78,7 +78,7 @@ def test_bad_input_is_reported():
     for label in (3, -1, None):
         inputs = batch()
         inputs[1] = {**inputs[1], "label": label} if label is not None else {"image": inputs[1]["image"]}
-        with pytest.raises(UserError, match="set model.num_classes"):
+        with pytest.raises(UserError, match="give model.num_classes=3"):
             model(inputs)
     with pytest.raises(UserError, match="24x24 and 32x32 pixels"):
         model([*batch(1), *batch(1, size=32)])
@@ -167,9 +167,9 @@ def test_the_engine_trains_evaluates_and_resumes(colored, tmp_path):
 
 
 def test_a_wrong_number_of_classes_is_reported(colored, tmp_path):
-    with pytest.raises(UserError, match="set model.num_classes"):
+    with pytest.raises(UserError, match="give model.num_classes=3"):
         run.train(config(tmp_path / "few", "train.max_iter=1", "model.num_classes=2"))
-    with pytest.raises(UserError, match="set model.num_classes=3"):
+    with pytest.raises(UserError, match="model.num_classes=4, but colored_train has 3 classes"):
         run.train(config(tmp_path / "many", "train.max_iter=1", "model.num_classes=4"))
 
 

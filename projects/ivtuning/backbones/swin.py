@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
+from ..tuning.options import need_rate
 from .attention.window import SwinAttention
 from .block import OpenBlock
 from .patches import PatchEmbed
@@ -159,6 +160,7 @@ class Swin(Trunk):
                 f"out_indices names stage {unknown[0]}, the trunk has {stages}: give indices below it"
             )
         self.patch_embed = PatchEmbed(patch_size, embed_dim, nn.LayerNorm)
+        need_rate("drop_path_rate", drop_path_rate)
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         widths = [embed_dim * 2**i for i in range(stages)]
         self.layers = nn.ModuleList(

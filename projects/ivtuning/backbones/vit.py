@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..tuning import Tuner
 from ..tuning.base import BlockAdapters
+from ..tuning.options import need_rate
 from .attention.relpos import RelPosAttention
 from .block import OpenBlock
 from .patches import PatchEmbed, resize_positions
@@ -123,6 +124,7 @@ class VisionTransformer(Trunk):
         self.pos_embed = nn.Parameter(
             trunc_normal_(torch.zeros(1, grid * grid + self.prefix, self.embed_dim), std=0.02)
         )
+        need_rate("drop_path_rate", self.drop_path_rate)
         rates = torch.linspace(0, self.drop_path_rate, self.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(make_block(i, rate) for i, rate in enumerate(rates))
         for module in self.blocks.modules():

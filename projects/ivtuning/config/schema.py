@@ -41,24 +41,34 @@ def check_values(cfg: DictConfig, file: str) -> None:
         UserError: a value that refers to nothing, an unknown key, or a value of a wrong type or out of range.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationResolutionError
 
-    try:
-        tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    except InterpolationResolutionError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file}: {error.full_key} refers to what is not there: {reason}") from error
     for group, schema in _SCHEMAS.items():
+        given = _resolved(cfg[group], file)
         try:
-            settings = schema.model_validate(tree[group])
+            settings = schema.model_validate(given)
         except ValidationError as error:
             joint = "." if error.errors()[0]["loc"] else ": "
             fault = first_fault(error, tuple(_names(schema)))
             raise UserError(f"{group}{joint}{fault}; change it in {file} or with an override") from error
-        for key, value in _converted(settings, tree[group]):
+        for key, value in _converted(settings, given):
             parent, _, last = f"{group}.{key}".rpartition(".")
             if not OmegaConf.is_interpolation(OmegaConf.select(cfg, parent), last):
                 OmegaConf.update(cfg, f"{group}.{key}", value)
+    _resolved(cfg, file)
+
+
+def _resolved(node: Any, file: str) -> Any:
+    """`node` as plain values."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationResolutionError
+
+    if not OmegaConf.is_config(node):
+        return node
+    try:
+        return OmegaConf.to_container(node, resolve=True)
+    except InterpolationResolutionError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file}: {error.full_key} refers to what is not there: {reason}") from error
 
 
 def _number(value: Any) -> Any:
@@ -187,11 +197,15 @@ class Optimizer(_Open):
     """Arguments that torch's optimizers have in common."""
 
     lr: Positive
-    params: Rates
     weight_decay: NotNegative = 0.0
     betas: tuple[Decay, Decay] | None = None
     momentum: Decay | None = None
     eps: Positive | None = None
+    fused: StrictBool | None = None
+    foreach: StrictBool | None = None
+    amsgrad: StrictBool = False
+    nesterov: StrictBool = False
+    params: Rates
 
 
 class Dataset(_Open):

@@ -23,7 +23,7 @@ _KINDS = {"sem_seg": "label maps", "classification": "labels of whole images"}
 
 
 def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
-    """Check that `cfg` can be trained and evaluated to its end, as far as that can be known before it is built.
+    """Check that `cfg` can be trained and evaluated to its end, as far as can be known before it is built.
 
     Weights are looked for but not read. The classes of the test sets are put into the order of the training
     set's from here on.

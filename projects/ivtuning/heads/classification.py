@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..meta_arch import check_pixels
 from ..necks.pooled import PooledTrunk
 
 
@@ -30,6 +31,7 @@ class ImageClassifier(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise UserError(f"model.num_classes={num_classes}: a classifier needs at least 2 classes")
+        check_pixels(pixel_mean, pixel_std)
         if not len(pixel_mean) == len(pixel_std) == 3:
             raise UserError(
                 "a classifier takes visible images: give pixel_mean and pixel_std three values each"
