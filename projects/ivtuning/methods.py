@@ -67,7 +67,8 @@ def find_method(name: str) -> str:
     """
     key = {known.lower(): known for known in METHODS}.get(name.lower())
     if key is None:
-        raise UserError(f"no method {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}")
+        hint = nearest(name, METHODS) or f"; there are {', '.join(METHODS)}"
+        raise UserError(f"no method {name!r}{hint}")
     return key
 
 

@@ -11,7 +11,7 @@ from helpers.runs import TINY
 from helpers.tools import line_of, load_tool
 
 from ivtuning.comparison import ROWS, compare, jobs, markdown, runs, table
-from ivtuning.config import load_config
+from ivtuning.config import build, load_config
 from ivtuning.errors import UserError
 from ivtuning.methods import METHODS
 from ivtuning.tuning import TUNERS
@@ -195,7 +195,7 @@ def test_methods_differ_from_the_config_in_what_they_are_alone(tiny, tmp_path):
     assert nets["LoRA"].tuner["rank"] == nets["Mona"].tuner.hidden_dim == nets["IVTuning"].tuner.hidden_dim
     compared = {METHODS[row.method].tuner.__name__ for row in ROWS.values() if row.method}
     assert compared | {"IVTuning"} == set(TUNERS)
-    built = {key: runs.run.instantiate(net) for key, net in nets.items()}
+    built = {key: build(net, "") for key, net in nets.items()}
     for key, net in built.items():
         method = METHODS[ROWS[key].method or "IVTuning"]
         assert (type(net.stem), type(net.tuner)) == (method.stem, method.tuner)

@@ -139,7 +139,7 @@ def saved(tmp_path):
 def test_keys_in_a_file_are_checked_too(saved):
     assert "train.max_itr: unknown; did you mean 'max_iter'" in saved("max_iter: 10", "max_itr: 10")
     assert "train.checkpointer.perod: unknown; did you mean 'period'" in saved("period: 1000", "perod: 1000")
-    assert "train.output_dir: field required" in saved("output_dir: output/quick/ivtuning,", "")
+    assert "train.output_dir: field required" in saved("output_dir: output/quick/ivtuning", "")
 
 
 def test_a_value_that_refers_to_nothing():

@@ -78,7 +78,7 @@ def test_bad_input_is_reported():
     for label in (3, -1, None):
         inputs = batch()
         inputs[1] = {**inputs[1], "label": label} if label is not None else {"image": inputs[1]["image"]}
-        with pytest.raises(UserError, match="give model.num_classes=3"):
+        with pytest.raises(UserError, match="set model.num_classes"):
             model(inputs)
     with pytest.raises(UserError, match="24x24 and 32x32 pixels"):
         model([*batch(1), *batch(1, size=32)])

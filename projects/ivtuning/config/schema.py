@@ -47,8 +47,8 @@ def check_values(cfg: DictConfig, file: str) -> None:
         try:
             settings = schema.model_validate(given)
         except ValidationError as error:
-            joint = "." if error.errors()[0]["loc"] else ": "
             fault = first_fault(error, tuple(_names(schema)))
+            joint = "." if any(each["loc"] for each in error.errors()) else ": "
             raise UserError(f"{group}{joint}{fault}; change it in {file} or with an override") from error
         for key, value in _converted(settings, given):
             parent, _, last = f"{group}.{key}".rpartition(".")

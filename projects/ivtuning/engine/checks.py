@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,20 @@ def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
     if not (resume and Path(cfg.train.output_dir, "last_checkpoint").is_file()):
         _check_file(cfg.train.init_checkpoint)
     train, test = (_set_names(cfg, part) for part in ("train", "test"))
-    _check_classes(cfg, [*train, *test])
+    classes = _classes([*train, *test])
     dataset = None
     if "dataset" in cfg.dataloader.train:
         dataset = DatasetFromList(build(cfg, "dataloader.train.dataset"), copy=False)
     build(cfg, "dataloader.train", **({} if dataset is None else {"dataset": dataset}))
-    _check_metric(cfg, _check_evaluation(cfg, test))
+    evaluator = _check_evaluation(cfg, test)
+    _check_count(cfg, [*train, *test], classes)
+    _check_metric(cfg, evaluator)
     if not isinstance(build(cfg, "lr_multiplier"), ParamScheduler):
         raise UserError("lr_multiplier is no schedule: take one of configs/common/schedule.py")
     return dataset
 
 
-def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | None = None) -> None:
+def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.PathLike | None = None) -> None:
     """Check that `weights`, with an adapter file on top, can be evaluated on the test set of `cfg`.
 
     Raises:
@@ -74,8 +77,9 @@ def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | None =
             class_names(name)
     except UserError:  # the training set need not be on this machine
         train = []
-    _check_classes(cfg, [*train, *test])
+    classes = _classes([*train, *test])
     _check_evaluation(cfg, test)
+    _check_count(cfg, [*train, *test], classes)
 
 
 def find_device(name: str) -> torch.device:
@@ -97,9 +101,9 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _check_file(weights: str | None) -> None:
+def _check_file(weights: str | os.PathLike | None) -> None:
     """Look for a file of weights on this machine; addresses are fetched when they are read."""
-    if weights and "://" not in weights:
+    if weights and "://" not in str(weights):
         local_path(weights)
 
 
@@ -112,10 +116,10 @@ def _set_names(cfg: DictConfig, part: str) -> list[str]:
     return names
 
 
-def _check_classes(cfg: DictConfig, names: Sequence[str]) -> None:
-    """Give all sets one order of classes, and compare their number with the model's."""
+def _classes(names: Sequence[str]) -> list[str]:
+    """The classes of all sets, which are given one order; none where there is no set."""
     if not names:
-        return
+        return []
     kinds = {name: _KINDS.get(metadata(name).get("evaluator_type"), "boxes") for name in names}
     if other := next((name for name in names if kinds[name] != kinds[names[0]]), None):
         raise UserError(
@@ -123,8 +127,12 @@ def _check_classes(cfg: DictConfig, names: Sequence[str]) -> None:
             "dataloader.train.dataset.names and dataloader.test.dataset.names"
         )
     # A set may be read for training and for tests.
-    classes = align_classes(list(dict.fromkeys(names)))
-    for node in class_counts(cfg):
+    return align_classes(list(dict.fromkeys(names)))
+
+
+def _check_count(cfg: DictConfig, names: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise UserError unless the model has as many classes as the sets, if there are sets."""
+    for node in class_counts(cfg) if names else ():
         if node.num_classes != len(classes):
             key = node._get_full_key("num_classes")
             listed = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")

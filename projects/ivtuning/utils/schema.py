@@ -13,7 +13,9 @@ def first_fault(error: ValidationError, known: tuple[str, ...] = ()) -> str:
     Args:
         known: the names that are allowed; the nearest is suggested for an unknown one.
     """
-    fault = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    # A misspelled key is also a missing one.
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown{nearest(str(fault['loc'][-1]), known)}"
