@@ -30,10 +30,8 @@ OVERRIDES = $(foreach k,$(keys),'$k='$(call quote,$k)) $(value OPTS)
 flag = $(if $(value $2),$1 $(call quote,$2))
 LAUNCH = $(PY) $(if $(filter-out 0 1,$(GPUS)),-m ivtuning.engine.launch --standalone --nproc_per_node=$(GPUS))
 
-# Values that make checks before it installs or starts anything.
-CONFIG_OK = $(if $(CONFIG),$(if $(wildcard $(CONFIG)),,$(error no config file $(CONFIG); \
-	the existing ones: $(or $(wildcard $(dir $(CONFIG))*.py),$(filter-out configs/common/%,$(wildcard configs/*/*.py))))),$(error \
-	name a config: make $(@:.%-ok=%) CONFIG=configs/<data set>/<experiment>.py))
+# Values that must be there before make installs or starts anything; the tools check what they are.
+CONFIG_OK = $(if $(CONFIG),,$(error name a config: make $(@:.%-ok=%) CONFIG=configs/<data set>/<experiment>.py))
 WEIGHTS_OK = $(if $(WEIGHTS),,$(error name the weights: make $(@:.%-ok=%) CONFIG=$(CONFIG) WEIGHTS=output/model_final.pth))
 
 .PHONY: help setup demo compare bench test lint convert train eval visualize pins clean
@@ -126,6 +124,17 @@ if [ ! -x $(UV) ]; then
 fi
 endef
 
+# What Python runs when it starts: any order of imports may then bring in detectron2's 0.6 sources.
+define START
+import contextlib
+
+with contextlib.suppress(ImportError):
+    from ivtuning import compat
+
+    compat.prepare_on_import()
+endef
+export START
+
 # --skip-build leaves out detectron2's C++ operators. Nothing here calls them, and they need minutes and a compiler.
 $(READY):
 	@$(NEW_VENV)
@@ -143,5 +152,8 @@ $(READY):
 	    exit 1
 	}
 	$(UV) pip install --no-deps --no-build-isolation -e .
+	for folder in $(VENV)/lib/python*/site-packages; do
+	    if [ -d "$$folder" ]; then printf '%s\n' "$$START" > "$$folder/sitecustomize.py"; fi
+	done
 	rm $(UNFINISHED)
 	touch $@

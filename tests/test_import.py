@@ -53,6 +53,22 @@ def test_public_names_are_loaded_when_they_are_used():
         ivtuning.nothing  # noqa: B018
 
 
+FIRST = (
+    "import detectron2.data",
+    "from detectron2.config import LazyConfig; LazyConfig.load('configs/quick/ivtuning.py')",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", FIRST)
+def test_detectron2_may_come_first_where_make_has_set_up(first, tmp_path, monkeypatch):
+    makefile = (ROOT / "Makefile").read_text()
+    start = makefile.partition("define START\n")[2].partition("endef")[0]
+    (tmp_path / "sitecustomize.py").write_text(start)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert output(f"{first}; import ivtuning.engine.run; print('fine')")[-1] == "fine"
+
+
 def imports_detectron2(file: Path) -> bool:
     """Whether the module imports it at its top."""
     names = []

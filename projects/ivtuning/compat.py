@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.abc
 import importlib.util
 import sys
 import types
@@ -50,6 +51,23 @@ def prepare() -> None:
         stub.get_cuda_version = lambda: "n/a"
         stub.has_cuda = lambda: False
         sys.modules["detectron2._C"] = stub
+
+
+def prepare_on_import() -> None:
+    """Let the first ``import detectron2...`` of this process call :func:`prepare`, whoever does it.
+
+    `make setup` has Python call this when it starts, so that the order of imports does not matter.
+    """
+    sys.meta_path.insert(0, _BeforeDetectron2())
+
+
+class _BeforeDetectron2(importlib.abc.MetaPathFinder):
+    """Finds nothing itself; steps aside when detectron2 is looked for."""
+
+    def find_spec(self, fullname: str, path=None, target=None) -> None:
+        if fullname == "detectron2":
+            sys.meta_path.remove(self)
+            prepare()
 
 
 def _has_operators() -> bool:
