@@ -169,6 +169,14 @@ def test_metrics_are_what_an_evaluation_gives(pairs, tmp_path):
     assert names <= set(build(cfg, "dataloader.evaluator").metric_names())
 
 
+def test_images_that_are_trained_on_and_tested_are_told(pairs, caplog):
+    caplog.set_level("WARNING", logger="ivtuning")
+    check_run(config(BOXES))
+    assert not caplog.text
+    check_run(config(BOXES, f"{TEST}=synthetic_train"))
+    assert "24 image files are in the training set and in the test set" in caplog.text
+
+
 def test_a_list_of_one_test_set_is_that_set(pairs):
     cfg = config(BOXES, f"{TEST}=[synthetic_val]")
     check_run(cfg)

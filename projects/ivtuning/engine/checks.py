@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,11 @@ from ..config import build
 from ..config.derived import class_counts
 from ..data.catalog import metadata
 from ..data.classes import align_classes, class_names
+from ..data.datasets.detection import check_masks
+from ..data.leaks import shared_files
 from ..errors import UserError, nearest
+
+logger = logging.getLogger("ivtuning")
 
 # What sets hold, by their `evaluator_type`; all others hold boxes.
 _KINDS = {"sem_seg": "label maps", "classification": "labels of whole images"}
@@ -48,7 +53,10 @@ def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
     classes = _classes([*train, *test])
     dataset = None
     if "dataset" in cfg.dataloader.train:
-        dataset = DatasetFromList(build(cfg, "dataloader.train.dataset"), copy=False)
+        records = build(cfg, "dataloader.train.dataset")
+        _check_records(cfg, records)
+        dataset = DatasetFromList(records, copy=False)
+        del records  # the serialized copy takes a fraction of their memory
     build(cfg, "dataloader.train", **({} if dataset is None else {"dataset": dataset}))
     evaluator = _check_evaluation(cfg, test)
     _check_count(cfg, [*train, *test], classes)
@@ -140,6 +148,21 @@ def _check_count(cfg: DictConfig, names: Sequence[str], classes: Sequence[str]) 
                 f"{key}={node.num_classes}, but {names[0]} has {len(classes)} classes ({listed}): give "
                 f"{key}={len(classes)} or {key}=auto"
             )
+
+
+def _check_records(cfg: DictConfig, records: list[dict]) -> None:
+    """Check that the training set has the masks that it is to give; warn of images that are in both sets."""
+    if OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask"):
+        check_masks(records)
+    if OmegaConf.select(cfg, "dataloader.test.dataset") is None:
+        return
+    if shared := shared_files(records, build(cfg, "dataloader.test.dataset")):
+        logger.warning(
+            "%d image files are in the training set and in the test set, such as %s: the figures will be too "
+            "good",
+            len(shared),
+            shared[0],
+        )
 
 
 def _check_evaluation(cfg: DictConfig, names: Sequence[str]) -> Any:
