@@ -57,7 +57,8 @@ class PairedInput:
         check_pixels(pixel_mean, pixel_std)
         if not isinstance(square_pad, int) or square_pad < 0:
             raise UserError(f"model.square_pad={square_pad!r}: give a side in pixels, or 0")
-        super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, **kwargs)
+        # As keywords of the next class in line, which detectron2's architectures are.
+        super().__init__(**kwargs, **{"pixel_mean": pixel_mean, "pixel_std": pixel_std})
         if fill_missing not in FILLS:
             raise UserError(
                 f"model.fill_missing={fill_missing!r}: give {', '.join(FILLS)}{nearest(fill_missing, FILLS)}"

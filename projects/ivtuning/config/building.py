@@ -36,7 +36,7 @@ def build(cfg: DictConfig, key: str, **replaced: Any) -> Any:
         raise UserError(f"{where}: {str(error).splitlines()[0]}: give it a value") from error
 
 
-def _build(node: Any, key: str, replaced: Mapping[str, Any]) -> Any:
+def _build(node: Any, key: str, replaced: dict[str, Any]) -> Any:
     from detectron2.config import instantiate
     from omegaconf import ListConfig
 
