@@ -13,8 +13,8 @@ from ..errors import UserError
 from ..tuning import TUNERS, Tuner
 from ..tuning.base import BlockAdapters
 from ..tuning.options import need_choice
+from ..tuning.stems import STEMS, Stem, VisibleOnly
 from .block import ACTIVATION_CHECKPOINTING
-from .stems import STEMS, Stem, VisibleOnly
 
 PLUGINS = ("stem", "tuner")
 
