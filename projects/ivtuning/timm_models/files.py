@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import UserError
 from ..utils.files import atomic_write
+from ..utils.tensors import check_values
 
 FORMAT = 1
 KEY = "ivtuning_timm"  # in the header of a safetensors file
@@ -58,6 +59,10 @@ def read_adapter(path: str | os.PathLike, own: Mapping[str, Tensor], facts: Mapp
             f"{path}: {len(odd)} tensors do not fit ({name}: file {_shape(tensors, name)}, model "
             f"{_shape(own, name)}): attach with the options it was trained with"
         )
+    try:
+        check_values(tensors, own)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)

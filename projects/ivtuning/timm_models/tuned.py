@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..tuning import TUNERS, Tuner
 from ..tuning.base import set_frozen_eval
 from ..tuning.stems import STEMS, PromptStem, Stem, VisibleOnly
-from ..utils.fingerprint import fingerprint
+from ..utils.tensors import digest_of
 from .blocks import Pass, close_block, open_blocks, stages_of
 from .files import read_adapter, write_adapter
 
@@ -235,7 +235,7 @@ class TunedModel(nn.Module):
             "tuner": type(self.tuner).__name__,
             "revision": self.tuner.revision,
             "stem": type(self.stem).__name__,
-            "base": fingerprint({n: t.detach() for n, t in state.items() if id(t) not in trained}),
+            "base": digest_of({n: t.detach() for n, t in state.items() if id(t) not in trained}),
         }
 
     def __getattr__(self, name: str) -> Any:
