@@ -6,11 +6,11 @@ import pytest
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
-from ivtuning.backbones.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
 from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.methods import METHODS
 from ivtuning.tuning import TUNERS, Frozen, Full, IVTuning, LoRA, Mona
+from ivtuning.tuning.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
 
 VITDET, VISIBLE = "configs/M3FD/vitdet_ivtuning_b.py", "configs/COCO/cascade_mask_rcnn_mona_swin_b.py"
 NANO = "configs/synthetic/ivtuning.py"
@@ -57,7 +57,7 @@ def test_plugins_of_the_method_keep_their_options(tmp_path):
     file = tmp_path / "x.py"
     file.write_text(
         "from detectron2.config import LazyCall as L\n"
-        "from ivtuning.backbones.stems import PromptStem\n"
+        "from ivtuning.tuning.stems import PromptStem\n"
         "from ivtuning.tuning import IVTuning\n"
         "net = dict(stem=L(PromptStem)(norm='GN'), tuner=L(IVTuning)(prompt_dim=4))\n"
         "model = dict(backbone=dict(net=net))\n"

@@ -2,8 +2,8 @@
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.tuning import Full
+from ivtuning.tuning.stems import VisibleOnly
 
 from .ivtuning import data, dataloader, lr_multiplier, model, optimizer, train
 

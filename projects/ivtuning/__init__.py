@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .config import load_config as load_config
     from .engine.run import load_model as load_model
     from .predictor import Predictor as Predictor
+    from .timm_models import attach as attach
 
 __version__ = "0.1.0"
 
 # Public names, and the modules that define them.
 _PUBLIC = {
     "Predictor": ".predictor",
+    "attach": ".timm_models",
     "load_adapter": ".checkpoint",
     "load_config": ".config",
     "load_model": ".engine.run",

@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .backbones.stems import InfraredOnly, PromptStem, Stem, SumStem, VisibleOnly
 from .errors import UserError, nearest
 from .tuning import TUNERS, Frozen, Full, IVTuning, Tuner
 from .tuning.selection import Selection
+from .tuning.stems import InfraredOnly, PromptStem, Stem, SumStem, VisibleOnly
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

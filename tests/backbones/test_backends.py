@@ -6,9 +6,9 @@ import pytest
 import torch
 from helpers.tiny import eva, plain_vit, swin, vitdet
 
-from ivtuning.backbones.stems import PromptStem, SumStem
 from ivtuning.errors import UserError
 from ivtuning.tuning import Full, IVTuning
+from ivtuning.tuning.stems import PromptStem, SumStem
 
 TRUNKS = {"ViTDet": vitdet, "PlainViT": plain_vit, "Swin": swin, "Eva02": eva}
 
@@ -119,7 +119,7 @@ def test_attention_without_cuda_says_so(monkeypatch):
 
 
 def test_stems_say_which_images_they_use():
-    from ivtuning.backbones.stems import STEMS
+    from ivtuning.tuning.stems import STEMS
 
     assert {name: stem.uses for name, stem in STEMS.items()} == {
         "VisibleOnly": ("visible",),

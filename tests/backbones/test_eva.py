@@ -8,12 +8,12 @@ from timm.models.eva import Eva, checkpoint_filter_fn
 
 from ivtuning.backbones.eva import Eva02
 from ivtuning.backbones.presets import TRUNKS
-from ivtuning.backbones.stems import PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.vit import PlainViT
 from ivtuning.checkpoint import load_pretrained
 from ivtuning.checkpoint.files import read_state
 from ivtuning.errors import UserError
 from ivtuning.tuning import Frozen, Full, IVTuning
+from ivtuning.tuning.stems import PromptStem, SumStem, VisibleOnly
 
 SIZE = dict(img_size=48, patch_size=8, embed_dim=24, depth=4, num_heads=2)
 

@@ -9,10 +9,10 @@ import torch
 from detectron2.config import instantiate
 from helpers.pages import code_blocks, configs_with, installed
 
-from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.backbones.trunk import find_trunk
 from ivtuning.config import load_config
 from ivtuning.tuning import TUNERS, Frozen, IVTuning
+from ivtuning.tuning.stems import PromptStem, VisibleOnly
 
 SIZE = dict(img_size=48, patch_size=8, embed_dim=24, depth=4, num_heads=2)
 

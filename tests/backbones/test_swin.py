@@ -15,13 +15,13 @@ from helpers.tiny import sample, swin
 
 from ivtuning import compat
 from ivtuning.backbones.attention import window as window_attention
-from ivtuning.backbones.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin, SwinBlock, shift_mask
 from ivtuning.config import load_config
 from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
 from ivtuning.necks.feature_pyramid import FeaturePyramid
 from ivtuning.tuning import Frozen, Full, IVTuning
+from ivtuning.tuning.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
 
 
 @torch.no_grad()

@@ -10,12 +10,12 @@ from timm.models import vision_transformer, vision_transformer_sam
 from ivtuning import compat
 from ivtuning.backbones.attention import relpos as attention
 from ivtuning.backbones.attention.relpos import RelPosAttention
-from ivtuning.backbones.stems import STEMS, InfraredOnly, PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.trunk import find_trunk
 from ivtuning.backbones.vit import ViTDet
 from ivtuning.errors import UserError
 from ivtuning.necks.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.tuning import Frozen, Full, IVTuning
+from ivtuning.tuning.stems import STEMS, InfraredOnly, PromptStem, SumStem, VisibleOnly
 
 
 @pytest.mark.parametrize("tile", [attention.TILE, 60, 1])

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from ivtuning.backbones.stems import PromptStem
 from ivtuning.benchmark.measures import flops
 from ivtuning.benchmark.measures.flops import count, count_iv, energy, floor, frozen_trunk, rate
 from ivtuning.benchmark.measures.memory import peak_bytes, saved_bytes
@@ -15,6 +14,7 @@ from ivtuning.benchmark.options import Options
 from ivtuning.benchmark.subjects import trunks
 from ivtuning.benchmark.subjects.reference import plain
 from ivtuning.tuning import IVTuning
+from ivtuning.tuning.stems import PromptStem
 
 
 def test_saved_bytes_count_storages_once_and_no_parameters():

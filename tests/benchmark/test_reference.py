@@ -10,11 +10,11 @@ from helpers import tiny
 from torch import nn
 
 from ivtuning.backbones.attention.relpos import RelPosAttention
-from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.backbones.trunk import Trunk
 from ivtuning.benchmark.measures.memory import saved_bytes
 from ivtuning.benchmark.subjects.reference import plain
 from ivtuning.tuning import Frozen, IVTuning
+from ivtuning.tuning.stems import PromptStem, VisibleOnly
 
 
 @pytest.fixture(params=["vitdet", "plain_vit", "swin"])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from helpers.tools import line_of, load_tool
 
-from ivtuning.backbones.stems import PromptStem, SumStem
 from ivtuning.benchmark import report
 from ivtuning.benchmark.parts import startup
 from ivtuning.benchmark.report import ROWS
 from ivtuning.benchmark.subjects import trunks
 from ivtuning.tuning import Full, IVTuning
+from ivtuning.tuning.stems import PromptStem, SumStem
 
 NANO = ["--trunk", "vitdet_nano", "--depth", "2", "--repeats", "1", "--no-1024"]
 

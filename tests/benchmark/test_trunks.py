@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.benchmark.subjects import trunks
 from ivtuning.errors import UserError
 from ivtuning.tuning import Frozen
+from ivtuning.tuning.stems import VisibleOnly
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.backbones.vit import ViTDet
 from ivtuning.checkpoint import adapter, load_adapter, load_weights, save_adapter
 from ivtuning.checkpoint.adapter import (
@@ -28,6 +27,7 @@ from ivtuning.checkpoint.adapter import (
 from ivtuning.config import load_config
 from ivtuning.errors import UserError, run_tool
 from ivtuning.tuning import IVTuning, Mona
+from ivtuning.tuning.stems import PromptStem, VisibleOnly
 
 
 def image(seed=0):

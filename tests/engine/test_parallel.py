@@ -18,7 +18,6 @@ from helpers.tools import load_tool
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from ivtuning.backbones.stems import PromptStem, SumStem, VisibleOnly
 from ivtuning.checkpoint.checkpointer import Checkpointer
 from ivtuning.checkpoint.files import read
 from ivtuning.engine import run
@@ -27,6 +26,7 @@ from ivtuning.engine.parallel import init_distributed, parallelize, whole_parame
 from ivtuning.engine.trainer import Trainer
 from ivtuning.errors import UserError
 from ivtuning.tuning import Full, IVTuning, LoRA
+from ivtuning.tuning.stems import PromptStem, SumStem, VisibleOnly
 
 DDP = dict(broadcast_buffers=False)
 

@@ -12,7 +12,6 @@ from helpers.runs import config
 from helpers.tiny import detector, plain_vit, sample, swin, vitdet
 from torch import nn
 
-from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.backbones.trunk import find_trunk
 from ivtuning.checkpoint import save_adapter
 from ivtuning.checkpoint.files import read as read_checkpoint
@@ -20,6 +19,7 @@ from ivtuning.config import load_config
 from ivtuning.engine import run, speed
 from ivtuning.errors import UserError
 from ivtuning.tuning import TUNERS, Frozen
+from ivtuning.tuning.stems import PromptStem, VisibleOnly
 
 TRUNKS = {"ViTDet": vitdet, "PlainViT": plain_vit, "Swin": swin}
 BF16 = "train.frozen_dtype=bf16", "train.precision=bf16"

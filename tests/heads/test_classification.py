@@ -13,7 +13,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.tiny import plain_vit, swin, vitdet
 from PIL import Image
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.checkpoint import load_weights, save_adapter
 from ivtuning.checkpoint.files import read as read_checkpoint
 from ivtuning.config import load_config
@@ -24,6 +23,7 @@ from ivtuning.errors import UserError
 from ivtuning.heads.classification import ImageClassifier
 from ivtuning.necks.pooled import PooledTrunk
 from ivtuning.tuning import TUNERS, Mona
+from ivtuning.tuning.stems import VisibleOnly
 
 MEAN, STD = [120.0, 110.0, 100.0], [60.0, 50.0, 40.0]
 

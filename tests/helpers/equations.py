@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.tiny import eva, plain_vit, swin, vitdet
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.tuning import Frozen
+from ivtuning.tuning.stems import VisibleOnly
 
 TRUNKS = {"ViTDet": vitdet, "PlainViT": plain_vit, "Swin": swin, "Eva02": eva}
 

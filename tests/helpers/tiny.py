@@ -8,7 +8,6 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ivtuning.backbones.eva import Eva02
-from ivtuning.backbones.stems import PromptStem, Stem
 from ivtuning.backbones.swin import Swin
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.config import load_config
@@ -17,6 +16,7 @@ from ivtuning.heads.segmentation.head import SemSegHead
 from ivtuning.heads.segmentation.segmentor import PairedSemanticSegmentor
 from ivtuning.necks.multi_scale import MultiScale
 from ivtuning.tuning import IVTuning, Mona, Tuner
+from ivtuning.tuning.stems import PromptStem, Stem
 
 SIZE = dict(embed_dim=24, depth=4, num_heads=2, patch_size=8)
 

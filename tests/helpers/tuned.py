@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from helpers.tiny import eva, plain_vit, swin, vitdet
-from ivtuning.backbones.stems import PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.trunk import PLUGINS
 from ivtuning.tuning import TUNERS
+from ivtuning.tuning.stems import PromptStem, SumStem, VisibleOnly
 
 TRUNKS = {"vitdet": vitdet, "plain_vit": plain_vit, "swin": swin, "eva02": eva}
 ADDING = {

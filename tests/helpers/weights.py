@@ -8,10 +8,10 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import nn
 
-from ivtuning.backbones.stems import STEMS
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.necks.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.tuning import TUNERS, IVTuning
+from ivtuning.tuning.stems import STEMS
 
 SIZE = dict(embed_dim=32, depth=2, num_heads=2)
 

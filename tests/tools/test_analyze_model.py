@@ -13,11 +13,11 @@ from helpers.tiny import swin, vitdet
 from helpers.tools import ROOT, load_tool
 
 from ivtuning.backbones.presets import TRUNKS, VIT_14_SIZES, VIT_SIZES
-from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.checkpoint.adapter import group_sizes, save_adapter
 from ivtuning.comparison import costs
 from ivtuning.errors import UserError, run_tool
 from ivtuning.tuning import TUNERS, Frozen, IVTuning, Mona
+from ivtuning.tuning.stems import PromptStem, VisibleOnly
 
 # Trainable parameters counted in the Mona paper's released modules, all four outputs; then the base.
 PUBLISHED = {

@@ -9,10 +9,10 @@ import torch
 from helpers.tiny import vitdet
 from helpers.tuned import base, build, by_selecting, frozen, on_every_trunk, outputs, wake
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.checkpoint import load_adapter, save_adapter
 from ivtuning.errors import UserError
 from ivtuning.tuning import LoRA
+from ivtuning.tuning.stems import VisibleOnly
 
 
 @on_every_trunk

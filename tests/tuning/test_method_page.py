@@ -11,9 +11,9 @@ from helpers.tools import ROOT
 from torch import nn
 
 from ivtuning.backbones.presets import TRUNKS
-from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.tuning import TUNERS
 from ivtuning.tuning.iv_tuning.modules import HybridAdapter, PromptAdapter, PromptGenerator
+from ivtuning.tuning.stems import PromptStem, VisibleOnly
 
 PAGE = (ROOT / "docs/method.md").read_text(encoding="utf-8")
 

@@ -7,7 +7,6 @@ import torch
 from helpers.golden import fill, sums, wave
 from torch import nn
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.engine.parameters import count_parameters
@@ -16,6 +15,7 @@ from ivtuning.tuning import TUNERS, Adapter, AdaptFormer, BitFit, Full, LoRA, Mo
 from ivtuning.tuning.adapter import Bottleneck
 from ivtuning.tuning.lora import LowRank
 from ivtuning.tuning.mona import MonaAdapter, MonaConv
+from ivtuning.tuning.stems import VisibleOnly
 
 WIDTHS = (128, 192, 256, 384, 512, 768, 1024, 1536)
 

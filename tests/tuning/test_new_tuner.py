@@ -9,9 +9,9 @@ import torch
 from helpers.tiny import plain_vit, swin, vitdet
 from helpers.tools import ROOT
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.config import load_config
 from ivtuning.tuning import TUNERS, Frozen
+from ivtuning.tuning.stems import VisibleOnly
 
 PAGE = ROOT / "docs/new_tuner.md"
 

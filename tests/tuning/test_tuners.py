@@ -29,12 +29,12 @@ from helpers.tuned import (
 from torch import nn
 
 from ivtuning import tuning
-from ivtuning.backbones.stems import InfraredOnly, PromptStem, VisibleOnly
 from ivtuning.checkpoint import load_adapter, save_adapter
 from ivtuning.checkpoint.adapter import read_metadata
 from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.tuning import TUNERS, LoRA, Partial
+from ivtuning.tuning.stems import InfraredOnly, PromptStem, VisibleOnly
 
 
 def adamw(net, steps: int = 3, seed: int = 2):

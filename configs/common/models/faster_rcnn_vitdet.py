@@ -8,11 +8,11 @@ from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers
 from timm.layers import LayerNorm2d
 
-from ivtuning.backbones.stems import PromptStem
 from ivtuning.backbones.vit import ViTDet
 from ivtuning.meta_arch import PairedRCNN
 from ivtuning.necks.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.tuning import IVTuning
+from ivtuning.tuning.stems import PromptStem
 
 from ..constants import PAIR_MEAN, PAIR_STD
 from .detector_parts import anchor_generator, region_proposals, roi_heads, roi_pooler

@@ -2,9 +2,9 @@
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.stems import PromptStem
 from ivtuning.backbones.vit import PlainViT
 from ivtuning.tuning import IVTuning
+from ivtuning.tuning.stems import PromptStem
 
 from .segmentor import model
 

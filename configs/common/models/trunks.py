@@ -2,9 +2,9 @@
 
 from detectron2.config import LazyCall as L
 
-from ivtuning.backbones.stems import PromptStem, VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.tuning import IVTuning, Mona
+from ivtuning.tuning.stems import PromptStem, VisibleOnly
 
 
 def paired_swin(size):

@@ -11,13 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from ..tuning.base import BlockAdapters
 from ..tuning.frozen_statistics import frozen_statistics
+from ..tuning.sites import SitedBlock
 
 # Which activations are recomputed in the backward pass: none, those inside the MLP, or all of the block.
 ACTIVATION_CHECKPOINTING = (None, "mlp", "block")
 
 
-class OpenBlock:
-    """Mixin that opens timm's pre-norm block at the four sites of :mod:`ivtuning.tuning.base`.
+class OpenBlock(SitedBlock):
+    """Mixin that opens timm's pre-norm block, with activation checkpointing and ways to attend.
 
     Attributes:
         activation_checkpointing: one of ACTIVATION_CHECKPOINTING; the trunk sets it.
@@ -26,10 +27,6 @@ class OpenBlock:
 
     activation_checkpointing: str | None = None
     attn_backends: tuple[str, ...] = ("auto", "plain", "fused")
-
-    def attend(self, x: Tensor, **options: Tensor) -> Tensor:
-        """The attention branch without its norm; `options` are what :meth:`forward` was given for it."""
-        return self.attn(x, **options)
 
     def set_attn_backend(self, backend: str) -> None:
         """Choose how the attention is computed; `backend` is one of :attr:`attn_backends`.
@@ -40,30 +37,12 @@ class OpenBlock:
         # timm's attention modules have the first two of them.
         self.attn.fused_attn = use_fused_attn() if backend == "auto" else backend == "fused"
 
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """The MLP branch with its norm, before drop-path."""
-        return self.ls2(self.mlp(self.norm2(x)))
-
-    def run(
-        self, x: Tensor, adapters: BlockAdapters | None, prompt: Tensor | None, **attention: Tensor
-    ) -> Tensor:
-        """The block without checkpointing of the whole; see :meth:`forward`."""
-        y = self.ls1(self.attend(self.norm1(x), **attention))
-        if adapters is None:
-            x = x + self.drop_path1(y)
-        else:
-            y = adapters.on_attention(y, x)
-            x = adapters.after_attention(x + self.drop_path1(y), prompt)
+    def run_mlp(self, x: Tensor) -> Tensor:
         if self.activation_checkpointing == "mlp" and torch.is_grad_enabled():
             # It stops once all kept activations are there again, so a frozen last layer, which keeps none, is
             # not computed twice.
-            y = checkpoint(self.feed_forward, x, use_reentrant=False)
-        else:
-            y = self.feed_forward(x)
-        if adapters is None:
-            return x + self.drop_path2(y)
-        y = adapters.on_mlp(y, x)
-        return adapters.after_mlp(x + self.drop_path2(y), x, prompt)
+            return checkpoint(self.feed_forward, x, use_reentrant=False)
+        return self.feed_forward(x)
 
     def forward(
         self,

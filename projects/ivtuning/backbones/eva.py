@@ -9,8 +9,8 @@ from timm.models import eva
 from torch import Tensor, nn
 
 from ..tuning import Tuner
+from ..tuning.stems import Stem
 from .block import OpenBlock
-from .stems import Stem
 from .vit import LayerNorm, PlainViT
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..tuning import Tuner
 from ..tuning.options import need_rate
+from ..tuning.stems import Stem
 from .attention.window import SwinAttention
 from .block import OpenBlock
 from .patches import PatchEmbed
-from .stems import Stem
 from .trunk import Trunk
 
 _T = dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7)

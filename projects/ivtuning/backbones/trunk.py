@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import TUNERS, Tuner
-from ..tuning.base import BlockAdapters
+from ..tuning.base import BlockAdapters, set_frozen_eval
 from ..tuning.options import need_choice
+from ..tuning.stems import STEMS, Stem, VisibleOnly
 from .block import ACTIVATION_CHECKPOINTING
-from .stems import STEMS, Stem, VisibleOnly
 
 PLUGINS = ("stem", "tuner")
 
@@ -199,16 +199,6 @@ class Trunk(Backbone):
         if parts[0] == "blocks":
             return int(parts[1]) + 1
         return 0 if parts[0] in ("patch_embed", "pos_embed", "cls_token") else len(self.blocks) + 1
-
-
-def set_frozen_eval(module: nn.Module) -> None:
-    """Put every fully frozen submodule of `module` into eval mode."""
-    if not any(p.requires_grad for p in module.parameters()):
-        module.eval()
-        return
-    for child in module.children():
-        if next(child.parameters(), None) is not None:
-            set_frozen_eval(child)
 
 
 class TrunkPlace(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
-from ..tuning.base import BlockAdapters
 from ..tuning.options import need_rate
+from ..tuning.sites import PatchTokenAdapters
+from ..tuning.stems import Stem
 from .attention.relpos import RelPosAttention
 from .block import OpenBlock
 from .patches import PatchEmbed, resize_positions
-from .stems import Stem
 from .trunk import Trunk
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -51,39 +51,6 @@ class WindowBlock(OpenBlock, vision_transformer_sam.Block):
         size = x.shape[1:3]
         x, padded = vision_transformer_sam.window_partition(x, self.window_size)
         return vision_transformer_sam.window_unpartition(self.attn(x), self.window_size, size, padded)
-
-
-class PatchTokenAdapters:
-    """Applies adapters to the patch tokens of a sequence, and leaves its prefix (the class token) alone."""
-
-    def __init__(self, adapters: BlockAdapters, size: tuple[int, int], prefix: int):
-        self.adapters, self.size, self.prefix = adapters, size, prefix
-
-    def modules(self) -> Iterator[nn.Module]:
-        """The modules that are applied."""
-        return self.adapters.modules()
-
-    def _map(self, x: Tensor) -> Tensor:
-        return x[:, self.prefix :].unflatten(1, self.size)
-
-    def _at_patches(self, x: Tensor, site: Callable[..., Tensor], *others: Tensor) -> Tensor:
-        before = self._map(x)
-        after = site(before, *others)
-        if after is before:  # nothing there
-            return x
-        return torch.cat([x[:, : self.prefix], after.flatten(1, 2)], 1)
-
-    def on_attention(self, y: Tensor, x: Tensor) -> Tensor:
-        return self._at_patches(y, self.adapters.on_attention, self._map(x))
-
-    def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        return self._at_patches(x, self.adapters.after_attention, prompt)
-
-    def on_mlp(self, y: Tensor, x: Tensor) -> Tensor:
-        return self._at_patches(y, self.adapters.on_mlp, self._map(x))
-
-    def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
-        return self._at_patches(y, self.adapters.after_mlp, self._map(x), prompt)
 
 
 class VisionTransformer(Trunk):

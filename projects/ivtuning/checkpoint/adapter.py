@@ -7,7 +7,6 @@ which base, stem and tuner it belongs to.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,14 +19,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import __version__
-from ..backbones.stems import STEMS
 from ..backbones.trunk import PLUGINS, Trunk, TrunkPlace, find_trunk
 from ..errors import UserError, nearest
 from ..tuning import TUNERS
+from ..tuning.stems import STEMS
 from ..utils.files import atomic_write
+from ..utils.tensors import check_values, copy_into, digest_of, named_tensors
 from .header import FORMAT, read_adapter
 from .report import count, first, sizes
-from .values import check_values, copy_into, named_tensors
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,11 +49,8 @@ def adapter_tensors(model: nn.Module, place: TrunkPlace | None = None) -> dict[s
 
 
 def fingerprint(trunk: Trunk) -> str:
-    """sha256, in hex, of the trunk's frozen base: names, shapes and up to 1,024 values of every tensor.
-
-    Values are compared in bfloat16, so that a trunk and its bfloat16 copy agree.
-    """
-    return _digest(_split_trunk(trunk)[1])
+    """The digest of the trunk's frozen base; see :func:`..utils.tensors.digest_of`."""
+    return digest_of(_split_trunk(trunk)[1])
 
 
 def _split_trunk(trunk: Trunk) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -87,20 +83,6 @@ def _split_model(
     outside = named_tensors(model).items() if place.name else ()
     task = {n: t for n, t in outside if not n.startswith(place.prefix)}
     return {"backbone": trained, "task": task}, frozen
-
-
-@torch.no_grad()
-def _digest(frozen: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    samples = []
-    for name, tensor in sorted(frozen.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        step = max(1, -(-tensor.numel() // 1024))
-        samples.append(tensor.flatten()[::step].to(torch.bfloat16))
-    if samples:
-        # One transfer for all: a trunk on a GPU has hundreds of tensors.
-        digest.update(torch.cat(samples).cpu().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_adapter(
@@ -154,7 +136,7 @@ def save_adapter(
         "widths": [block.norm1.weight.numel() for block in trunk.blocks],
         "groups": [g for g in GROUPS if g in groups],
         "dtype": str(dtype).removeprefix("torch.") if dtype else None,
-        "fingerprint": _digest(frozen),
+        "fingerprint": digest_of(frozen),
         "base_weights": base,
         "versions": versions,
         "metadata": user,
@@ -205,7 +187,7 @@ def load_adapter(
             f"else than this one, revision {trunk.tuner.revision}, with the same tensors: train it again"
         )
     own, frozen = _split_model(model, place)
-    theirs, ours = header["fingerprint"], _digest(frozen)
+    theirs, ours = header["fingerprint"], digest_of(frozen)
     if theirs != ours and not merged:
         needed = header["base_weights"] or "file unknown"
         present = getattr(trunk, "base_file", None) or "no file read"

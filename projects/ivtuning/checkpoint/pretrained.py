@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from ..backbones.trunk import PLUGINS, Trunk, TrunkPlace, find_trunk
 from ..errors import UserError
+from ..utils.tensors import check_values, copy_into, named_tensors
 from .files import read_state
 from .report import LoadReport, brief, count, first, sizes
 from .trunks.eva import is_eva, to_timm
 from .trunks.resize import fit, is_table
 from .trunks.swin import from_mmdet, is_output_norm, is_swin, to_official
-from .values import check_values, copy_into, named_tensors
 
 # Keys of a trunk's file that a trunk may do without, by their first part: classifiers, MAE's decoder, SAM's
 # neck, the norm before a classifier, the class token itself where the trunk has none.

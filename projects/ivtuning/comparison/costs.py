@@ -7,13 +7,13 @@ from tabulate import tabulate
 from torch import nn
 
 from ..backbones.presets import TRUNKS
-from ..backbones.stems import PromptStem, VisibleOnly
 from ..backbones.trunk import Trunk
 from ..benchmark.subjects.reference import plain
 from ..checkpoint.adapter import trained_tensors
 from ..engine.parameters import count_parameters
 from ..errors import UserError, nearest
 from ..tuning import TUNERS, Frozen, IVTuning
+from ..tuning.stems import PromptStem, VisibleOnly
 from ..utils.arithmetic import FlopCounter
 
 LARGEST = 1 << 16  # side of an image in pixels; some sizes beyond overflow

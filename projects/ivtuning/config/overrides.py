@@ -115,7 +115,7 @@ def node_table(kind: str) -> Mapping[str, Callable]:
         from ..heads.segmentation.inference import INFERENCE
 
         return INFERENCE
-    from ..backbones.stems import STEMS
+    from ..tuning.stems import STEMS
 
     return STEMS
 

@@ -103,6 +103,9 @@ class Tuner(nn.Module):
     def register_hooks(self, trunk: nn.Module) -> None:
         """Change the trunk where there is no site, by forward hooks. Called once, after :meth:`attach`."""
 
+    def remove_hooks(self) -> None:
+        """Undo :meth:`register_hooks`."""
+
     def enable(self, on: bool) -> None:
         """Switch what was added on or off, and set :attr:`enabled`."""
         self.enabled = on
@@ -130,3 +133,13 @@ class Tuner(nn.Module):
     def mark_merged(self) -> None:
         """Note that the trunk's weights already hold what was added, as after :meth:`merge`."""
         raise UserError(f"{type(self).__name__} is never merged: there is nothing to undo")
+
+
+def set_frozen_eval(module: nn.Module) -> None:
+    """Put every fully frozen submodule of `module` into eval mode."""
+    if not any(p.requires_grad for p in module.parameters()):
+        module.eval()
+        return
+    for child in module.children():
+        if next(child.parameters(), None) is not None:
+            set_frozen_eval(child)

@@ -76,10 +76,21 @@ class LoRA(Tuner):
         )
 
     def register_hooks(self, trunk: nn.Module) -> None:
+        self.handles = []
         for block, updates in zip(trunk.blocks, self.updates, strict=True):
             for target, update in updates.items():
                 layer, update.rows = _projection(block.attn, target)
-                layer.register_forward_hook(update.hook)
+                shape = layer.weight[update.rows].shape
+                if shape != update.weight().shape:
+                    raise UserError(
+                        f"LoRA needs projections as wide as the block, but {target} has {tuple(shape)}: give "
+                        "another tuner, or other targets"
+                    )
+                self.handles.append(layer.register_forward_hook(update.hook))
+
+    def remove_hooks(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
         if self.merged:

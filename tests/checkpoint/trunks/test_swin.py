@@ -14,13 +14,13 @@ from timm.models import swin_transformer, swin_transformer_v2
 from timm.models.swin_transformer import checkpoint_filter_fn
 
 from ivtuning import compat
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.checkpoint import load_adapter, load_pretrained, save_adapter
 from ivtuning.checkpoint.files import read_state
 from ivtuning.checkpoint.trunks.swin import from_mmdet
 from ivtuning.errors import UserError
 from ivtuning.necks.feature_pyramid import FeaturePyramid
 from ivtuning.tuning import Frozen
+from ivtuning.tuning.stems import VisibleOnly
 
 SIZE = dict(embed_dim=8, depths=(2, 2, 2), num_heads=(1, 2, 4), window_size=3)
 NORMS = {f"norm{i}.{part}" for i in range(3) for part in ("weight", "bias")}

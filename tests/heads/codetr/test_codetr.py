@@ -16,12 +16,12 @@ from helpers.queries import check_autocast, check_gradients
 from helpers.tiny import sample
 from torch import Tensor, nn
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.heads.codetr import CoDINO, CoTransformer, PairedCoDINO
 from ivtuning.heads.dino.encoder import feature_layout
 from ivtuning.heads.dino.transformer import DenoisingQueries
+from ivtuning.tuning.stems import VisibleOnly
 
 K = 4
 NARROW = [

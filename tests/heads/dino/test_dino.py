@@ -16,7 +16,6 @@ from helpers.queries import check_autocast, check_gradients
 from helpers.tiny import sample, swin, vitdet
 from torch import Tensor
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.config import load_config
 from ivtuning.data.transforms.one_of import OneOf
@@ -31,6 +30,7 @@ from ivtuning.necks.channel_mapper import ChannelMapper
 from ivtuning.necks.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.necks.multi_scale import MultiScale
 from ivtuning.tuning import Full
+from ivtuning.tuning.stems import VisibleOnly
 
 K = 4
 SMALL = dict(

@@ -10,7 +10,6 @@ from helpers.decoders import BLOCKS, DECODERS, STAGES, WIDTHS, block_maps, decod
 from helpers.golden import fill, sums
 from torch import nn
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.backbones.swin import SWIN_SIZES, Swin
 from ivtuning.heads.segmentation.fcn import FCN
 from ivtuning.heads.segmentation.head import SemSegHead
@@ -18,6 +17,7 @@ from ivtuning.heads.segmentation.segformer import SegFormer
 from ivtuning.heads.segmentation.setr import SETRMLA, SETRPUP, MLANeck
 from ivtuning.heads.segmentation.upernet import UPerNet
 from ivtuning.tuning import Full
+from ivtuning.tuning.stems import VisibleOnly
 
 # --- against mmsegmentation 1.2.2, whose modules gave these figures with the same weights and inputs
 # (its SegformerHead with linear level layers, its SETRMLAHead with a 3x3 classifier; see the docstrings).

@@ -15,7 +15,6 @@ from helpers.decoders import BLOCKS, DECODERS, STAGES, WIDTHS, block_maps, decod
 from helpers.tiny import swin
 from omegaconf import DictConfig
 
-from ivtuning.backbones.stems import VisibleOnly
 from ivtuning.data.labels import IGNORE
 from ivtuning.errors import UserError
 from ivtuning.heads.segmentation.fcn import FCN
@@ -24,6 +23,7 @@ from ivtuning.heads.segmentation.losses import CrossEntropy, Dice, Sum
 from ivtuning.heads.segmentation.setr import SETRMLA, MLANeck
 from ivtuning.heads.segmentation.upernet import UPerNet
 from ivtuning.tuning import Full
+from ivtuning.tuning.stems import VisibleOnly
 
 
 def head(name: str = "UPerNet", classes: int = 7, **kwargs) -> SemSegHead:

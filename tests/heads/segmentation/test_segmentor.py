@@ -332,7 +332,7 @@ def test_adapter_file_carries_tuner_and_head(tmp_path):
 CONFIG = """
 from detectron2.config import LazyCall as L
 from ivtuning.necks.multi_scale import MultiScale
-from ivtuning.backbones.stems import PromptStem
+from ivtuning.tuning.stems import PromptStem
 from ivtuning.backbones.vit import PlainViT
 from ivtuning.heads.segmentation.fcn import FCN
 from ivtuning.heads.segmentation.head import SemSegHead

@@ -13,11 +13,11 @@ from helpers.tiny import eva, plain_vit, swin, vitdet
 from helpers.tools import package_environment
 from torch import nn
 
-from ivtuning.backbones.stems import PromptStem
 from ivtuning.checkpoint import load_adapter, save_adapter
 from ivtuning.engine.hooks import EMA
 from ivtuning.tuning import IVTuning
 from ivtuning.tuning.iv_tuning import fused
+from ivtuning.tuning.stems import PromptStem
 
 TRUNKS = {"ViTDet": vitdet, "PlainViT": plain_vit, "Swin": swin, "Eva02": eva}
 

@@ -9,12 +9,12 @@ import torch
 from helpers import tiny
 from torch import nn
 
-from ivtuning.backbones.stems import PromptStem
 from ivtuning.errors import UserError
 from ivtuning.tuning import IVTuning
 from ivtuning.tuning.frozen_statistics import frozen_statistics
 from ivtuning.tuning.iv_tuning import triton_site
 from ivtuning.tuning.iv_tuning.modules import HybridAdapter, PromptAdapter
+from ivtuning.tuning.stems import PromptStem
 
 pytest.importorskip("triton", reason="torch comes without triton on this platform")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,11 +7,11 @@ import torch
 from helpers.golden import fill, sums, wave
 from helpers.tiny import plain_vit, vitdet
 
-from ivtuning.backbones.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.errors import UserError
 from ivtuning.tuning import Frozen, Full, IVTuning
 from ivtuning.tuning.iv_tuning.modules import HybridAdapter, PromptAdapter, PromptGenerator, simam
+from ivtuning.tuning.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
 
 
 def mix(prefix: str = "mix.") -> list[str]:

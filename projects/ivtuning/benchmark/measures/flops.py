@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...backbones.stems import PromptStem, Stem, VisibleOnly
 from ...backbones.trunk import Trunk
 from ...tuning import Frozen, Full, IVTuning
+from ...tuning.stems import PromptStem, Stem, VisibleOnly
 from ...utils.arithmetic import FlopCounter
 from ..subjects.reference import explicit, plain
 from ..subjects.trunks import build

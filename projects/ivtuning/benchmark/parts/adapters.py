@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ...backbones.stems import PromptStem
 from ...checkpoint import load_adapter, save_adapter
 from ...checkpoint.checkpointer import Checkpointer
 from ...tuning import IVTuning
+from ...tuning.stems import PromptStem
 from ..measures.timing import interleaved, ratio, summary
 from ..options import Options
 from ..report import Result, Row

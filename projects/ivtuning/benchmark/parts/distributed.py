@@ -16,9 +16,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from ...backbones.stems import PromptStem, SumStem
 from ...errors import UserError
 from ...tuning import Full, IVTuning
+from ...tuning.stems import PromptStem, SumStem
 from ..measures.timing import interleaved, ratio, summary
 from ..options import Options
 from ..report import Result, Row

@@ -7,8 +7,8 @@ from functools import partial
 
 import torch
 
-from ...backbones.stems import PromptStem, Stem, VisibleOnly
 from ...tuning import Frozen, IVTuning, Tuner
+from ...tuning.stems import PromptStem, Stem, VisibleOnly
 from ..measures.memory import fitting
 from ..measures.timing import interleaved, summary
 from ..options import Options

@@ -14,7 +14,6 @@ from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ...backbones.stems import PromptStem
 from ...backbones.trunk import TrunkPlace, find_trunk
 from ...config import RUN_GROUPS, build, load_config
 from ...engine.optim import build_optimizer
@@ -24,6 +23,7 @@ from ...engine.speed import speed_up
 from ...engine.trainer import PRECISIONS, Trainer
 from ...errors import UserError
 from ...methods import METHODS
+from ...tuning.stems import PromptStem
 from ..measures.memory import fitting, peak_bytes
 from ..measures.shares import shares
 from ..measures.timing import Times, interleaved, summary

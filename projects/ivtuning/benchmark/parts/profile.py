@@ -11,9 +11,9 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from ...backbones.stems import Stem
 from ...methods import METHODS
 from ...tuning import Tuner
+from ...tuning.stems import Stem
 from ..measures.memory import fitting
 from ..measures.timing import Times, interleaved, wait
 from ..options import Options

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ...backbones.block import ACTIVATION_CHECKPOINTING
-from ...backbones.stems import PromptStem
 from ...backbones.trunk import Trunk
 from ...methods import METHODS
 from ...tuning import Frozen
+from ...tuning.stems import PromptStem
 from ..measures.flops import count_iv, energy, floor, frozen_trunk, rate
 from ..measures.memory import fitting, missing_note, peak_bytes, saved_bytes
 from ..measures.timing import Times, interleaved, ratio, summary

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 
 from ...backbones.presets import TRUNKS
-from ...backbones.stems import Stem
 from ...backbones.swin import Swin
 from ...backbones.trunk import Trunk
 from ...backbones.vit import ViTDet
 from ...errors import UserError, nearest
 from ...tuning import Tuner
+from ...tuning.stems import Stem
 
 _NANO: dict = dict(embed_dim=24, depth=8, num_heads=2, patch_size=8, img_size=48, pretrain_img_size=48)
 # The published ones, and two tiny ones for tests.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
-from ..values import FLOATS
+from ...utils.tensors import FLOATS
 from .swin import TABLE
 
 

@@ -75,7 +75,7 @@ PRESETS = {
 class IVTuning(Tuner):
     """IV-tuning: a hybrid adapter and a prompt adapter at two sites of every block; the trunk is frozen.
 
-    Use it with :class:`ivtuning.backbones.stems.PromptStem`, which makes the first prompt. Stems that use one
+    Use it with :class:`ivtuning.tuning.stems.PromptStem`, which makes the first prompt. Stems that use one
     of the two images alone are refused.
 
     Args:

@@ -1,7 +1,8 @@
-"""Tensors of a model, the check of what is to be copied into them, and the copying."""
+"""Tensors of a model: what tells them apart, the check of what is to be copied into them, and the copying."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -19,6 +20,24 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     tensors = dict(module.named_parameters())
     tensors.update((n, b) for n, b in module.named_buffers() if n in kept)
     return tensors
+
+
+@torch.no_grad()
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """sha256, in hex, of names, shapes and up to 1,024 values of every tensor.
+
+    Values are compared in bfloat16, so that tensors and their bfloat16 copies agree.
+    """
+    digest = hashlib.sha256()
+    samples = []
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        step = max(1, -(-tensor.numel() // 1024))
+        samples.append(tensor.flatten()[::step].to(torch.bfloat16))
+    if samples:
+        # One transfer for all: a trunk on a GPU has hundreds of tensors.
+        digest.update(torch.cat(samples).cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

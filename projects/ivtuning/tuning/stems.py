@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..tuning.iv_tuning.modules import PromptGenerator
-from ..tuning.layers import set_zero
-from ..tuning.options import need_choice, need_whole
 from ..utils.norms import NORMS
+from .iv_tuning.modules import PromptGenerator
+from .layers import set_zero
+from .options import need_choice, need_whole
 
 
 class Stem(nn.Module):

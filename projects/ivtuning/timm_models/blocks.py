@@ -1,0 +1,145 @@
+"""Opens the blocks of timm's ViT, EVA and Swin at the sites of :mod:`ivtuning.tuning.base`, in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..tuning import Tuner
+from ..tuning.base import BlockAdapters
+from ..tuning.sites import PatchTokenAdapters, SitedBlock
+
+
+class Pass:
+    """What the blocks share in one forward pass, set by the patch embedding and read by every block."""
+
+    def __init__(self, tuner: Tuner, prefix: int):
+        self.tuner, self.prefix = tuner, prefix
+        self.infrared: Tensor | None = None
+        self.size = (0, 0)
+        self.prompt: Tensor | None = None
+
+
+class Opened(SitedBlock):
+    """Mixin of a block that :func:`attach` opened.
+
+    Attributes:
+        shared: the state of the forward pass.
+        adapters: what the tuner adds here, or None.
+        renews_prompt: the prompt becomes this block's input (docs/method.md 1.5).
+        original: the block's class in timm.
+    """
+
+    shared: Pass
+    adapters: BlockAdapters | None
+    renews_prompt: bool
+    original: type[nn.Module]
+
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        shared = self.shared
+        if self.adapters is None or not shared.tuner.enabled:
+            return self.run(x, None, None, **options)
+        patches, adapters = x, self.adapters
+        if x.dim() == 3:
+            patches = x[:, shared.prefix :].unflatten(1, shared.size)
+            adapters = PatchTokenAdapters(adapters, shared.size, shared.prefix)  # type: ignore[assignment]
+        if self.renews_prompt or shared.prompt is None:
+            shared.prompt = patches
+        return self.run(x, adapters, shared.prompt, **options)
+
+
+class OpenedEva(Opened):
+    def ls1(self, y: Tensor) -> Tensor:
+        return y if self.gamma_1 is None else self.gamma_1 * y
+
+    def ls2(self, y: Tensor) -> Tensor:
+        return y if self.gamma_2 is None else self.gamma_2 * y
+
+
+class OpenedSwin(Opened):
+    def attend(self, x: Tensor, **options: Tensor) -> Tensor:
+        return self._attn(x)
+
+    def ls1(self, y: Tensor) -> Tensor:
+        return y
+
+    ls2 = ls1
+
+
+def stages_of(model: nn.Module) -> list[list[nn.Module]]:
+    """The model's blocks by stage: one stage for a ViT or EVA, the layers of a Swin.
+
+    Raises:
+        UserError: a model whose blocks are of another kind.
+    """
+    name = type(model).__name__
+    layers = getattr(model, "layers", None)
+    if layers is not None and all(hasattr(layer, "blocks") for layer in layers):
+        stages = [list(layer.blocks) for layer in layers]
+    else:
+        stages = [list(getattr(model, "blocks", ()))]
+    blocks = [block for stage in stages for block in stage]
+    odd = next((type(b).__name__ for b in blocks if _mixin(type(b)) is None), None)
+    if not blocks or odd or not hasattr(model, "patch_embed"):
+        what = f"a {odd}" if odd else "no block"
+        raise UserError(
+            f"{name} has {what} where ViT, EVA and Swin of timm have theirs: give a model of these, from "
+            "timm.create_model without features_only"
+        )
+    drop = getattr(model, "patch_drop", None)
+    if drop is not None and not isinstance(drop, nn.Identity):
+        raise UserError(
+            f"{name} drops patches, so adapters would see no map: create it with patch_drop_rate=0"
+        )
+    return stages
+
+
+def open_blocks(model: nn.Module, shared: Pass) -> None:
+    """Give every block of `model` what `shared.tuner` adds to it; the tuner builds it here.
+
+    Raises:
+        UserError: see :func:`stages_of`; or the model is open already.
+    """
+    stages = stages_of(model)
+    widths = [block.norm1.weight.numel() for stage in stages for block in stage]
+    shared.tuner.attach(widths)
+    adapters = iter(shared.tuner.blocks or [None] * len(widths))
+    for number, stage in enumerate(stages):
+        for position, block in enumerate(stage):
+            block.__class__ = opened_class(type(block))
+            block.shared = shared
+            # Every block of a ViT after the first takes its own input, as does a stage of a Swin.
+            block.renews_prompt = position > 0 if len(stages) == 1 else number > 0 and position == 0
+            # Not registered: the adapters belong to the tuner, and the model's names stay.
+            object.__setattr__(block, "adapters", next(adapters))
+            if getattr(block.attn, "q_bias", None) is not None:
+                # Otherwise timm does not call the layer `qkv`, where LoRA is, but uses its weight.
+                block.attn.qkv_bias_separate = True
+
+
+def close_block(block: nn.Module) -> None:
+    """Make `block` timm's own again."""
+    block.__class__ = block.original
+    for name in ("shared", "adapters", "renews_prompt"):
+        block.__dict__.pop(name)
+
+
+def _mixin(kind: type) -> type[Opened] | None:
+    from timm.models import eva, swin_transformer, vision_transformer
+
+    if issubclass(kind, Opened):
+        kind = kind.original
+    return {
+        vision_transformer.Block: Opened,
+        eva.EvaBlock: OpenedEva,
+        swin_transformer.SwinTransformerBlock: OpenedSwin,
+    }.get(kind)
+
+
+def opened_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of a block of `kind` with open sites."""
+    if issubclass(kind, Opened):
+        raise UserError("the model is attached already: call unload() first, or create it anew")
+    return type(f"Opened{kind.__name__}", (_mixin(kind), kind), {"original": kind})

@@ -1,0 +1,290 @@
+"""Tuning methods on models of timm's: the same values as in the package's own trunks, files, and refusals."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import ivtuning
+from ivtuning.errors import UserError
+from ivtuning.tuning import TUNERS, IVTuning, LoRA, Mona
+from ivtuning.tuning.stems import InfraredOnly, PromptStem, SumStem
+
+TINY = dict(num_classes=3)
+MODELS = {
+    "ViT": lambda: timm.create_model(
+        "vit_tiny_patch16_224", img_size=(48, 64), embed_dim=24, depth=3, num_heads=2, init_values=0.5, **TINY
+    ),
+    "DINOv2 with registers": lambda: timm.create_model(
+        "vit_small_patch14_reg4_dinov2", img_size=56, embed_dim=24, depth=3, num_heads=2, **TINY
+    ),
+    "EVA-02": lambda: timm.create_model(
+        "eva02_tiny_patch14_224", img_size=56, embed_dim=24, depth=3, num_heads=2, **TINY
+    ),
+    "DINOv3": lambda: timm.create_model(
+        "vit_small_patch16_dinov3", img_size=64, embed_dim=32, depth=3, num_heads=2, **TINY
+    ),
+    "EVA with fused projections": lambda: timm.create_model(
+        "eva_large_patch14_196", img_size=56, embed_dim=24, depth=3, num_heads=2, **TINY
+    ),
+    "Swin": lambda: timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        embed_dim=12,
+        depths=(2, 2),
+        num_heads=(1, 2),
+        window_size=4,
+        **TINY,
+    ),
+}
+OPTIONS = {"LoRA": dict(rank=4), "IVTuning": dict(hidden_dim=8), "Mona": dict(hidden_dim=8)}
+
+
+def images(model: nn.Module, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    size = model.patch_embed.img_size
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(batch, 3, *size, generator=generator) for _ in range(2))
+
+
+def disturb(module: nn.Module) -> None:
+    """Random values in place of those that make a method the identity."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+
+
+def tuner_of(name: str):
+    return TUNERS[name](**OPTIONS.get(name, {}))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_opened_blocks_compute_what_timm_computes(make):
+    model = make().eval()
+    disturb(model)  # some models start with a scale of 1e-6 on every branch
+    visible, _ = images(model)
+    kinds = [type(module) for module in model.modules()]
+    with torch.no_grad():
+        before = model(visible)
+        names = list(model.state_dict())
+        tuned = ivtuning.attach(model, LoRA(rank=4))
+        torch.testing.assert_close(tuned(visible), before, rtol=1e-5, atol=1e-6)
+        assert list(model.state_dict()) == names
+        disturb(tuned.tuner)
+        assert not torch.allclose(tuned(visible), before, atol=1e-3)
+        with tuned.disable():
+            torch.testing.assert_close(tuned(visible), before, rtol=1e-5, atol=1e-6)
+        back = tuned.unload()
+        assert back is model and [type(module) for module in model.modules()] == kinds
+        torch.testing.assert_close(back(visible), before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TUNERS)
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_all_that_trains_gets_a_gradient_and_all_else_stays(make, name):
+    tuned = ivtuning.attach(make(), tuner_of(name)).train()
+    disturb(tuned.tuner)
+    pair = images(tuned.model) if tuned.tuner.needs else images(tuned.model)[:1]
+    before = copy.deepcopy(tuned.state_dict())
+    optimizer = torch.optim.SGD(tuned.trained_parameters(), lr=1e-2)
+    tuned(*pair).square().sum().backward()
+    trained = {n for n, p in tuned.named_parameters() if p.requires_grad}
+    without = [n for n in trained if tuned.get_parameter(n).grad is None]
+    assert not without
+    optimizer.step()
+    for key, value in tuned.state_dict().items():
+        if key not in trained and "running" not in key and "num_batches" not in key:
+            assert torch.equal(value, before[key]), key
+    counts = tuned.count()
+    head = sum(p.numel() for p in tuned.model.get_classifier().parameters())
+    assert counts["head"] == head
+    assert sum(p.numel() for p in tuned.trained_parameters()) == counts["added"] + counts["selected"] + head
+
+
+@pytest.mark.parametrize("name", ["Mona", "Adapter", "AdaptFormer", "LoRA", "IVTuning"])
+def test_values_are_those_of_the_package_s_own_trunk(name):
+    """The same base, tuner and stem weights in a PlainViT and in timm's ViT."""
+    from ivtuning.backbones.vit import PlainViT
+    from ivtuning.tuning.stems import VisibleOnly
+
+    stem = PromptStem if name == "IVTuning" else VisibleOnly
+    own = PlainViT(stem(), tuner_of(name), 64, (2,), True, embed_dim=24, depth=3, num_heads=2).eval()
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, embed_dim=24, depth=3, num_heads=2, num_classes=0, global_pool=""
+    )
+    tuned = ivtuning.attach(model, tuner_of(name), stem()).eval()
+    disturb(own)
+    base = {n: p for n, p in own.state_dict().items() if not n.startswith(("stem.", "tuner."))}
+    model.load_state_dict(base)
+    added = {n: p for n, p in own.state_dict().items() if n not in base}
+    tuned.load_state_dict(added, strict=False)
+    pair = images(model)
+    with torch.no_grad():
+        theirs = tuned(*(pair if tuned.tuner.needs else pair[:1]))[:, 1:].unflatten(1, (4, 4))
+        ours = own(torch.cat(pair, 1))["block2"].permute(0, 2, 3, 1)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_prompts_of_a_swin_are_its_stages():
+    from ivtuning.backbones.swin import Swin
+
+    sizes = dict(embed_dim=12, depths=(2, 2), num_heads=(1, 2), window_size=4)
+    own = Swin(PromptStem(), tuner_of("IVTuning"), **sizes, out_indices=(1,)).eval()
+    model = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, num_classes=0, **sizes)
+    tuned = ivtuning.attach(model, tuner_of("IVTuning")).eval()
+    disturb(own)
+    tuned.tuner.load_state_dict(own.tuner.state_dict())
+    tuned.stem.load_state_dict(own.stem.state_dict())
+    # Patch merging stands in front of a stage in timm, and behind the one before it in the official code.
+    named = {}
+    for key, value in own.state_dict().items():
+        if not key.startswith(("stem.", "tuner.")):
+            key = key.replace("layers.0.downsample", "layers.1.downsample").replace("norm1.", "norm.", 0)
+            named[key.replace("norm1.", "norm.") if key.startswith("norm1.") else key] = value
+    missing, unexpected = model.load_state_dict(named, strict=False)
+    assert not unexpected and all("index" in key or "mask" in key for key in missing)
+    pair = images(model)
+    with torch.no_grad():
+        theirs = tuned.forward_features(*pair)
+        ours = own(torch.cat(pair, 1))["p1"].permute(0, 2, 3, 1)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_files_hold_what_was_trained_and_know_their_base(make, tmp_path):
+    model = make()
+    weights = copy.deepcopy(model.state_dict())
+    tuned = ivtuning.attach(model, tuner_of("IVTuning")).eval()
+    disturb(tuned.tuner), disturb(tuned.stem), disturb(model.get_classifier())
+    pair = images(model)
+    tuned.save(tmp_path / "a.safetensors")
+    again = make()
+    again.load_state_dict(weights)
+    again = ivtuning.attach(again, tuner_of("IVTuning")).eval()
+    again.load(tmp_path / "a.safetensors")
+    with torch.no_grad():
+        assert torch.equal(again(*pair), tuned(*pair))
+    other = ivtuning.attach(make(), tuner_of("IVTuning"))
+    with pytest.raises(UserError, match=r"a\.safetensors: made with base"):
+        other.load(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="made with tuner 'IVTuning', this model has 'Mona'"):
+        ivtuning.attach(make(), Mona(hidden_dim=8)).load(tmp_path / "a.safetensors")
+
+
+def test_files_of_other_shapes_and_other_kinds_are_refused(tmp_path):
+    model = MODELS["ViT"]()
+    weights = copy.deepcopy(model.state_dict())
+    ivtuning.attach(model, LoRA(rank=4)).save(tmp_path / "a.safetensors")
+    other = MODELS["ViT"]()
+    other.load_state_dict(weights)
+    other = ivtuning.attach(other, LoRA(rank=8))
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(UserError, match=r"do not fit .*lora_A: file \(4, 24\), model \(8, 24\)"):
+        other.load(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:200])
+    with pytest.raises(UserError, match="truncated, damaged"):
+        other.load(tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match="missing"):
+        other.load(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match=r"ends in \.safetensors"):
+        other.save(tmp_path / "a.pth")
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_merged_lora_computes_the_same_and_unloads_as_a_plain_model(make):
+    tuned = ivtuning.attach(make(), LoRA(rank=4)).eval()
+    disturb(tuned.tuner)
+    visible, _ = images(tuned.model)
+    with torch.no_grad():
+        before = tuned(visible)
+        tuned.merge()
+        torch.testing.assert_close(tuned(visible), before, rtol=1e-4, atol=1e-4)
+        model = tuned.unload()
+        torch.testing.assert_close(model(visible), before, rtol=1e-4, atol=1e-4)
+        ivtuning.attach(model, Mona(hidden_dim=8))
+
+
+def test_pairs_of_one_infrared_channel_and_copies_of_the_model():
+    tuned = ivtuning.attach(MODELS["ViT"](), IVTuning(hidden_dim=8), SumStem(from_visible=True)).eval()
+    visible, infrared = images(tuned.model)
+    twin = copy.deepcopy(tuned)
+    with torch.no_grad():
+        one = tuned(visible, infrared[:, :1])
+        assert torch.equal(one, tuned(visible, infrared[:, :1].expand(-1, 3, -1, -1)))
+        disturb(tuned.tuner)
+        assert torch.equal(twin(visible, infrared[:, :1]), one)
+        assert not torch.equal(tuned(visible, infrared[:, :1]), one)
+    assert torch.equal(tuned.stem.embed.proj.weight, tuned.model.patch_embed.proj.weight)
+
+
+def test_frozen_parts_train_without_drop_path():
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, embed_dim=24, depth=3, num_heads=2, drop_path_rate=0.9, **TINY
+    )
+    tuned = ivtuning.attach(model, LoRA(rank=4)).train()
+    visible, _ = images(model)
+    assert torch.equal(tuned(visible), tuned(visible))
+    assert tuned.num_features == 24
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    gradients = []
+    for on in (False, True):
+        torch.manual_seed(0)
+        model = MODELS["ViT"]()
+        model.set_grad_checkpointing(on)
+        tuned = ivtuning.attach(model, Mona(hidden_dim=8, dropout=0.0)).train()
+        tuned(images(model)[0]).square().sum().backward()
+        gradients.append([p.grad for p in tuned.tuner.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+class Odd(nn.Module):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (lambda: timm.create_model("resnet18"), (LoRA(rank=4),), "ResNet has no block"),
+        (lambda: timm.create_model("vit_tiny_patch16_224", features_only=True), (LoRA(),), "features_only"),
+        (Odd, (LoRA(rank=4),), "Odd has no block"),
+        (
+            lambda: timm.create_model("vit_tiny_patch16_224", depth=1, patch_drop_rate=0.5),
+            (LoRA(rank=4),),
+            "patch_drop_rate=0",
+        ),
+        (MODELS["ViT"], ("LoRA",), "tuner='LoRA' is not a tuner: give one of .*LoRA"),
+        (MODELS["ViT"], (LoRA,), "is not a tuner"),
+        (MODELS["ViT"], (LoRA(rank=4), "SumStem"), "is not a stem"),
+        (MODELS["ViT"], (IVTuning(), InfraredOnly()), "ignores visible"),
+    ],
+)
+def test_what_cannot_be_attached_is_refused(make, arguments, message):
+    with pytest.raises(UserError, match=message):
+        ivtuning.attach(make(), *arguments)
+
+
+def test_wrong_calls_are_refused():
+    tuned = ivtuning.attach(MODELS["ViT"](), LoRA(rank=4))
+    visible, infrared = images(tuned.model)
+    with pytest.raises(UserError, match="attached already"):
+        ivtuning.attach(tuned.model, LoRA(rank=4))
+    with pytest.raises(UserError, match="ignores infrared"):
+        tuned(visible, infrared)
+    pairs = ivtuning.attach(MODELS["ViT"](), IVTuning(hidden_dim=8))
+    with pytest.raises(UserError, match="needs two images"):
+        pairs(visible)
+    with pytest.raises(UserError, match="register the pair to one size"):
+        pairs(visible, infrared[..., :32])
+    pairs.model.set_grad_checkpointing(True)
+    with pytest.raises(UserError, match=r"set_grad_checkpointing\(False\)"):
+        pairs.train()
