@@ -43,6 +43,8 @@ def test_missing_file_names_its_neighbors(tmp_path, monkeypatch):
 def test_bad_files(tmp_path):
     (tmp_path / "bad.py").write_text("train = dict(\n    a=1,\n    b=)\n")
     assert "bad.py:3: syntax error" in message(str(tmp_path / "bad.py"))
+    (tmp_path / "bad.py").write_text("train = {}\n", encoding="utf-8-sig")
+    assert "bad.py: it starts with a byte-order mark" in message(str(tmp_path / "bad.py"))
     (tmp_path / "bad.txt").write_text("")
     assert "neither .py nor .yaml" in message(str(tmp_path / "bad.txt"))
 

@@ -40,7 +40,7 @@ FILES = [
     ("open.py", "train = dict(\n    a=1,\n", "open.py:1: syntax error"),
     ("lazy.py", "from detectron2.config import LazyCall as L\nm = L(3)()\n", "lazy.py:2: TypeError"),
     ("latin.py", b"a = 1\nx = '\xe9'\n", "latin.py:2: not UTF-8"),
-    ("bom.py", b"\xef\xbb\xbftrain = dict(a=1)\n", "bom.py:1: syntax error"),
+    ("bom.py", b"\xef\xbb\xbftrain = dict(a=1)\n", "bom.py: it starts with a byte-order mark"),
     ("wide.py", "train = dict(a=1)\n".encode("utf-16"), "not in UTF-8"),
     ("zero_byte.py", b"x = 1\n\0", "zero_byte.py:2: a zero byte"),
     ("tab.yaml", "a:\n\tb: 1\n", "tab.yaml:2: no valid YAML"),

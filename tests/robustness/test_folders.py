@@ -114,6 +114,11 @@ def damage_optimizer(state: dict) -> None:
     moments[0]["exp_avg"] = torch.ones(3, 3, 3)
 
 
+def damage_all_moments(state: dict) -> None:
+    for moments in state["trainer"]["optimizer"]["state"].values():
+        moments["exp_avg"] = moments["exp_avg"].flatten()[:1].clone()
+
+
 def damage_step(state: dict) -> None:
     state["trainer"]["optimizer"]["state"][0]["step"] = "two"
 
@@ -155,6 +160,7 @@ def damage_weights(state: dict) -> None:
     "damage, words",
     [
         (damage_optimizer, "exp_avg of parameter 0 is (3, 3, 3), not"),
+        (damage_all_moments, "exp_avg of parameter 0 is (1,), not"),
         (damage_step, "step of parameter 0 is 'two'"),
         (damage_rate, "parameter group 0 of the optimizer: lr='1e-3'"),
         (damage_groups, "parameter groups of the optimizer, not"),
@@ -210,6 +216,20 @@ def test_a_damaged_file_is_named(finished, train, name, text, words):
         assert content(finished) == before
     finally:
         file.write_text(good)
+
+
+@pytest.mark.parametrize("name", ["last_checkpoint", "metrics.json", "best.json", "config.yaml", "log.txt"])
+def test_a_folder_in_the_place_of_a_file_is_named(finished, train, name):
+    file, aside = finished / "out" / name, finished / "aside"
+    file.rename(aside)
+    file.mkdir()
+    try:
+        before = content(finished)
+        assert f"out/{name} is a folder" in line(train(finished, "--resume"))
+        assert content(finished) == before
+    finally:
+        file.rmdir()
+        aside.rename(file)
 
 
 def test_a_lock_names_its_owner_and_outlives_nobody(tmp_path, caplog):

@@ -158,7 +158,7 @@ CASES = [
     Case(
         "a kernel's folder", TRAIN, _train_into("/proc/nowhere/out"), ["/proc/nowhere/out cannot be written"]
     ),
-    Case("no folder", TRAIN, _train_into(""), ["train.output_dir is empty"]),
+    Case("no folder", TRAIN, _train_into(""), ["train.output_dir: it is empty"]),
     Case("an evaluation into a file", TRAIN, _evaluate_into("file"), ["file cannot be written"]),
 ]
 

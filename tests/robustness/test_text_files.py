@@ -43,6 +43,7 @@ def test_split_lists(text, tmp_path):
     ("text", "message"),
     [
         ("1\n9-5", r"val\.txt:2: the range 9-5 is empty; write 5-9"),
+        ("1\n! # all", r"val\.txt:2: nothing follows the `!`"),
         ("1\n\n00002d", r"val\.txt:3: no pair is called '00002d'; did you mean '00002D'"),
         ("1\n²", r"val\.txt:2: no pair is called"),
         ("1\n" + "9" * 30, r"val\.txt:2: no pair is called"),

@@ -90,6 +90,10 @@ def _fault(file: str, error: BaseException) -> str:
         # detectron2 wraps the parser's error, which knows the line.
         cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
         named = re.search(r"Config file (.+) has syntax error", str(error))
+        if "U+FEFF" in cause.msg:
+            return (
+                f"{named[1] if named else file}: it starts with a byte-order mark: save it as UTF-8 without"
+            )
         return f"{named[1] if named else file}:{cause.lineno}: syntax error, {cause.msg}: fix that line"
     if mark := getattr(error, "problem_mark", None):  # of YAML's parser
         return (

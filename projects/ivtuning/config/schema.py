@@ -152,7 +152,7 @@ class Train(_Closed):
     output_dir: Filled
     init_checkpoint: Text | None
     max_iter: Count
-    seed: Annotated[Whole, Field(ge=-(2**31), lt=2**31)]
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)]
     device: Annotated[Text, AfterValidator(_device)]
     precision: Literal["fp32", "bf16", "fp16"]
     gradient_accumulation: Count

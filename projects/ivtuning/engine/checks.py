@@ -19,7 +19,7 @@ from ..config.derived import class_counts
 from ..data.catalog import metadata
 from ..data.classes import align_classes, class_names
 from ..data.datasets.detection import check_masks
-from ..data.leaks import shared_files
+from ..data.leaks import check_presence, shared_files
 from ..errors import UserError, nearest
 
 logger = logging.getLogger("ivtuning")
@@ -51,14 +51,13 @@ def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
         _check_file(cfg.train.init_checkpoint)
     train, test = (_set_names(cfg, part) for part in ("train", "test"))
     classes = _classes([*train, *test])
-    dataset = None
-    if "dataset" in cfg.dataloader.train:
-        records = build(cfg, "dataloader.train.dataset")
-        _check_records(cfg, records)
+    dataset, tested = None, _read_set(cfg, "test")
+    if (records := _read_set(cfg, "train")) is not None:
+        _check_records(cfg, records, tested or [])
         dataset = DatasetFromList(records, copy=False)
         del records  # the serialized copy takes a fraction of their memory
     build(cfg, "dataloader.train", **({} if dataset is None else {"dataset": dataset}))
-    evaluator = _check_evaluation(cfg, test)
+    evaluator = _check_evaluation(cfg, test, tested)
     _check_count(cfg, [*train, *test], classes)
     _check_metric(cfg, evaluator)
     if not isinstance(build(cfg, "lr_multiplier"), ParamScheduler):
@@ -86,7 +85,7 @@ def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.Pat
     except UserError:  # the training set need not be on this machine
         train = []
     classes = _classes([*train, *test])
-    _check_evaluation(cfg, test)
+    _check_evaluation(cfg, test, _read_set(cfg, "test"))
     _check_count(cfg, [*train, *test], classes)
 
 
@@ -150,13 +149,20 @@ def _check_count(cfg: DictConfig, names: Sequence[str], classes: Sequence[str]) 
             )
 
 
-def _check_records(cfg: DictConfig, records: list[dict]) -> None:
-    """Check that the training set has the masks that it is to give; warn of images that are in both sets."""
+def _read_set(cfg: DictConfig, part: str) -> list[dict] | None:
+    """The dicts that a loader reads; None where it is of another kind."""
+    if OmegaConf.select(cfg, f"dataloader.{part}.dataset") is None:
+        return None
+    return build(cfg, f"dataloader.{part}.dataset")
+
+
+def _check_records(cfg: DictConfig, records: list[dict], tested: list[dict]) -> None:
+    """Check the training set's files and masks; warn of images that are in the test set as well."""
     if OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask"):
         check_masks(records)
-    if OmegaConf.select(cfg, "dataloader.test.dataset") is None:
-        return
-    if shared := shared_files(records, build(cfg, "dataloader.test.dataset")):
+    if cfg.dataloader.train.get("on_bad_pair") != "skip":
+        check_presence(records)
+    if shared := shared_files(records, tested):
         logger.warning(
             "%d image files are in the training set and in the test set, such as %s: the figures will be too "
             "good",
@@ -165,8 +171,8 @@ def _check_records(cfg: DictConfig, records: list[dict]) -> None:
         )
 
 
-def _check_evaluation(cfg: DictConfig, names: Sequence[str]) -> Any:
-    """Build the test loader and the evaluator, which is returned."""
+def _check_evaluation(cfg: DictConfig, names: Sequence[str], records: list[dict] | None) -> Any:
+    """Build the test loader, of `records` where it reads dicts, and the evaluator, which is returned."""
     node = cfg.dataloader.get("evaluator")
     if node is None:
         raise UserError("the config has no dataloader.evaluator: import dataloader from another config")
@@ -183,7 +189,9 @@ def _check_evaluation(cfg: DictConfig, names: Sequence[str]) -> Any:
             f"dataloader.evaluator.dataset_name={evaluated}, but dataloader.test.dataset.names={names[0]}: "
             "evaluate on the set that the loader reads"
         )
-    build(cfg, "dataloader.test")
+    if records is not None:
+        check_presence(records)
+    build(cfg, "dataloader.test", **({} if records is None else {"dataset": records}))
     return build(cfg, "dataloader.evaluator")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -47,9 +48,26 @@ class RunFolder:
             if self._replace:
                 for file in [*_files_of_a_run(self.path), *self.path.glob("events.out.tfevents.*")]:
                     file.unlink()
-            with atomic_write(self.path / "config.yaml") as temp:
+            with atomic_write(self.path / "config.yaml") as temp, _errors_of_writing():
                 LazyConfig.save(cfg, str(temp))
         write_log(self.path)
+
+
+@contextlib.contextmanager
+def _errors_of_writing() -> Iterator[None]:
+    """Inside, LazyConfig raises the errors of a disk, which it would otherwise log with their stack."""
+
+    def raise_again(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], OSError):
+            raise record.exc_info[1]
+        return True
+
+    log = logging.getLogger("detectron2.config.lazy")
+    log.addFilter(raise_again)
+    try:
+        yield
+    finally:
+        log.removeFilter(raise_again)
 
 
 @contextlib.contextmanager
@@ -80,6 +98,9 @@ def run_folder(path: str, resume: bool, replace: bool) -> Iterator[RunFolder]:
 def _claim(folder: Path, may_hold_a_run: bool) -> tuple[FolderLock, list[Path]]:
     if os.path.isdir(folder) and not may_hold_a_run:  # unlike Path's, it never raises
         _refuse_another_run(folder)
+    names = ("config.yaml", "log.txt", "last_checkpoint", "best.json", METRICS, RESULTS)
+    if odd := next((name for name in names if os.path.isdir(folder / name)), None):
+        raise UserError(f"{folder / odd} is a folder, and a run writes a file there: remove it")
     new = make_folder(folder)
     try:
         return FolderLock(folder), new

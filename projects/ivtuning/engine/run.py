@@ -55,7 +55,7 @@ def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     logger.info("%s", versions())
     logger.info("config %s %s", args.config_file, shlex.join(map(str, args.overrides)))
     seed = cfg.train.seed
-    seed_all_rng(seed + comm.get_rank() if seed >= 0 else None)
+    seed_all_rng(seed + comm.get_rank())
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark
 
@@ -147,7 +147,7 @@ def _train(
     progress: str | None,
 ) -> dict:
     options = cfg.train
-    seed_all_rng(options.seed if options.seed >= 0 else None)  # for the initial weights of added parts
+    seed_all_rng(options.seed)  # for the initial weights of added parts
     model = build_model(cfg)
     place = find_trunk(model)
     checkpointer = Checkpointer(model, options.output_dir)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ..errors import UserError
 
+# What torch's optimizers keep for a parameter as one number; all else has the parameter's shape.
+_SCALARS = ("step", "mu", "mu_product", "eta")
+
 
 def need(holds: bool, what: str) -> None:
     """Raise a UserError that says `what` unless it `holds`."""
@@ -64,15 +67,14 @@ def check_optimizer(state: Any, optimizer: torch.optim.Optimizer) -> None:
     for index, moments in state["state"].items():
         need(is_count(index) and index < len(parameters), f"the optimizer has no parameter {index!r}")
         need(isinstance(moments, Mapping), f"the optimizer's state of parameter {index} is no dict")
-        shapes = ((), (1,), tuple(parameters[index].shape))
         for name, value in moments.items():
-            fits = (
-                tuple(value.shape) in shapes
-                if isinstance(value, Tensor)
-                else value is None or is_number(value)
-            )
-            shape = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-            need(fits, f"the optimizer's {name} of parameter {index} is {shape}, not {shapes[-1]}")
+            own_shape = () if name in _SCALARS else tuple(parameters[index].shape)
+            if isinstance(value, Tensor):
+                fits, shape = tuple(value.shape) == own_shape, tuple(value.shape)
+            else:
+                fits = value is None or (name in _SCALARS and is_number(value))
+                shape = repr(value)
+            need(fits, f"the optimizer's {name} of parameter {index} is {shape}, not {own_shape}")
             need(
                 not isinstance(value, Tensor)
                 or not value.is_floating_point()

@@ -141,6 +141,11 @@ def _meta(root, *lines):
 
 
 MISTAKES = {
+    "two labels": (
+        "pets_train",
+        lambda r: _meta(r, "a.jpg 0", "b.jpg 1", "a.jpg 1"),
+        "train.txt:3: a.jpg has the label 0 in a line above",
+    ),
     "no root": ("pets_train", lambda r: (r / "pets").rename(r / "x"), "pets is missing"),
     "no labels": (
         "flowers102_train",

@@ -107,6 +107,7 @@ def _largest(path: Path, candidates: Sequence[int]) -> int:
 def read_lists(root: Path, part: str) -> tuple[Items, list[str]]:
     """``meta/<part>.txt``; classes are numbers, as many as ``meta/train.txt`` has."""
     labels, items = [], []
+    listed: dict[Path, int] = {}
     for name in dict.fromkeys(("train", part)):
         for where, line in _lines(root / f"meta/{name}.txt"):
             *path, last = line.rsplit(maxsplit=1)
@@ -115,7 +116,12 @@ def read_lists(root: Path, part: str) -> tuple[Items, list[str]]:
             if name == "train":
                 labels.append(label)
             if name == part:
-                items.append((root / part / path[0], label))
+                file = root / part / path[0]
+                if listed.setdefault(file, label) != label:
+                    raise UserError(
+                        f"{where}: {path[0]} has the label {listed[file]} in a line above: keep one"
+                    )
+                items.append((file, label))
     return items, [str(i) for i in range(_count(labels, root / "meta/train.txt"))]
 
 

@@ -150,8 +150,9 @@ def check_masks(dicts: list[dict]) -> None:
     for record in dicts:
         if bare := sum("segmentation" not in box for box in record.get("annotations", ())):
             raise UserError(
-                f"{bare} objects of {record['file_name']} have no mask, such as a polygon of three points: "
-                "add them, or train without masks (dataloader.train.mapper.use_instance_mask=False)"
+                f"{bare} objects of {record['file_name']} have no mask in their segmentation, such as a "
+                "polygon of three points: add them, or train without masks "
+                "(dataloader.train.mapper.use_instance_mask=False)"
             )
 
 

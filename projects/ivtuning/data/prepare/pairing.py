@@ -115,6 +115,8 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
         target, entry = (excluded, entry[1:].strip()) if entry.startswith("!") else (chosen, entry)
         name = PurePosixPath(entry.replace("\\", "/"))
         stem = name.stem if name.suffix.lower() in _LISTED_SUFFIXES else name.name
+        if not entry and target is excluded:
+            raise UserError(f"{where}: nothing follows the `!`; write what it excludes")
         if not entry:
             continue
         if stem in stems:
@@ -183,5 +185,5 @@ def split_pairs(
     parts = {"train": [p for p in pairs if p.stem in train], "val": [p for p in pairs if p.stem in val]}
     for part, chosen in parts.items():
         if not chosen:
-            raise UserError(f"split {name}: its {part} part has no pair; the set has {len(pairs)} pairs")
+            raise UserError(f"split {split}: its {part} part has no pair; the set has {len(pairs)} pairs")
     return name, parts
