@@ -7,11 +7,14 @@ import copy
 import itertools
 import multiprocessing
 import os
+import shutil
 import socket
 import traceback
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import tiny
 from helpers.runs import config
 from helpers.tools import load_tool
@@ -292,6 +295,38 @@ def test_two_nodes_train_save_and_resume_alike_by_ddp_and_fsdp(pairs, tmp_path, 
     argv += ["--weights", str(tmp_path / "fsdp/model_final.pth"), "--output", str(tmp_path / "a.safetensors")]
     load_tool("export_adapter").main(argv)
     assert (tmp_path / "a.safetensors").stat().st_size > 10_000
+
+
+def statistics_in_evaluations(rank: int, folder) -> dict:
+    """A digest of the buffers in each evaluation of a whole run, and of one that goes on from its middle."""
+    seen: dict[str, list[float]] = {"whole": [], "again": []}
+
+    def evaluate(cfg, model, stop=None) -> dict:
+        seen[Path(cfg.train.output_dir).name].append(sum(b.double().sum().item() for b in model.buffers()))
+        return {}
+
+    run.evaluate = evaluate
+    options = ["train.checkpointer.period=2", "train.eval_period=2", "train.max_iter=4", "train.best_metric="]
+    options += ["dataloader.train.total_batch_size=4"]
+    whole = config(folder / "whole", *options)
+    run.setup(whole, argparse.Namespace(config_file="", eval_only=False, overrides=[]))
+    run.train(whole)
+    if rank == 0:
+        (folder / "again").mkdir()
+        for name in ("model_0000001.pth", "metrics.json"):
+            shutil.copy(folder / "whole" / name, folder / "again")
+        (folder / "again/last_checkpoint").write_text("model_0000001.pth")
+    dist.barrier()
+    run.train(config(folder / "again", *options), resume=True)
+    return seen
+
+
+@pytest.mark.slow
+def test_processes_evaluate_with_the_same_statistics_before_and_after_a_resume(pairs, tmp_path):
+    """Each has batch norms with statistics of its own; evaluation and checkpoints use the main one's."""
+    first, second = in_two(tmp_path, statistics_in_evaluations, free_port(), target=node)
+    assert first == second and len(first["whole"]) == 2
+    assert first["again"] == first["whole"][1:]
 
 
 def unreachable(rank: int, folder) -> str:

@@ -38,7 +38,7 @@ def parallelize(model: nn.Module, trunk: Trunk, kind: str, ddp: Mapping[str, Any
     if kind == "ddp":
         return wrap_ddp(model, **ddp)
     if comm.get_world_size() > 1:
-        # Each process may have drawn its own initial weights (train.seed=-1).
+        # Unlike DDP, FSDP trusts that all processes start from the same values.
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             dist.broadcast(tensor.detach(), 0)
         # FSDP warns about in-place changes to a block's output; none happens while gradients are on.
@@ -67,6 +67,17 @@ def local_gradients(model: nn.Module) -> Iterator[None]:
             model.set_requires_gradient_sync(True)
     else:
         yield
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the main one's buffers, such as the running statistics of batch norms.
+
+    Each process collects statistics of its own images, and checkpoints hold the main one's. Evaluation is to
+    use those too, or else a resumed run would give other figures than the whole run.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from .hooks import EMA, BestCheckpoint, ProgressBar
 from .logs import start_log, versions, write_log
 from .metrics import Metrics
 from .optim import build_optimizer
-from .parallel import init_distributed, on_main, parallelize, whole_parameters, wrap_ddp
+from .parallel import init_distributed, on_main, parallelize, share_buffers, whole_parameters, wrap_ddp
 from .parameters import count_parameters, describe_input, parameter_table
 from .saving import Checkpoints
 from .schedule import describe
@@ -245,6 +245,7 @@ def _hooks(
     options = cfg.train
 
     def evaluation() -> dict:
+        share_buffers(trainer.model)
         with ema.applied() if ema else contextlib.nullcontext(), whole_parameters(trainer.model):
             results.clear()
             results.update(evaluate(cfg, trainer.model, trainer.stop))
