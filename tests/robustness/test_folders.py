@@ -274,25 +274,25 @@ def test_two_runs_do_not_share_a_folder(synthetic, train, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("by, code", [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_saves_and_says_how_to_go_on(synthetic, train, tmp_path, by, code):
-    options = ["train.checkpointer.period=3", "train.max_iter=4", "train.eval_period=2"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    whole.mkdir()
-    log = tmp_path / "moments"
-    assert train(whole, *options, KILL_LOG=str(log)).code == 0
-    moments = log.read_text().splitlines()
-    steps = [i for i, m in enumerate(moments, 1) if m == "before run_step"]
-    evaluation = moments.index("before evaluate") + 1
-    for at in (steps[1], evaluation):
-        cut.mkdir()
-        outcome = train(cut, *options, KILL_AT=str(at), KILL_BY=by)
-        assert outcome.code == code, outcome.err
-        assert "Traceback" not in outcome.out + outcome.err
-        (said,) = [x for x in outcome.err.splitlines() if x.startswith("error: ")]
-        assert f"stopped by {by} after 2 of 4 iterations: the same command with --resume" in said
-        assert (cut / "out/last_checkpoint").read_text() == "model_stopped.pth"
-        assert train(cut, *options, "--resume").code == 0
-        assert not differences(cut / "out", whole / "out")
-        cut.rename(tmp_path / str(at))
+    # Between two numbered checkpoints, and at one of them.
+    for period, checkpoint in ((3, "model_stopped.pth"), (2, "model_0000001.pth")):
+        options = [f"train.checkpointer.period={period}", "train.max_iter=4", "train.eval_period=2"]
+        whole, log = tmp_path / f"whole{period}", tmp_path / f"moments{period}"
+        whole.mkdir()
+        assert train(whole, *options, KILL_LOG=str(log)).code == 0
+        moments = log.read_text().splitlines()
+        step = [i for i, m in enumerate(moments, 1) if m == "before run_step"][1]
+        for at in (step, moments.index("before evaluate") + 1):
+            cut = tmp_path / f"cut{period}_{at}"
+            cut.mkdir()
+            outcome = train(cut, *options, KILL_AT=str(at), KILL_BY=by)
+            assert outcome.code == code, outcome.err
+            assert "Traceback" not in outcome.out + outcome.err
+            (said,) = [x for x in outcome.err.splitlines() if x.startswith("error: ")]
+            assert f"stopped by {by} after 2 of 4 iterations: the same command with --resume" in said
+            assert (cut / "out/last_checkpoint").read_text() == checkpoint
+            assert train(cut, *options, "--resume").code == 0
+            assert not differences(cut / "out", whole / "out")
 
 
 def test_ctrl_c_inside_a_file_of_weights_is_no_error_of_torch(tmp_path):

@@ -106,11 +106,11 @@ class Trainer(TrainerBase):
     def before_train(self) -> None:
         super().before_train()
         if self._evaluation_due:
+            self._evaluation_due = False  # in the checkpoint that is written again as well
             with self.at(self.start_iter - 1):
                 for hook in self._hooks:
                     if isinstance(hook, (hooks.EvalHook, BestCheckpoint, Metrics, Checkpoints)):
                         hook.after_step()
-            self._evaluation_due = False
 
     def after_step(self) -> None:
         if comm.get_world_size() == 1:
