@@ -70,10 +70,11 @@ def check_optimizer(state: Any, optimizer: torch.optim.Optimizer) -> None:
         for name, value in moments.items():
             own_shape = () if name in _SCALARS else tuple(parameters[index].shape)
             if isinstance(value, Tensor):
-                fits, shape = tuple(value.shape) == own_shape, tuple(value.shape)
+                shape = str(tuple(value.shape))
+                fits = shape == str(own_shape)
             else:
-                fits = value is None or (name in _SCALARS and is_number(value))
                 shape = repr(value)
+                fits = value is None or (name in _SCALARS and is_number(value))
             need(fits, f"the optimizer's {name} of parameter {index} is {shape}, not {own_shape}")
             need(
                 not isinstance(value, Tensor)
