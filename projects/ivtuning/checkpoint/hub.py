@@ -1,0 +1,181 @@
+"""Weights by name: timm://, hf://, detectron2:// and web addresses, fetched once into a cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import UserError, nearest
+from .download import TIMEOUT, download, is_offline, place_of
+from .sources import DETECTRON2, DIGESTS
+
+_FORMS = "timm://MODEL, hf://OWNER/REPO/FILE, https://..., detectron2://... or a path"
+# What repositories of timm call their files; the first one that a repository has is taken.
+_TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+_LOGIN = "`hf auth login`, or HF_TOKEN"
+
+
+def fetch(name: str) -> Path:
+    """The file that `name`, which contains "://", stands for, on this machine.
+
+    timm://MODEL is the file of that pretrained model, in timm's names of tensors.
+    hf://OWNER/REPO/FILE[@REVISION] is a file of the Hugging Face Hub. Both are kept in the hub's own cache
+    (HF_HOME). Files of http://, https:// and detectron2:// are kept in $IVTUNING_CACHE (default
+    ~/.cache/ivtuning). Other schemes go to detectron2's handlers.
+
+    Raises:
+        UserError: the hub or server does not know the name, wants a login, or cannot be reached and the cache
+            lacks the file; a download that is incomplete or has another digest than is known.
+        OSError: the disk is full.
+    """
+    scheme, _, rest = name.partition("://")
+    if scheme == "timm":
+        return _fetch_timm(name, rest)
+    if scheme == "hf":
+        return _fetch_hf(name, *_parse_hf(name, rest))
+    if scheme == "detectron2":
+        return _fetch_url(DETECTRON2 + rest)
+    if scheme in ("http", "https"):
+        return _fetch_url(name)
+    return _fetch_other(name)
+
+
+def cache_folder() -> Path:
+    """The folder of downloaded files."""
+    try:
+        return Path(os.environ.get("IVTUNING_CACHE") or "~/.cache/ivtuning").expanduser()
+    except RuntimeError as error:
+        raise UserError("there is no home folder for the cache: set IVTUNING_CACHE") from error
+
+
+def _fetch_url(url: str) -> Path:
+    file = place_of(url, cache_folder())
+    download(url, file, DIGESTS.get(url.partition("?")[0]))
+    return file
+
+
+def _fetch_timm(name: str, model: str) -> Path:
+    import timm
+
+    try:
+        cfg = timm.get_pretrained_cfg(model, allow_unregistered=False)
+    except RuntimeError:
+        cfg = None
+    if cfg is None or not (cfg.hf_hub_id or cfg.url):
+        near = nearest(model, timm.list_pretrained()) or ": timm.list_pretrained() lists those that it has"
+        raise UserError(f"{name}: timm {timm.__version__} has no weights of that name{near}")
+    if not cfg.hf_hub_id:
+        return _fetch_url(cfg.url)
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _TIMM_FILES
+    return _fetch_hf(name, repo, files, revision or None)
+
+
+def _parse_hf(name: str, rest: str) -> tuple[str, Sequence[str], str | None]:
+    """The repository, the file and the revision in `rest`, OWNER/REPO/FILE[@REVISION]."""
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)/([^@]*[^@/])(?:@(.+))?", rest)
+    if not match:
+        raise UserError(
+            f"{name}: a file of the hub is named hf://OWNER/REPO/FILE or hf://OWNER/REPO/FILE@REVISION"
+        )
+    return match[1], (match[2],), match[3]
+
+
+def _fetch_hf(name: str, repo: str, files: Sequence[str], revision: str | None) -> Path:
+    """The first of `files` that the repository has."""
+    hub = _hugging_face(name)
+    errors = hub.errors
+    missing = None
+    for file in files:
+        before = hub.try_to_load_from_cache(repo, file, revision=revision)
+        try:
+            path = Path(hub.hf_hub_download(repo, file, revision=revision, etag_timeout=TIMEOUT))
+        except errors.EntryNotFoundError as error:  # not in the repository, or neither cached nor reachable
+            if missing is None or isinstance(error, errors.LocalEntryNotFoundError):
+                missing = error
+            continue
+        except Exception as error:
+            raise _hub_error(hub, name, repo, error) from error
+        if str(path) != before:
+            _check_blob(name, path)
+        return path
+    if isinstance(missing, errors.LocalEntryNotFoundError):
+        cache = Path(hub.constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+        why = "HF_HUB_OFFLINE is set" if is_offline() else f"{hub.constants.ENDPOINT} cannot be reached"
+        at = f" --revision {revision}" if revision else ""
+        raise UserError(
+            f"{name} is not in the cache, and {why}: run `hf download {repo} {files[0]}{at}` on a "
+            f"machine with network access and copy what it puts there to {cache}, or give the path of a file"
+        ) from missing
+    known: list[str] = []
+    with contextlib.suppress(Exception):  # it only helps the message
+        known = hub.list_repo_files(repo, revision=revision)
+    near = nearest(files[0], known) or ": check the name of the file"
+    raise UserError(f"{name}: the repository {repo} has no file {files[0]}{near}") from missing
+
+
+def _hugging_face(name: str) -> ModuleType:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise UserError(f"{name}: needs huggingface_hub: pip install huggingface_hub") from error
+    return huggingface_hub
+
+
+def _hub_error(hub: ModuleType, name: str, repo: str, error: Exception) -> Exception:
+    """What to raise for an `error` of the hub's client."""
+    errors = hub.errors
+    if isinstance(error, errors.GatedRepoError):
+        page = f"{hub.constants.ENDPOINT}/{repo}"
+        return UserError(f"{name}: accept the terms at {page}, and log in there with {_LOGIN}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UserError(
+            f"{name}: the hub has no repository {repo}, or it is private: check the name, or log in "
+            f"with {_LOGIN}"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UserError(f"{name}: the repository {repo} has no such revision: check what follows the @")
+    if isinstance(error, errors.HFValidationError):
+        return UserError(f"{name}: {repo} is no name of a repository: check it")
+    if isinstance(error, OSError) and error.errno is not None:  # the disk
+        error.filename = error.filename or hub.constants.HF_HUB_CACHE
+        return error
+    # Its client raises errors of the libraries below it as well.
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return UserError(f"{name}: the download failed ({line[:200]}): run the command again")
+
+
+def _check_blob(name: str, path: Path) -> None:
+    """Compare a file that the hub has just given with its digest, which names large files in its cache."""
+    blob = path.resolve()
+    if not re.fullmatch("[0-9a-f]{64}", blob.name):
+        return
+    with open(blob, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    if digest != blob.name:
+        path.unlink()
+        blob.unlink(missing_ok=True)
+        raise UserError(
+            f"{name}: what came has the SHA-256 {digest[:12]}, not {blob.name[:12]} as published: it was "
+            "changed or damaged on its way; try again, or on another network"
+        )
+
+
+def _fetch_other(name: str) -> Path:
+    """A file of a scheme that detectron2 has a handler for, such as catalog://."""
+    from detectron2.utils.file_io import PathManager
+
+    try:
+        file = Path(PathManager.get_local_path(name))
+        reason = "no such file"
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        file, reason = None, str(getattr(error, "reason", error)).strip(".") or type(error).__name__
+    if file is None or not file.is_file():
+        raise UserError(f"{name} cannot be fetched ({reason}): give {_FORMS}")
+    return file
