@@ -18,6 +18,8 @@ _FORMS = "timm://MODEL, hf://OWNER/REPO/FILE, https://..., detectron2://... or a
 # What repositories of timm call their files; the first one that a repository has is taken.
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 _LOGIN = "`hf auth login`, or HF_TOKEN"
+# Files that the hub gave to this process, so that what was checked is what is read.
+_found: dict[tuple, Path] = {}
 
 
 def fetch(name: str) -> Path:
@@ -73,7 +75,7 @@ def _fetch_timm(name: str, model: str) -> Path:
         return _fetch_url(cfg.url)
     repo, _, revision = cfg.hf_hub_id.partition("@")
     files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _TIMM_FILES
-    return _fetch_hf(name, repo, files, revision or None)
+    return _fetch_hf(name, repo, files, revision or None, latest=False)
 
 
 def _parse_hf(name: str, rest: str) -> tuple[str, Sequence[str], str | None]:
@@ -86,37 +88,53 @@ def _parse_hf(name: str, rest: str) -> tuple[str, Sequence[str], str | None]:
     return match[1], (match[2],), match[3]
 
 
-def _fetch_hf(name: str, repo: str, files: Sequence[str], revision: str | None) -> Path:
-    """The first of `files` that the repository has."""
+def _fetch_hf(name: str, repo: str, files: Sequence[str], revision: str | None, latest: bool = True) -> Path:
+    """The first of `files` that the repository has.
+
+    Args:
+        latest: ask the hub whether it has a newer version than the cache; once in a process.
+    """
     hub = _hugging_face(name)
-    errors = hub.errors
-    missing = None
-    for file in files:
-        before = hub.try_to_load_from_cache(repo, file, revision=revision)
-        try:
-            path = Path(hub.hf_hub_download(repo, file, revision=revision, etag_timeout=TIMEOUT))
-        except errors.EntryNotFoundError as error:  # not in the repository, or neither cached nor reachable
-            if missing is None or isinstance(error, errors.LocalEntryNotFoundError):
-                missing = error
-            continue
-        except Exception as error:
-            raise _hub_error(hub, name, repo, error) from error
-        if str(path) != before:
-            _check_blob(name, path)
-        return path
-    if isinstance(missing, errors.LocalEntryNotFoundError):
-        cache = Path(hub.constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-        why = "HF_HUB_OFFLINE is set" if is_offline() else f"{hub.constants.ENDPOINT} cannot be reached"
-        at = f" --revision {revision}" if revision else ""
-        raise UserError(
-            f"{name} is not in the cache, and {why}: run `hf download {repo} {files[0]}{at}` on a "
-            f"machine with network access and copy what it puts there to {cache}, or give the path of a file"
-        ) from missing
+    key = (hub.constants.ENDPOINT, hub.constants.HF_HUB_CACHE, repo, files, revision)
+    if key in _found and _found[key].is_file():
+        return _found[key]
+    try:
+        cached = [hub.try_to_load_from_cache(repo, file, revision=revision) for file in files]
+        found = None if latest else next((path for path in cached if isinstance(path, str)), None)
+        for file, before in zip(files, cached, strict=True) if found is None else ():
+            with contextlib.suppress(hub.errors.RemoteEntryNotFoundError):
+                found = hub.hf_hub_download(repo, file, revision=revision, etag_timeout=TIMEOUT)
+                if found != before:
+                    _check_blob(name, Path(found))
+                break
+    except UserError:
+        raise
+    except hub.errors.LocalEntryNotFoundError as error:
+        raise UserError(_unreachable(hub, name, repo, files[0], revision)) from error
+    except Exception as error:
+        raise _hub_error(hub, name, repo, error) from error
+    if found is None:
+        near = _nearest_file(hub, repo, files[0], revision)
+        raise UserError(f"{name}: the repository {repo} has no file {files[0]}{near}")
+    _found[key] = Path(found)
+    return _found[key]
+
+
+def _unreachable(hub: ModuleType, name: str, repo: str, file: str, revision: str | None) -> str:
+    cache = Path(hub.constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    why = "HF_HUB_OFFLINE is set" if is_offline() else f"{hub.constants.ENDPOINT} cannot be reached"
+    at = f" --revision {revision}" if revision else ""
+    return (
+        f"{name} is not in the cache, and {why}: run `hf download {repo} {file}{at}` on a machine with "
+        f"network access and copy what it puts there to {cache}, or give the path of a file"
+    )
+
+
+def _nearest_file(hub: ModuleType, repo: str, file: str, revision: str | None) -> str:
     known: list[str] = []
     with contextlib.suppress(Exception):  # it only helps the message
-        known = hub.list_repo_files(repo, revision=revision)
-    near = nearest(files[0], known) or ": check the name of the file"
-    raise UserError(f"{name}: the repository {repo} has no file {files[0]}{near}") from missing
+        known = hub.HfApi(endpoint=hub.constants.ENDPOINT).list_repo_files(repo, revision=revision)
+    return nearest(file, known) or ": check the name of the file"
 
 
 def _hugging_face(name: str) -> ModuleType:
