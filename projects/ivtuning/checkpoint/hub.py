@@ -9,10 +9,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ..errors import UserError, nearest
 from .download import TIMEOUT, download, is_offline, place_of
 from .sources import DETECTRON2, DIGESTS
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 _FORMS = "timm://MODEL, hf://OWNER/REPO/FILE, https://..., detectron2://... or a path"
 # What repositories of timm call their files; the first one that a repository has is taken.
@@ -47,6 +51,14 @@ def fetch(name: str) -> Path:
     return _fetch_other(name)
 
 
+def repository(name: str) -> str | None:
+    """The repository of the hub that holds the weights `name`; None where it is no name of the hub."""
+    scheme, _, rest = name.partition("://")
+    if scheme == "timm":
+        return _timm_cfg(name, rest).hf_hub_id
+    return _parse_hf(name, rest)[0] if scheme == "hf" else None
+
+
 def cache_folder() -> Path:
     """The folder of downloaded files."""
     try:
@@ -61,7 +73,8 @@ def _fetch_url(url: str) -> Path:
     return file
 
 
-def _fetch_timm(name: str, model: str) -> Path:
+def _timm_cfg(name: str, model: str) -> PretrainedCfg:
+    """What timm knows about the weights of a pretrained `model`."""
     import timm
 
     try:
@@ -71,6 +84,11 @@ def _fetch_timm(name: str, model: str) -> Path:
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
         near = nearest(model, timm.list_pretrained()) or ": timm.list_pretrained() lists those that it has"
         raise UserError(f"{name}: timm {timm.__version__} has no weights of that name{near}")
+    return cfg
+
+
+def _fetch_timm(name: str, model: str) -> Path:
+    cfg = _timm_cfg(name, model)
     if not cfg.hf_hub_id:
         return _fetch_url(cfg.url)
     repo, _, revision = cfg.hf_hub_id.partition("@")

@@ -70,7 +70,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
 
 def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.Module:
     """The model of `cfg` with the weights of a full checkpoint, or of base weights and an adapter file."""
-    check_files(weights, adapter)
+    check_files(*(file for file in (weights, adapter) if "://" in str(file)))  # before the model is built
     model = build_model(cfg)
     load_weights(model, weights, adapter)
     return model
