@@ -16,6 +16,7 @@ from helpers.weights import randomize, same, save
 
 from ivtuning.checkpoint import load_weights
 from ivtuning.checkpoint.adapter import read_metadata
+from ivtuning.checkpoint.hub import repository
 from ivtuning.checkpoint.pretrained import load_pretrained
 from ivtuning.config import load_config
 from ivtuning.errors import run_tool
@@ -63,7 +64,8 @@ def test_what_a_card_says(tmp_path):
     assert facts["method"].startswith("IVTuning (") and "hidden_dim=8" in facts["method"]
     assert (facts["trained on"], facts["evaluated on"]) == ("synthetic_train", "synthetic_val")
     assert (facts["bbox/AP"], facts["license"], facts["by"]) == ("41.2", "apache-2.0", r"a\|b")
-    assert facts["trunk"] == "ViTDet, 2 blocks, 96 wide" and str(tmp_path) not in card
+    assert facts["trunk"] == "ViTDet, 2 blocks, 96 wide" and facts["parts"] == "stem, tuner, neck, heads"
+    assert str(tmp_path) not in card and "train.init_checkpoint" not in card
 
 
 def test_the_lines_of_a_card_load_what_was_exported(tmp_path, monkeypatch):
@@ -89,10 +91,27 @@ def test_without_notes_and_heads(tmp_path):
     card, _ = export(tmp_path, "--only", "backbone", overrides=["train.init_checkpoint="])
     assert front(card)["license"] == "unknown" and "base_model" not in front(card)
     facts = table(card)
-    assert facts["license"].startswith("not stated") and facts["held"] == "stem and tuner"
+    assert facts["license"].startswith("not stated") and facts["parts"] == "stem, tuner"
     assert 'ivtuning.load_adapter(model, "hf://OWNER/REPO/m3fd.safetensors")' in card
 
 
+@pytest.mark.parametrize(
+    "name, repo",
+    [
+        ("timm://vit_base_patch16_224.mae", "timm/vit_base_patch16_224.mae"),
+        ("timm://vit_base_patch16_224.mae#model", "timm/vit_base_patch16_224.mae"),
+        ("hf://lab/m3fd/base.pth@v1", "lab/m3fd"),
+        ("timm://nothing", None),
+        ("hf://lab", None),
+        ("https://host/base.pth", None),
+        ("base.pth", None),
+    ],
+)
+def test_the_repository_of_a_base(name, repo):
+    assert repository(name) == repo
+
+
+@pytest.mark.slow
 def test_a_card_replaces_its_own_kind_alone(tmp_path, capsys):
     export(tmp_path, "--note", "AP=1")
     card, _ = export(tmp_path, "--note", "AP=2")

@@ -16,6 +16,7 @@ _MARK = "<!-- Written by tools/export_adapter.py, which replaces this page as lo
 _LICENSE = "not stated; what is made from a base follows the base's license too"
 # Notes that have a place of their own in a card.
 _PLACED = ("dataset", "license", "base_license")
+_TRAINING = ("train.", "optimizer.", "lr_multiplier", "dataloader.train.")
 
 
 def model_card(
@@ -31,21 +32,20 @@ def model_card(
     Args:
         header: what :func:`.adapter.save_adapter` wrote. Of its metadata "license" and "base_license" are
             licenses, and further notes are shown as they are, such as AP=41.2.
-        config, overrides: what builds the model.
+        config, overrides: what builds the model and its input. What concerns training alone is left out.
         task: the hub's name of it, such as "object-detection".
         test_set: what the figures in the notes were measured on.
     """
     notes, base = dict(header["metadata"]), header["base_weights"] or "not noted"
     tuner, stem = header["tuner"], header["stem"]
+    overrides = [override for override in overrides if not override.startswith(_TRAINING)]
     facts = {
         "method": f"{tuner['name']} ({_options(tuner)})" if tuner.get("options") else tuner["name"],
         "stem": stem["name"],
         "trunk": f"{header['trunk']}, {len(header['widths'])} blocks, {max(header['widths'])} wide",
         "base": f"`{base}`",
         "fingerprint of the base": f"`{header['fingerprint']}`",
-        "held": " and ".join(
-            {"backbone": "stem and tuner", "task": "neck and heads"}[g] for g in header["groups"]
-        ),
+        "parts": ", ".join({"backbone": "stem, tuner", "task": "neck, heads"}[g] for g in header["groups"]),
         "trained on": notes.get("dataset") or "not noted",
         "evaluated on": test_set or "not noted",
         **{key: value for key, value in notes.items() if key not in _PLACED},
@@ -75,7 +75,7 @@ def model_card(
         "",
         "## Use",
         "",
-        *_use(adapter.name, header["groups"], base, config, overrides),
+        *_use(adapter.name, header["groups"], base, _public(config), overrides),
         "",
         _MARK,
     ]
@@ -138,6 +138,12 @@ def _use(name: str, groups: Sequence[str], base: str, config: str, overrides: Se
         shlex.join([*command, *overrides]),
         "```",
     ]
+
+
+def _public(config: str) -> str:
+    """A config's name in the repository, without the folders of the machine above it."""
+    parts = Path(config).parts
+    return "/".join(parts[parts.index("configs") :] if "configs" in parts else parts[-1:])
 
 
 def _options(plugin: Mapping[str, Any]) -> str:

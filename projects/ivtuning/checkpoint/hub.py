@@ -52,11 +52,14 @@ def fetch(name: str) -> Path:
 
 
 def repository(name: str) -> str | None:
-    """The repository of the hub that holds the weights `name`; None where it is no name of the hub."""
-    scheme, _, rest = name.partition("://")
-    if scheme == "timm":
-        return _timm_cfg(name, rest).hf_hub_id
-    return _parse_hf(name, rest)[0] if scheme == "hf" else None
+    """The repository of the hub that holds the weights `name`; None where that is not known."""
+    scheme, _, rest = name.partition("#")[0].partition("://")
+    with contextlib.suppress(UserError):
+        if scheme == "timm":
+            return _timm_cfg(name, rest).hf_hub_id
+        if scheme == "hf":
+            return _parse_hf(name, rest)[0]
+    return None
 
 
 def cache_folder() -> Path:
