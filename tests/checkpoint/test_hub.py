@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from functools import partial
@@ -20,7 +21,7 @@ from ivtuning.backbones.swin import Swin
 from ivtuning.backbones.vit import PlainViT, ViTDet
 from ivtuning.checkpoint.files import local_path, read_state
 from ivtuning.checkpoint.pretrained import load_pretrained
-from ivtuning.errors import UserError
+from ivtuning.errors import UserError, user_message
 from ivtuning.tuning import Frozen
 from ivtuning.tuning.stems import VisibleOnly
 
@@ -125,6 +126,41 @@ def test_without_a_network(hub, tmp_path, monkeypatch):
     line = refused(NAME)
     assert "http://127.0.0.1:9 cannot be reached: run `hf download lab/m3fd adapter.safetensors`" in line
     assert str(tmp_path / "hub/models--lab--m3fd") in line
+
+
+def test_what_was_fetched_is_there_without_a_network(hub, monkeypatch):
+    model = "timm://vit_base_patch16_224.mae"
+    hub.files["/timm/vit_base_patch16_224.mae/resolve/main/model.safetensors"] = save(STATE)
+    places = local_path(NAME), local_path(model)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}")
+    assert (local_path(NAME), local_path(model)) == places
+
+
+def test_newer_versions_are_fetched_and_old_ones_stay_by_revision(hub, monkeypatch):
+    hub.files["/lab/m3fd/resolve/v1/adapter.safetensors"] = save(STATE)
+    old = local_path(f"{NAME}@v1")
+    hub.headers = {"X-Repo-Commit": "b" * 40}
+    hub.files["/lab/m3fd/resolve/main/adapter.safetensors"] = save({"a": torch.ones(1)})
+    assert same(read_state(NAME), {"a": torch.ones(1)})
+    assert local_path(f"{NAME}@v1") == old and same(read_state(old), STATE)
+
+
+def test_full_disks_and_places_that_cannot_be_written(hub, tmp_path, monkeypatch):
+    hub.files["/lab/m3fd/resolve/main/large.pth"] = bytes(20_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            local_path("hf://lab/m3fd/large.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "raise the limit" in user_message(error.value)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError) as error:
+        local_path(NAME)
+    assert str(tmp_path / "file") in user_message(error.value)
 
 
 def test_offline(hub, monkeypatch):

@@ -133,8 +133,8 @@ def _fetch(url: str, part: Path, tag: Path, file: Path) -> None:
         except urllib.error.HTTPError as error:
             raise UserError(f"{cannot}: {_refusal(url, error.code, file)}") from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", error)
-            raise UserError(f"{cannot} ({_one_line(reason)}): {_bring(file)}") from error
+            cause = _one_line(getattr(error, "reason", error))
+            raise UserError(f"{cannot} ({cause}): {_bring(file)}") from error
         got = _size(part)
         if got == total or (total is None and not reason):
             return

@@ -123,11 +123,15 @@ def _fetch_hf(name: str, repo: str, files: Sequence[str], revision: str | None, 
         cached = [hub.try_to_load_from_cache(repo, file, revision=revision) for file in files]
         found = None if latest else next((path for path in cached if isinstance(path, str)), None)
         for file, before in zip(files, cached, strict=True) if found is None else ():
-            with contextlib.suppress(hub.errors.RemoteEntryNotFoundError):
+            try:
                 found = hub.hf_hub_download(repo, file, revision=revision, etag_timeout=TIMEOUT)
-                if found != before:
-                    _check_blob(name, Path(found))
-                break
+            except hub.errors.LocalEntryNotFoundError:
+                raise
+            except hub.errors.EntryNotFoundError:
+                continue
+            if found != before:
+                _check_blob(name, Path(found))
+            break
     except UserError:
         raise
     except hub.errors.LocalEntryNotFoundError as error:
