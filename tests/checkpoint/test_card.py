@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from helpers.weights import randomize, same, save
 
 from ivtuning.checkpoint import load_weights
 from ivtuning.checkpoint.adapter import read_metadata
+from ivtuning.checkpoint.card import model_card, write_card
 from ivtuning.checkpoint.hub import repository
 from ivtuning.checkpoint.pretrained import load_pretrained
 from ivtuning.config import load_config
@@ -27,6 +28,19 @@ NANO = [
     "model.backbone.net.depth=2",
     "model.backbone.net.global_blocks=[1]",
 ]
+
+
+HEADER = {
+    "stem": {"name": "SumStem"},
+    "tuner": {"name": "LoRA"},
+    "trunk": "Swin",
+    "widths": [8, 16],
+    "groups": ["backbone", "task"],
+    "fingerprint": "0" * 64,
+    "base_weights": None,
+    "versions": {"ivtuning": "0.1.0"},
+    "metadata": {},
+}
 
 
 def export(folder, *args, overrides=()):
@@ -111,16 +125,26 @@ def test_the_repository_of_a_base(name, repo):
     assert repository(name) == repo
 
 
-@pytest.mark.slow
-def test_a_card_replaces_its_own_kind_alone(tmp_path, capsys):
-    export(tmp_path, "--note", "AP=1")
-    card, _ = export(tmp_path, "--note", "AP=2")
-    assert table(card)["AP"] == "2"
-    (tmp_path / "out/README.md").write_text("mine\n")
-    card, _ = export(tmp_path, "--json")
-    assert card == "mine\n" and json.loads(capsys.readouterr().out.splitlines()[-1])["card"] is None
-    export(tmp_path)
-    assert "no model card: another README.md is in that folder" in capsys.readouterr().out
+def test_a_card_replaces_its_own_kind_alone(tmp_path):
+    adapter, header = tmp_path / "a.safetensors", HEADER
+    card = write_card(adapter, model_card(adapter, header | {"metadata": {"AP": "1"}}, CONFIG))
+    assert card == tmp_path / "README.md" and table(card.read_text())["AP"] == "1"
+    write_card(adapter, model_card(adapter, header | {"metadata": {"AP": "2"}}, CONFIG))
+    assert table(card.read_text())["AP"] == "2"
+    card.write_text("mine\n")
+    assert write_card(adapter, model_card(adapter, header, CONFIG)) is None and card.read_text() == "mine\n"
+    card.unlink()
+    card.mkdir()
+    assert write_card(adapter, model_card(adapter, header, CONFIG)) is None
+
+
+def test_folders_of_the_machine_and_settings_of_training_are_left_out():
+    overrides = ["method=LoRA", "train.output_dir=/home/me/out", "optimizer.lr=1", "dataloader.train.seed=1"]
+    text = model_card(
+        Path("/home/me/a.safetensors"), HEADER, "/home/me/ivtuning/configs/M3FD/x.py", overrides
+    )
+    assert 'weights="PATH/base.pth"' in text and table(text)["base"] == "not noted"
+    assert "/home" not in text and '"configs/M3FD/x.py"' in text and 'overrides=["method=LoRA"]' in text
 
 
 def test_a_base_is_called_by_its_whole_name_without_secrets(tmp_path, monkeypatch):

@@ -168,6 +168,11 @@ def test_web_pages_are_not_kept(server, cache):
     assert "is a web page" in refused(server) and files(cache) == []
 
 
+def test_empty_files_are_not_kept(server, cache):
+    server.files["/x.pth"] = b""
+    assert "the server's file is empty" in refused(server, "/x.pth") and files(cache) == ["x.pth.part.tag"]
+
+
 def test_no_network_says_where_to_put_the_file(cache):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest import mock
 
 COMMIT = "a" * 40
 
@@ -87,7 +89,8 @@ def serve() -> Iterator[Server]:
     thread.start()
     server.url = f"http://127.0.0.1:{http.server_port}"
     try:
-        yield server
+        with mock.patch.dict(os.environ, no_proxy="127.0.0.1", NO_PROXY="127.0.0.1"):
+            yield server
     finally:
         http.shutdown()
         http.server_close()

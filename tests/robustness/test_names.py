@@ -29,6 +29,7 @@ def base(tmp_path_factory) -> bytes:
 @pytest.fixture
 def environment(synthetic, tmp_path):
     return {
+        "no_proxy": "127.0.0.1",
         "DETECTRON2_DATASETS": str(synthetic),
         "IVTUNING_CACHE": str(tmp_path / "cache"),
         "HF_HUB_OFFLINE": "",

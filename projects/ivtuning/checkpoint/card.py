@@ -36,14 +36,14 @@ def model_card(
         task: the hub's name of it, such as "object-detection".
         test_set: what the figures in the notes were measured on.
     """
-    notes, base = dict(header["metadata"]), header["base_weights"] or "not noted"
+    notes, base = dict(header["metadata"]), header["base_weights"] or ""
     tuner, stem = header["tuner"], header["stem"]
     overrides = [override for override in overrides if not override.startswith(_TRAINING)]
     facts = {
         "method": f"{tuner['name']} ({_options(tuner)})" if tuner.get("options") else tuner["name"],
         "stem": stem["name"],
         "trunk": f"{header['trunk']}, {len(header['widths'])} blocks, {max(header['widths'])} wide",
-        "base": f"`{base}`",
+        "base": f"`{base}`" if base else "not noted",
         "fingerprint of the base": f"`{header['fingerprint']}`",
         "parts": ", ".join({"backbone": "stem, tuner", "task": "neck, heads"}[g] for g in header["groups"]),
         "trained on": notes.get("dataset") or "not noted",
@@ -99,7 +99,7 @@ def write_card(adapter: Path, text: str) -> Path | None:
 def _use(name: str, groups: Sequence[str], base: str, config: str, overrides: Sequence[str]) -> list[str]:
     """The lines that load the adapter. Without neck and heads there is nothing to predict with."""
     file = f"hf://OWNER/REPO/{name}"
-    weights = base if "://" in base else f"PATH/{base}"
+    weights = base if "://" in base else f"PATH/{base or 'base.pth'}"
     if "task" not in groups:
         return [
             "The file has no neck and heads. It goes into a model that has its own, on the same base:",

@@ -136,6 +136,9 @@ def _fetch(url: str, part: Path, tag: Path, file: Path) -> None:
             cause = _one_line(getattr(error, "reason", error))
             raise UserError(f"{cannot} ({cause}): {_bring(file)}") from error
         got = _size(part)
+        if got == 0 and not (total or reason):
+            part.unlink(missing_ok=True)
+            raise UserError(f"{cannot}: the server's file is empty: check the address")
         if got == total or (total is None and not reason):
             return
         if total is not None and got > total:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ _FORMS = "timm://MODEL, hf://OWNER/REPO/FILE, https://..., detectron2://... or a
 # What repositories of timm call their files; the first one that a repository has is taken.
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 _LOGIN = "`hf auth login`, or HF_TOKEN"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write may fail with
 # Files that the hub gave to this process, so that what was checked is what is read.
 _found: dict[tuple, Path] = {}
 
@@ -99,7 +100,7 @@ def _fetch_timm(name: str, model: str) -> Path:
     return _fetch_hf(name, repo, files, revision or None, latest=False)
 
 
-def _parse_hf(name: str, rest: str) -> tuple[str, Sequence[str], str | None]:
+def _parse_hf(name: str, rest: str) -> tuple[str, tuple[str, ...], str | None]:
     """The repository, the file and the revision in `rest`, OWNER/REPO/FILE[@REVISION]."""
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)/([^@]*[^@/])(?:@(.+))?", rest)
     if not match:
@@ -109,7 +110,9 @@ def _parse_hf(name: str, rest: str) -> tuple[str, Sequence[str], str | None]:
     return match[1], (match[2],), match[3]
 
 
-def _fetch_hf(name: str, repo: str, files: Sequence[str], revision: str | None, latest: bool = True) -> Path:
+def _fetch_hf(
+    name: str, repo: str, files: tuple[str, ...], revision: str | None, latest: bool = True
+) -> Path:
     """The first of `files` that the repository has.
 
     Args:
@@ -186,7 +189,7 @@ def _hub_error(hub: ModuleType, name: str, repo: str, error: Exception) -> Excep
         return UserError(f"{name}: the repository {repo} has no such revision: check what follows the @")
     if isinstance(error, errors.HFValidationError):
         return UserError(f"{name}: {repo} is no name of a repository: check it")
-    if isinstance(error, OSError) and error.errno is not None:  # the disk
+    if isinstance(error, OSError) and (error.filename or error.errno in _FULL):
         error.filename = error.filename or hub.constants.HF_HUB_CACHE
         return error
     # Its client raises errors of the libraries below it as well.
