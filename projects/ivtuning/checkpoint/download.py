@@ -36,8 +36,8 @@ def download(url: str, file: Path, sha256: str | None = None) -> None:
     the same file. Of several processes one fetches, and the others wait for it.
 
     Args:
-        sha256: the digest that the file must have, where it is known, or its first digits. Without it the
-            length must be the one that the server states.
+        sha256: the digest that the file must have, where it is known. Without it the length must be the
+            one that the server states.
 
     Raises:
         UserError: no network, a server that refuses, an incomplete or another file, or a cache that cannot be
@@ -59,11 +59,24 @@ def download(url: str, file: Path, sha256: str | None = None) -> None:
         tag = Path(f"{part}.tag")
         _fetch(url, part, tag, file)
         if sha256:
-            _check_digest(url, part, sha256)
+            check_digest(_shown(url), part, sha256)
         with open(part, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(part, file)
         tag.unlink(missing_ok=True)
+
+
+def check_digest(name: str, file: Path, sha256: str) -> None:
+    """Raise UserError if the downloaded `file`, of that `name`, has another digest; it is then removed."""
+    with open(file, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    if digest != sha256:
+        size = _size(file)
+        file.unlink()
+        raise UserError(
+            f"{name}: what came ({size:,} bytes) has the SHA-256 {digest[:12]}, not {sha256[:12]} as "
+            "published: it was changed or damaged on its way; try again, or on another network"
+        )
 
 
 def is_offline() -> bool:
@@ -222,19 +235,6 @@ def _check_space(folder: Path, needed: int) -> None:
         raise UserError(
             f"the disk of {folder} has {free / 1e6:,.0f} MB left, and the file needs {needed / 1e6:,.0f} MB "
             "more: free some, or set IVTUNING_CACHE to a folder on another disk"
-        )
-
-
-def _check_digest(url: str, part: Path, sha256: str) -> None:
-    with open(part, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-    if not digest.startswith(sha256):
-        size = _size(part)
-        part.unlink()
-        raise UserError(
-            f"{_shown(url)}: what came ({size:,} bytes) has the SHA-256 {digest[:12]}, not "
-            f"{sha256[:12]} as published: it was changed or damaged on its way; "
-            "try again, or on another network"
         )
 
 

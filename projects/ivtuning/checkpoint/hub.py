@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -12,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, nearest
-from .download import TIMEOUT, download, is_offline, place_of
+from .download import TIMEOUT, check_digest, download, is_offline, place_of
 from .sources import DETECTRON2, DIGESTS
 
 if TYPE_CHECKING:
@@ -200,17 +199,8 @@ def _hub_error(hub: ModuleType, name: str, repo: str, error: Exception) -> Excep
 def _check_blob(name: str, path: Path) -> None:
     """Compare a file that the hub has just given with its digest, which names large files in its cache."""
     blob = path.resolve()
-    if not re.fullmatch("[0-9a-f]{64}", blob.name):
-        return
-    with open(blob, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-    if digest != blob.name:
-        path.unlink()
-        blob.unlink(missing_ok=True)
-        raise UserError(
-            f"{name}: what came has the SHA-256 {digest[:12]}, not {blob.name[:12]} as published: it was "
-            "changed or damaged on its way; try again, or on another network"
-        )
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        check_digest(name, blob, blob.name)
 
 
 def _fetch_other(name: str) -> Path:
