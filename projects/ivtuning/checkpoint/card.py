@@ -142,8 +142,8 @@ def _use(name: str, groups: Sequence[str], base: str, config: str, overrides: Se
 
 def _public(config: str) -> str:
     """A config's name in the repository, without the folders of the machine above it."""
-    parts = Path(config).parts
-    return "/".join(parts[parts.index("configs") :] if "configs" in parts else parts[-1:])
+    _, found, inner = Path(config).as_posix().rpartition("configs/")
+    return f"configs/{inner}" if found else Path(config).name
 
 
 def _options(plugin: Mapping[str, Any]) -> str:
