@@ -12,6 +12,7 @@ import torch
 if not torch.cuda.is_available():
     # Read when triton is imported: its kernels run in Python, on the CPU.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a network
 
 from ivtuning import compat  # noqa: E402
 

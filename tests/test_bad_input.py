@@ -111,7 +111,7 @@ def test_missing_weights_say_where_to_get_them(pairs, tmp_path, capsys):
     line = line_of(
         capsys, argv(tmp_path / "out", f"train.init_checkpoint={tmp_path}/mae_pretrain_vit_base.pth")
     )
-    assert "mae_pretrain_vit_base.pth" in line and "get it with" in line
+    assert "mae_pretrain_vit_base.pth" in line and "give its address instead, https://" in line
     assert "`make demo`" in line_of(
         capsys, argv(tmp_path / "out", f"train.init_checkpoint={tmp_path}/trunk.pth")
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
+import timm
 import torch
 from detectron2.config import instantiate
 from helpers.tools import ROOT
 
-from ivtuning.backbones.trunk import find_trunk
+from ivtuning.backbones.trunk import PLUGINS, find_trunk
 from ivtuning.config import load_config
 from ivtuning.engine.optim import build_optimizer, param_groups
 
@@ -47,6 +50,45 @@ def test_config_builds(file, method):
 
 
 MODELS = sorted(f"configs/common/models/{p.name}" for p in ROOT.glob("configs/common/models/*rcnn*.py"))
+
+
+STARTS = {file: str(load_config(file).train.init_checkpoint) for file in CONFIGS}
+NAMED = [file for file, start in STARTS.items() if start.startswith("timm://")]
+
+
+def test_published_recipes_start_from_names():
+    quick = ("configs/quick/", "configs/synthetic/", "configs/MSRS/nano")
+    converted = {"configs/M3FD/dino_ivtuning_swin_l.py", "configs/M3FD/codetr_ivtuning_swin_l.py"}
+    assert {file for file in CONFIGS if not file.startswith(quick)} == {*NAMED, *converted}
+
+
+@pytest.mark.parametrize("file", NAMED)
+def test_names_stand_for_weights_of_the_configs_trunk(file):
+    """timm publishes the file, and its blocks have the trunk's shapes (windows and tables may be resized)."""
+    model = STARTS[file].removeprefix("timm://")
+    cfg = timm.get_pretrained_cfg(model, allow_unregistered=False)
+    assert cfg.hf_hub_id == f"timm/{model}" and f".{cfg.tag}" in model
+    with torch.device("meta"):
+        trunk = instantiate(load_config(file).model.backbone.net)
+    assert _block_shapes(trunk) == _timms_shapes(model)
+
+
+@functools.cache
+def _timms_shapes(model):
+    with torch.device("meta"):
+        return _block_shapes(timm.create_model(model, pretrained=False))
+
+
+def _block_shapes(model):
+    tables = (
+        "rel_pos_h",
+        "rel_pos_w",
+        "relative_position_bias_table",
+        "relative_position_index",
+        "attn_mask",
+    )
+    shapes = {n: t.shape for n, t in model.state_dict().items() if "blocks." in n and not n.endswith(tables)}
+    return {n: shape for n, shape in shapes.items() if n.split(".")[0] not in PLUGINS}
 
 
 @pytest.mark.parametrize("file", MODELS)

@@ -66,7 +66,7 @@ def test_the_wheel_requires_ranges_and_no_developers_tools(wheel):
     assert len(needed) == len(PROJECT["dependencies"])
     assert not [line for line in needed if "==" in line]
     assert not TOOLS_OF_DEVELOPERS & {package_name(line) for line in needed}
-    assert set(metadata.get_all("Provides-Extra")) == {"dev", "export", "video"}
+    assert set(metadata.get_all("Provides-Extra")) == {"dev", "hub", "export", "video"}
 
 
 def test_the_wheel_finds_its_configs_from_any_folder(wheel, tmp_path):
@@ -114,11 +114,13 @@ def test_what_the_package_imports_is_required():
         "cv2": "opencv-python-headless",
         "PIL": "pillow",
         "faster_coco_eval": "faster-coco-eval",
+        "huggingface_hub": "huggingface-hub",
         "hydra": "hydra-core",
         "yaml": "pyyaml",
     }
     # detectron2 comes with `make setup`, triton with torch.
     known |= {"detectron2", "triton", "ivtuning"}
+    known |= {package_name(text) for text in PROJECT["optional-dependencies"]["hub"]}
     for path in (ROOT / "projects/ivtuning").rglob("*.py"):
         modules = set()
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Write the trained part of a model, and nothing of its frozen base, to an adapter file."""
+"""Write the trained part of a model, and nothing of its frozen base, to an adapter file.
+
+A model card, README.md, is written beside it, so that the folder can be uploaded as it is.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
 tools/export_adapter.py --config-file configs/synthetic/ivtuning.py \\
-      --weights output/synthetic/ivtuning/model_best.pth --output iv.safetensors --dtype bf16 --note AP=41.2
+      --weights output/synthetic/ivtuning/model_best.pth --output iv/iv.safetensors --dtype bf16 \\
+      --note AP=41.2 --note license=apache-2.0
+  hf upload OWNER/REPO iv
 """
 
 
@@ -29,7 +34,7 @@ def main(argv):
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a fact for the metadata; repeatable",
+        help="a fact for metadata and card, such as AP, license or base_license; repeatable",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args(argv)
@@ -39,21 +44,24 @@ def main(argv):
     cfg = load_config(args.config_file, args.overrides)
 
     import os
+    from pathlib import Path
 
     import torch
     from omegaconf import OmegaConf
 
     from ivtuning.checkpoint import load_weights, save_adapter
     from ivtuning.checkpoint.adapter import GROUPS, group_sizes
-    from ivtuning.checkpoint.files import check_output
+    from ivtuning.checkpoint.card import model_card, write_card
+    from ivtuning.checkpoint.files import base_name, check_output, local_path
 
     check_output(args.output, args.weights)
+    local_path(args.weights)  # it is missing, or fetched, before the model is built
     model = build(cfg, "model")
     load_weights(model, args.weights)
     base = OmegaConf.select(cfg, "train.init_checkpoint", default="")
     metadata = {
         "dataset": OmegaConf.select(cfg, "dataloader.train.dataset.names"),
-        "base_weights": os.path.basename(base.partition("?")[0]),
+        "base_weights": base_name(base),
         **notes,
     }
     header = save_adapter(
@@ -64,15 +72,30 @@ def main(argv):
         metadata=metadata,
         config=cfg,
     )
+    test_set = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+    card = write_card(
+        Path(args.output),
+        model_card(Path(args.output), header, args.config_file, args.overrides, _task(model), test_set),
+    )
     megabytes = {group: size / 1e6 for group, size in group_sizes(args.output).items()}
     if args.json:
-        print(json.dumps({"output": args.output, "megabytes": megabytes, **header}, default=str))
+        facts = {"output": args.output, "card": card, "megabytes": megabytes, **header}
+        print(json.dumps(facts, default=str))
         return
-    print(
-        f"{args.output}: {os.path.getsize(args.output) / 1e6:.2f} MB on the base {header['fingerprint'][:12]}"
-    )
+    shown = f"model card {card}" if card else "no model card: another README.md is in that folder"
+    size = os.path.getsize(args.output) / 1e6
+    print(f"{args.output}: {size:.2f} MB on the base {header['fingerprint'][:12]}; {shown}")
     for group, size in megabytes.items():
         print(f"  {group:9}{size:9.2f} MB")
+
+
+def _task(model):
+    """The hub's name for what `model` does."""
+    from ivtuning.heads.classification import ImageClassifier
+
+    if isinstance(model, ImageClassifier):
+        return "image-classification"
+    return "image-segmentation" if hasattr(model, "sem_seg_head") else "object-detection"
 
 
 if __name__ == "__main__":

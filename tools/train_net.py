@@ -22,9 +22,14 @@ def main(argv):
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
     parser.add_argument(
-        "--weights", default="", help="weights to start from or to evaluate; sets train.init_checkpoint"
+        "--weights",
+        default="",
+        help="weights to start from or to evaluate, a file or a name (docs/weights.md); sets "
+        "train.init_checkpoint",
     )
-    parser.add_argument("--adapter", help="adapter file to load on top of --weights, with --eval-only")
+    parser.add_argument(
+        "--adapter", help="adapter to load on top of --weights, a file or a name; with --eval-only"
+    )
     args = parser.parse_args(argv)
     if args.adapter and not args.eval_only:
         parser.error("--adapter goes with --eval-only")

@@ -34,6 +34,6 @@ optimizer.weight_decay = 0.01
 
 train.max_iter = 160_000
 lr_multiplier = poly()
-train.init_checkpoint = "weights/swin_large_patch4_window7_224_22k.pth"
+train.init_checkpoint = "timm://swin_large_patch4_window7_224.ms_in22k"
 train.eval_period = train.checkpointer.period = 16_000
 train.best_metric = "sem_seg/mIoU"

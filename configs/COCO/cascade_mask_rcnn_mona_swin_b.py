@@ -20,5 +20,5 @@ optimizer.weight_decay = 0.05
 train.max_iter = 263_880
 lr_multiplier = step(milestones=(197_910 / 263_880, 241_890 / 263_880), warmup=500)
 train.precision = "bf16"
-train.init_checkpoint = "weights/swin_base_patch4_window7_224_22k.pth"
+train.init_checkpoint = "timm://swin_base_patch4_window7_224.ms_in22k"
 train.eval_period = train.checkpointer.period = 7330

@@ -24,7 +24,7 @@ lr_multiplier = cosine(warmup=0.2, end=0.01, warmup_factor=0.001)
 train.max_iter = 12_750
 train.clip_grad_norm = 5.0
 train.precision = "bf16"
-train.init_checkpoint = "weights/swin_large_patch4_window7_224_22k.pth"
+train.init_checkpoint = "timm://swin_large_patch4_window7_224.ms_in22k"
 train.eval_period = 128
 train.checkpointer.period = 1275
 train.best_metric = "classification/top1"

@@ -5,6 +5,10 @@ As published, this starts from Sense-X's Co-DINO of Objects365 and COCO (Swin-L,
     tools/convert_checkpoint.py --from codino co_dino_5scale_swin_large_16e_o365tococo.pth \\
         weights/codino_swin_l_5scale_coco.safetensors --config-file configs/M3FD/codetr_ivtuning_swin_l.py
 
+mmdetection has it at an address that the tool can fetch in the place of that file:
+
+    https://download.openmmlab.com/mmdetection/v3.0/codetr/co_dino_5scale_swin_large_16e_o365tococo-614254c9.pth
+
 The rate of the backbone is scaled by 0.1, stem and tuner too. An epoch is the 3,368 training pairs of the
 scene split. No warm-up is published.
 """

@@ -5,6 +5,10 @@ As published, it starts from IDEA-Research's DINO of COCO (Swin-L, 5 scales, 36 
     tools/convert_checkpoint.py --from dino DOWNLOADED.pth weights/dino_swin_l_5scale_coco.safetensors \\
         --config-file configs/M3FD/dino_ivtuning_swin_l.py
 
+detrex has one of the same trunk, scales and epochs, which the tool fetches (with --from detrex-dino):
+
+    https://github.com/IDEA-Research/detrex-storage/releases/download/v0.2.1/dino_swin_large_384_5scale_36ep.pth
+
 The rate of the backbone is scaled by 0.1, stem and tuner with it. An epoch is the 3,368 training pairs of the
 scene split. No warm-up is published.
 """

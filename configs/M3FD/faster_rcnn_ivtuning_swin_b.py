@@ -25,5 +25,5 @@ optimizer.weight_decay = 0.05
 train.max_iter = 10_525
 lr_multiplier = step(milestones=(6_315 / 10_525,), warmup=250)
 train.precision = "bf16"
-train.init_checkpoint = "weights/swin_base_patch4_window7_224_22k.pth"
+train.init_checkpoint = "timm://swin_base_patch4_window7_224.ms_in22k"
 train.eval_period = train.checkpointer.period = 1000

@@ -22,5 +22,5 @@ optimizer.params.layer_decay = 0.7
 train.max_iter = 184_375
 lr_multiplier = step(milestones=(163_889 / 184_375, 177_546 / 184_375), warmup=250)
 train.precision = "bf16"
-train.init_checkpoint = "weights/mae_pretrain_vit_base.pth"
+train.init_checkpoint = "timm://vit_base_patch16_224.mae"
 train.eval_period = train.checkpointer.period = 5000

@@ -6,4 +6,4 @@ The recipe is not published. Our choice: common/recipes/msrs_segmentation.py.
 from ..common.models.segformer_swin import model
 from ..common.recipes.msrs_segmentation import data, dataloader, lr_multiplier, optimizer, train
 
-train.init_checkpoint = "weights/swin_large_patch4_window12_384_22k.pth"
+train.init_checkpoint = "timm://swin_large_patch4_window12_384.ms_in22k"

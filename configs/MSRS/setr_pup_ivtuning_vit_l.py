@@ -6,4 +6,4 @@ The recipe is not published. Our choice: common/recipes/msrs_segmentation.py.
 from ..common.models.setr_pup_vit import model
 from ..common.recipes.msrs_segmentation import data, dataloader, lr_multiplier, optimizer, train
 
-train.init_checkpoint = "weights/mae_pretrain_vit_large.pth"
+train.init_checkpoint = "timm://vit_large_patch16_224.mae"

@@ -21,6 +21,6 @@ optimizer.weight_decay = 0.05
 train.max_iter = 99_308
 lr_multiplier = step(milestones=(74_481 / 99_308,), warmup=0)
 train.precision = "bf16"
-train.init_checkpoint = "weights/swin_large_patch4_window7_224_22k.pth"
+train.init_checkpoint = "timm://swin_large_patch4_window7_224.ms_in22k"
 train.eval_period = train.checkpointer.period = 24_827
 train.best_metric = "bbox/AP50_11point"

@@ -360,6 +360,7 @@ def test_the_tool(tmp_path, capsys):
         export(*common, "--json", "--note", "AP=41.2", "train.init_checkpoint=some/base.pth")
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["megabytes"] == {group: size / 1e6 for group, size in group_sizes(output).items()}
+    assert printed["card"] == str(tmp_path / "README.md")
     assert printed["tuner"]["options"]["hidden_dim"] == 8 and printed["base_weights"] == "base.pth"
     assert printed["metadata"] == {"dataset": "synthetic_train", "AP": "41.2"}
     other = randomize(instantiate(cfg.model), 1)

@@ -8,7 +8,6 @@ import pickle
 import struct
 import tarfile
 from collections import OrderedDict
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import safetensors.torch
 import torch
 from helpers.weights import same, save
 
-from ivtuning.checkpoint.files import check_output, local_path, read_state
+from ivtuning.checkpoint.files import check_output, read_state
 from ivtuning.errors import UserError
 
 
@@ -191,10 +190,10 @@ def test_files_without_a_state_dict(tmp_path, content, message):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("mae_pretrain_vit_base.pth", "curl -L .*fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth"),
+        ("mae_pretrain_vit_base.pth", "its address instead, https://.*/mae/pretrain/mae_pretrain_vit_base.pth"),
         ("model_final_61ccd1.pkl", "mask_rcnn_vitdet_b/f325346929/model_final_61ccd1.pkl"),
-        ("vit_base_patch16_224.mae.safetensors", "s.save_file.timm.create_model.'vit_base_patch16_224.mae'"),
-        ("vit_base_patch16_224.pth", "torch as s; s.save.timm.create_model.'vit_base_patch16_224'"),
+        ("vit_base_patch16_224.mae.safetensors", "give timm://vit_base_patch16_224.mae instead"),
+        ("vit_base_patch16_224.pth", "give timm://vit_base_patch16_224 instead"),
         ("model_finall.pth", "did you mean 'model_final.pth'"),
         ("zzz.pth", "check the path"),
         ("", "is a folder"),
@@ -205,22 +204,3 @@ def test_missing_files_say_where_to_get_them(tmp_path, name, message):
     with pytest.raises(UserError, match=message) as error:
         read_state(tmp_path / name)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_urls_are_fetched_once_and_errors_say_where_to_put_the_file(tmp_path, monkeypatch):
-    from iopath.common import file_io
-
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-
-    def offline(url, folder, filename=None):
-        raise URLError("no network")
-
-    monkeypatch.setattr(file_io, "download", offline)
-    url = "detectron2://ImageNetPretrained/MAE/x.pth?matching_heuristics=True"
-    place = tmp_path / "detectron2/ImageNetPretrained/MAE/x.pth"
-    with pytest.raises(UserError, match="dl.fbaipublicfiles.com/.*MAE/x.pth .no network.*put it at") as error:
-        read_state(url)
-    assert str(error.value).endswith(str(place))
-    save(place, {"a": torch.ones(1)})
-    assert same(read_state(url), {"a": torch.ones(1)})
-    assert local_path("https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MAE/x.pth") == place

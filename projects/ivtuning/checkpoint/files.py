@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import zipfile
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .formats import is_safetensors, other_archive, other_kind, torch_root
+from .hub import fetch
 from .nesting import find_state
 from .pickles import Unusable
 from .sources import where_from
@@ -23,9 +23,10 @@ from .torch_files import read_pickle, read_torch_zip
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     """The state dict in a file of torch.save, a safetensors file, or a pickle of detectron2, on the CPU.
 
-    `path` may also be a URL or detectron2://...; "?matching_heuristics=True" is dropped. A file that holds
-    several state dicts gives the one of the model; "#NAME" after `path` chooses another one, as in
-    "run.pth#state_dict_ema". What torch.compile and DistributedDataParallel add to names is taken off.
+    `path` may also be a name such as timm://MODEL or https://... (see :func:`.hub.fetch`);
+    "?matching_heuristics=True" is dropped. A file that holds several state dicts gives the one of the model;
+    "#NAME" after `path` chooses another one, as in "run.pth#state_dict_ema". What torch.compile and
+    DistributedDataParallel add to names is taken off.
 
     Raises:
         UserError: no such file, a failed download, a damaged file or one of another kind, a pickle that means
@@ -92,14 +93,14 @@ def split_key(path: str | os.PathLike) -> tuple[str, str | None]:
 
 
 def local_path(path: str | os.PathLike) -> Path:
-    """`path` as a file on this machine; URLs and detectron2:// are fetched into iopath's cache.
+    """`path` as a file on this machine; names with "://" are fetched, see :func:`.hub.fetch`.
 
     Raises:
         UserError: no such file, or the download failed.
     """
     text = split_key(path)[0]
     if "://" in text:
-        return _download(text)
+        return fetch(text)
     try:
         file = Path(text).expanduser()
         if file.is_dir():
@@ -114,6 +115,15 @@ def local_path(path: str | os.PathLike) -> Path:
     return file
 
 
+def base_name(path: str | os.PathLike) -> str:
+    """What an adapter calls the base in `path`: a whole name such as timm://MODEL, or the name of a file.
+
+    A query, which may be secret, is left out.
+    """
+    text = str(path).partition("?")[0]
+    return text if "://" in text else os.path.basename(text)
+
+
 def check_output(output: str | os.PathLike, *inputs: str | os.PathLike) -> None:
     """Raise UserError where the file to write is a folder, or one of the files to read under any name."""
     if os.path.isdir(output):
@@ -123,23 +133,3 @@ def check_output(output: str | os.PathLike, *inputs: str | os.PathLike) -> None:
         exist = "://" not in file and os.path.exists(output) and os.path.exists(file)
         if exist and os.path.samefile(output, file):
             raise UserError(f"{output}: is the file to read, {file}: name another one to write")
-
-
-def _download(url: str) -> Path:
-    from detectron2.utils.file_io import Detectron2Handler, PathManager
-    from iopath.common.file_io import get_cache_dir
-
-    if url.startswith(Detectron2Handler.PREFIX):
-        url = Detectron2Handler.S3_DETECTRON2_PREFIX + url.removeprefix(Detectron2Handler.PREFIX)
-    try:
-        file = Path(PathManager.get_local_path(url))
-        reason = "no handler for such addresses"
-    except (OSError, http.client.HTTPException) as error:
-        file, reason = None, str(getattr(error, "reason", error))
-    if file is None or not file.is_file():
-        host_path = url.partition("://")[2].partition("/")[2]
-        raise UserError(
-            f"cannot download {url} ({reason}): fetch it on a machine with network access and put it at "
-            f"{Path(get_cache_dir()) / host_path}"
-        )
-    return file

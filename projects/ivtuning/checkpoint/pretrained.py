@@ -10,7 +10,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import PurePath
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from ..backbones.trunk import PLUGINS, Trunk, TrunkPlace, find_trunk
 from ..errors import UserError
 from ..utils.tensors import check_values, copy_into, named_tensors
-from .files import read_state
+from .files import base_name, read_state
 from .report import LoadReport, brief, count, first, sizes
 from .trunks.eva import is_eva, to_timm
 from .trunks.resize import fit, is_table
@@ -98,7 +97,7 @@ def fill(
     copy_into(model, new)
     if not any(n.startswith("stem.") for n in plugins):
         trunk.stem.base_loaded(trunk.patch_embed)
-    trunk.base_file = PurePath(str(path).partition("?")[0]).name
+    trunk.base_file = base_name(path)
     return report
 
 

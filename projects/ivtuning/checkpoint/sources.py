@@ -1,4 +1,4 @@
-"""Addresses of public weights, for messages about a missing file."""
+"""Addresses and digests of public weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import nearest
 
 _FAIR = "https://dl.fbaipublicfiles.com"
+DETECTRON2 = f"{_FAIR}/detectron2/"  # what detectron2:// stands for
 _SWIN = "https://github.com/SwinTransformer/storage/releases/download"
 _SWINS = [
     "tiny_patch4_window7_224",
@@ -47,27 +48,44 @@ SOURCES = {
     "model_final_f05665.pkl": f"{_VITDET}/cascade_mask_rcnn_vitdet_h/f328730692/model_final_f05665.pkl",
 }
 
-# Starting points that tools/convert_checkpoint.py writes: the family of the file to convert, and the config.
-_CONVERTED = {"dino_swin_l_5scale_coco.safetensors": ("dino", "configs/M3FD/dino_ivtuning_swin_l.py")}
+# SHA-256 of files, by their addresses, where it is known.
+DIGESTS = {
+    SOURCES["sam_vit_b_01ec64.pth"]: "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    SOURCES["sam_vit_l_0b3195.pth"]: "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    SOURCES["sam_vit_h_4b8939.pth"]: "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+}
+
+# Starting points that tools/convert_checkpoint.py writes: the family and address of what
+# it converts, and the config.
+_CONVERTED = {
+    "dino_swin_l_5scale_coco.safetensors": (
+        "detrex-dino",
+        "https://github.com/IDEA-Research/detrex-storage/releases/download/v0.2.1/"
+        "dino_swin_large_384_5scale_36ep.pth",
+        "configs/M3FD/dino_ivtuning_swin_l.py",
+    ),
+    "codino_swin_l_5scale_coco.safetensors": (
+        "codino",
+        "https://download.openmmlab.com/mmdetection/v3.0/codetr/"
+        "co_dino_5scale_swin_large_16e_o365tococo-614254c9.pth",
+        "configs/M3FD/codetr_ivtuning_swin_l.py",
+    ),
+}
 
 
 def where_from(file: Path) -> str:
-    """How to get the missing `file`, as a message's last words: a command where its name is known."""
+    """How to get the missing `file`, as a message's last words: an address where its name is known."""
     if file.name in SOURCES:
-        return f": get it with `curl -L --create-dirs -o {file} {SOURCES[file.name]}`"
+        return f": give its address instead, {SOURCES[file.name]}, which is fetched once"
     if file.name in _CONVERTED:
-        family, config = _CONVERTED[file.name]
-        command = f"tools/convert_checkpoint.py --from {family} DOWNLOADED.pth {file} --config-file {config}"
+        family, address, config = _CONVERTED[file.name]
+        command = f"tools/convert_checkpoint.py --from {family} {address} {file} --config-file {config}"
         return f": make it with `{command}`"
     if file.name == "trunk.pth":
         return ": `make demo` makes output/demo/trunk.pth; train.init_checkpoint= starts from random weights"
     import timm
 
-    if timm.is_model(file.stem):
-        model = f"timm.create_model('{file.stem}', pretrained=True)"
-        library = "safetensors.torch" if file.suffix == ".safetensors" else "torch"
-        save = "s.save_file" if file.suffix == ".safetensors" else "s.save"
-        code = f"import timm, {library} as s; {save}({model}.state_dict(), '{file}')"
-        return f': get it with `python -c "{code}"`'
+    if timm.is_model(file.stem) or file.stem in timm.list_pretrained():
+        return f": give timm://{file.stem} instead, which is fetched once"
     near = nearest(file.name, os.listdir(file.parent)) if file.parent.is_dir() else ""
     return near or ": check the path given for the weights"

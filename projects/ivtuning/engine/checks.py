@@ -31,8 +31,8 @@ _KINDS = {"sem_seg": "label maps", "classification": "labels of whole images"}
 def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
     """Check that `cfg` can be trained and evaluated to its end, as far as can be known before it is built.
 
-    Weights are looked for but not read. The classes of the test sets are put into the order of the training
-    set's from here on.
+    Weights are looked for, and fetched if they are given by name, but not read. The classes of the test sets
+    are put into the order of the training set's from here on.
 
     Args:
         resume: the run may go on from a checkpoint, which then stands in for `train.init_checkpoint`.
@@ -48,7 +48,7 @@ def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
     if cfg.train.precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision=fp16 needs CUDA: use bf16 or fp32 on the CPU")
     if not (resume and Path(cfg.train.output_dir, "last_checkpoint").is_file()):
-        _check_file(cfg.train.init_checkpoint)
+        check_files(cfg.train.init_checkpoint)
     train, test = (_set_names(cfg, part) for part in ("train", "test"))
     classes = _classes([*train, *test])
     dataset, tested = None, _read_set(cfg, "test")
@@ -76,8 +76,7 @@ def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.Pat
             "there is nothing to evaluate: give --weights (and --adapter), or train.init_checkpoint=FILE"
         )
     find_device(cfg.train.device)
-    for file in (weights, adapter):
-        _check_file(file)
+    check_files(weights, adapter)
     train, test = (_set_names(cfg, part) for part in ("train", "test"))
     try:
         for name in train:
@@ -108,10 +107,14 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _check_file(weights: str | os.PathLike | None) -> None:
-    """Look for a file of weights on this machine; addresses are fetched when they are read."""
-    if weights and "://" not in str(weights):
-        local_path(weights)
+def check_files(*files: str | os.PathLike | None) -> None:
+    """Look for files of weights, and fetch those that are given by name; None and "" are no file.
+
+    Raises:
+        UserError: see :func:`..checkpoint.files.local_path`.
+    """
+    for file in filter(None, files):
+        local_path(file)
 
 
 def _set_names(cfg: DictConfig, part: str) -> list[str]:

@@ -27,7 +27,7 @@ from ..errors import UserError
 from ..utils.files import make_folder, remove_empty
 from ..utils.heap import keep_freed_memory
 from ..utils.progress import track
-from .checks import check_evaluation, check_run, find_device
+from .checks import check_evaluation, check_files, check_run, find_device
 from .folder import RESULTS, RunFolder, run_folder, write_results
 from .hooks import EMA, BestCheckpoint, ProgressBar
 from .logs import start_log, versions, write_log
@@ -70,6 +70,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
 
 def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.Module:
     """The model of `cfg` with the weights of a full checkpoint, or of base weights and an adapter file."""
+    check_files(*(file for file in (weights, adapter) if "://" in str(file)))  # before the model is built
     model = build_model(cfg)
     load_weights(model, weights, adapter)
     return model

@@ -18,3 +18,17 @@ def track(items: Iterable, label: str, total: int | None = None) -> tqdm:
     interval = 0.1 if sys.stderr.isatty() else 15.0
     hidden = os.environ.get("RANK", "0") != "0"
     return tqdm(items, label, total, mininterval=interval, dynamic_ncols=True, disable=hidden)
+
+
+def byte_bar(label: str, total: int | None, done: int = 0) -> tqdm:
+    """A bar for bytes, of which `done` are there already; the caller updates it by what comes."""
+    interval = 0.1 if sys.stderr.isatty() else 15.0
+    return tqdm(
+        desc=label,
+        total=total,
+        initial=done,
+        unit="B",
+        unit_scale=True,
+        mininterval=interval,
+        dynamic_ncols=True,
+    )

@@ -462,6 +462,6 @@ def test_kinds_of_the_tool_are_the_families():
 def test_the_configs_start_says_how_it_is_made(tmp_path):
     cfg = load_config(DINO)
     assert load_config(DINO, ["method=Full"]).train.init_checkpoint == cfg.train.init_checkpoint
-    with pytest.raises(UserError, match="tools/convert_checkpoint.py --from dino") as error:
+    with pytest.raises(UserError, match="tools/convert_checkpoint.py --from detrex-dino https://") as error:
         read_state(tmp_path / PurePath(cfg.train.init_checkpoint).name)
     assert "\n" not in str(error.value)

@@ -285,5 +285,5 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(tmp_path, case):
 
 def test_missing_files_say_where_to_get_them(tmp_path):
     url = "SwinTransformer/storage/releases/download/v1.0.0/swin_base_patch4_window7_224_22k.pth"
-    with pytest.raises(UserError, match=f"curl -L .*{url}"):
+    with pytest.raises(UserError, match=f"its address instead, https://.*{url}"):
         read_state(tmp_path / "swin_base_patch4_window7_224_22k.pth")
