@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,6 +102,7 @@ def main(argv: Sequence[str]) -> None:
         QueryPainter,
         draw_records,
         painter_of,
+        painter_of_config,
         read_dataset,
     )
 
@@ -144,23 +144,6 @@ def read_files(vis: str, ir: str) -> list[dict]:
         {"file_name": str(v), "ir_file_name": str(i), "image_id": k}
         for k, (v, i) in enumerate(pair_files(vis, ir), 1)
     ]
-
-
-def painter_of_config(cfg, threshold: float):
-    """The painter for predictions of `cfg`'s model: that of the dataset it is evaluated on."""
-    from ivtuning.visualization.gallery import BoxPainter, painter_of, read_dataset
-
-    if cfg is not None:
-        from omegaconf.errors import OmegaConfBaseException
-
-        with contextlib.suppress(UserError, OmegaConfBaseException):
-            names = cfg.dataloader.evaluator.dataset_name
-            name = names if isinstance(names, str) else names[0]  # of one kind and classes
-            with contextlib.suppress(UserError):
-                # This registers its class names. If it is not on this machine, pictures show numbers.
-                read_dataset(name)
-            return painter_of(name, threshold)
-    return BoxPainter([], threshold)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,10 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"train.device={name!r:.60}: give auto, cpu, cuda or cuda:<number>") from error
     if device.type != "cpu":
         kind = getattr(torch, device.type)
         count = kind.device_count() if kind.is_available() else 0

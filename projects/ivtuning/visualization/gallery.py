@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -9,6 +10,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
@@ -126,7 +129,7 @@ class ClassPainter(Painter):
         self._correct: dict[str, list[bool]] = {}
 
     def read(self, record: dict, ir_range: Sequence[float] | None) -> tuple[Pixels, Pixels]:
-        image = ClassificationMapper(is_train=False)(record)["image"]
+        image = ClassificationMapper(is_train=False, ir_range=ir_range)(record)["image"]
         return image.permute(1, 2, 0).numpy(), None
 
     def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[np.ndarray, dict]:
@@ -241,3 +244,30 @@ def painter_of(name: str, threshold: float) -> Painter:
     if facts.get("evaluator_type") == "classification":
         return ClassPainter(facts.get("classes", []))
     return BoxPainter(facts.get("thing_classes", []), threshold)
+
+
+def painter_of_config(cfg: DictConfig | None, threshold: float) -> Painter:
+    """The painter for predictions of `cfg`'s model: that of the set it is evaluated on; boxes without one."""
+    if cfg is not None:
+        with contextlib.suppress(UserError, OmegaConfBaseException):
+            names = cfg.dataloader.evaluator.dataset_name
+            name = names if isinstance(names, str) else names[0]  # of one kind and classes
+            with contextlib.suppress(UserError):
+                # This registers its class names. If it is not on this machine, pictures show numbers.
+                read_dataset(name)
+            return painter_of(name, threshold)
+    return BoxPainter([], threshold)
+
+
+def painter_of_prediction(
+    prediction: Instances | np.ndarray | Tensor,
+    classes: Sequence[str],
+    colors: Sequence[RGB],
+    threshold: float,
+) -> Painter:
+    """The painter of one model's predictions. Colors are those of label maps."""
+    if isinstance(prediction, np.ndarray):
+        return LabelPainter(classes, colors)
+    if isinstance(prediction, Instances):
+        return BoxPainter(classes, threshold)
+    return ClassPainter(classes)
