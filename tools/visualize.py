@@ -105,13 +105,14 @@ def main(argv: Sequence[str]) -> None:
         painter_of_config,
         read_dataset,
     )
+    from ivtuning.visualization.pair_files import file_records
 
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
     if args.dataset:
         records = read_dataset(args.dataset)[0]
         painter = painter_of(args.dataset, args.threshold)
     else:
-        records = read_files(args.vis, args.ir)
+        records = file_records(args.vis, args.ir)
         painter = painter_of_config(cfg, args.threshold)
     if args.queries and isinstance(painter, BoxPainter):
         painter = QueryPainter(painter.classes, args.threshold, args.queries)
@@ -134,16 +135,6 @@ def main(argv: Sequence[str]) -> None:
         },
     )
     print(f"wrote {len(records)} picture{'s' * (len(records) != 1)} and {page}")
-
-
-def read_files(vis: str, ir: str) -> list[dict]:
-    """Dataset dicts of the image files in `vis` and `ir`."""
-    from ivtuning.visualization.pair_files import pair_files
-
-    return [
-        {"file_name": str(v), "ir_file_name": str(i), "image_id": k}
-        for k, (v, i) in enumerate(pair_files(vis, ir), 1)
-    ]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -87,6 +88,23 @@ def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.Pat
     classes = _classes([*train, *test])
     _check_evaluation(cfg, test, _read_set(cfg, "test"))
     _check_count(cfg, [*train, *test], classes)
+
+
+def sets_classes(cfg: DictConfig) -> list[str]:
+    """The classes of the config's sets in the order of the model's labels, as evaluation has them.
+
+    The test set is read in that order from here on. Sets that are not on this machine do not count; without
+    any the list is empty.
+
+    Raises:
+        UserError: the classes of the sets differ.
+    """
+    present = []
+    for part in ("train", "test"):
+        with contextlib.suppress(UserError, OSError, ImportError):
+            names = _set_names(cfg, part)
+            present += [name for name in names if class_names(name)]
+    return _classes(present)
 
 
 def find_device(name: str) -> torch.device:

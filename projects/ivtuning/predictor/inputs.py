@@ -20,7 +20,7 @@ def is_batch(images: Images) -> bool:
     return isinstance(images, (list, tuple))
 
 
-def records_of(visible: Images, infrared: Images = None) -> list[dict]:
+def records_of(visible: Any, infrared: Any = None) -> list[dict]:
     """The dataset dicts of one pair, or of as many as the lists are long.
 
     Args:
@@ -33,7 +33,7 @@ def records_of(visible: Images, infrared: Images = None) -> list[dict]:
     """
     if not is_batch(visible) and not is_batch(infrared):
         return [_record(visible, infrared, "")]
-    many = [list(images) if is_batch(images) else images for images in (visible, infrared)]
+    many: list[Any] = [list(images) if is_batch(images) else images for images in (visible, infrared)]
     count = max(len(images) for images in many if isinstance(images, list))
     columns = [[None] * count if images is None else images for images in many]
     for images, modality in zip(columns, MODALITIES, strict=True):

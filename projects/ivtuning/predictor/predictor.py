@@ -19,7 +19,7 @@ from ..checkpoint.header import read_adapter
 from ..config import build, load_config
 from ..config.overrides import apply_overrides
 from ..data.mappers.classification import ClassificationMapper
-from ..engine.checks import find_device
+from ..engine.checks import find_device, sets_classes
 from ..engine.run import load_model
 from ..engine.speed import matching_precision
 from ..errors import UserError, nearest
@@ -93,8 +93,8 @@ class Predictor:
             raise UserError("there are no weights: give them, or set train.init_checkpoint in the config")
         self.mapper = build(self._cfg, "dataloader.test.mapper")
         self.ir_range = getattr(self.mapper, "ir_range", None)
-        self.model = load_model(self._cfg, os.fspath(weights), adapter).eval()
-        self._adapter = adapter
+        self._adapter = None if adapter is None else os.fspath(adapter)
+        self.model = load_model(self._cfg, os.fspath(weights), self._adapter).eval()
         self._dtype = PRECISIONS[precision]
 
     def __call__(self, visible: Images, infrared: Images = None) -> Any:
@@ -154,18 +154,18 @@ class Predictor:
 
     @property
     def classes(self) -> list[str]:
-        """Names by class id: those in the adapter's metadata, or those of the set that the config evaluates.
-
-        Empty where neither is on this machine.
-        """
+        """Names by class id: those in the adapter's metadata, or those of the config's sets; else none."""
         return list(self._names[0])
 
     @cached_property
     def _names(self) -> tuple[list[str], list]:
         """The classes' names, and their colors where the set has its own."""
+        in_order: list[str] = []
         stored = read_adapter(self._adapter, tensors=False)[0]["metadata"] if self._adapter else {}
+        with contextlib.suppress(UserError):
+            in_order = sets_classes(self._cfg)
         painter: Any = painter_of_config(self._cfg, 0.0)
-        classes, colors = list(painter.classes), list(getattr(painter, "colors", ()))
+        classes, colors = list(painter.classes) or in_order, list(getattr(painter, "colors", ()))
         names = stored.get("classes")
         if isinstance(names, list) and names and names != classes:
             return [str(name) for name in names], []

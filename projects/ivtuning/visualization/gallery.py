@@ -27,7 +27,7 @@ from ..utils.progress import track
 from .boxes import draw_pair
 from .contact_sheet import Picture, write_contact_sheet
 from .label_maps import caption, draw_label_maps
-from .panels import RGB, Panel, class_name, enlargement, lay_out, one_line, save_image
+from .panels import RGB, Panel, class_name, enlargement, lay_out, picture_stems, save_image
 from .query_pictures import draw_queries
 
 Pixels: TypeAlias = np.ndarray | None  # (H, W, 3) uint8; None if the image is missing
@@ -196,14 +196,10 @@ def draw_records(
     """
     output.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Picture] = {}
-    for record in track(records, "drawing"):
+    stems = picture_stems(records)
+    for record, stem in zip(track(records, "drawing"), stems, strict=True):
         vis, ir = painter.read(record, getattr(predict, "ir_range", None))
         picture, fields = painter.draw(record, vis, ir, predict(record) if predict else None)
-        stem = Path(record["file_name"]).stem
-        if not stem.isprintable() or len(stem.encode()) > 200:  # no name for a file everywhere
-            stem = one_line(stem, 60)
-        while f"{stem}.png" in pictures:  # a file of the same name in another folder
-            stem = f"{stem}_{record['image_id']}"
         save_image(picture, output / f"{stem}.png")
         title = f"{stem}, {record['time']}" if "time" in record else stem
         pictures[f"{stem}.png"] = Picture(f"{stem}.png", title, **fields)
