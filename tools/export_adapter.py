@@ -53,6 +53,7 @@ def main(argv):
     base = OmegaConf.select(cfg, "train.init_checkpoint", default="")
     metadata = {
         "dataset": OmegaConf.select(cfg, "dataloader.train.dataset.names"),
+        "classes": _classes(cfg),
         "base_weights": os.path.basename(base.partition("?")[0]),
         **notes,
     }
@@ -73,6 +74,17 @@ def main(argv):
     )
     for group, size in megabytes.items():
         print(f"  {group:9}{size:9.2f} MB")
+
+
+def _classes(cfg):
+    """The names of the model's classes, which pictures show; [] where the config's sets are not here."""
+    from ivtuning.data.datasets import classification, detection  # noqa: F401  (register their sets)
+    from ivtuning.engine.checks import sets_classes
+
+    try:
+        return sets_classes(cfg)
+    except UserError:  # sets of different classes, of which an export knows nothing
+        return []
 
 
 if __name__ == "__main__":

@@ -102,8 +102,11 @@ def sets_classes(cfg: DictConfig) -> list[str]:
     present = []
     for part in ("train", "test"):
         with contextlib.suppress(UserError, OSError, ImportError):
-            names = _set_names(cfg, part)
-            present += [name for name in names if class_names(name)]
+            for name in _set_names(cfg, part):
+                json_file = metadata(name).get("json_file")
+                # Reading the synthetic set would make it.
+                if (json_file is None or os.path.exists(json_file)) and class_names(name):
+                    present.append(name)
     return _classes(present)
 
 

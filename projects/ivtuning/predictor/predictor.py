@@ -202,4 +202,5 @@ class QueryTracer(Predictor):
 
     def run(self, samples: Sequence[dict]) -> list[Any]:
         """The traces of one batch of samples, on the CPU."""
-        return trace_queries(self.model, list(samples))
+        with self._precision():
+            return trace_queries(self.model, list(samples))
