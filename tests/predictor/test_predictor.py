@@ -186,6 +186,9 @@ def test_lists_are_one_batch_of_images_of_any_size(trained):
     assert [labels.shape for labels in predict(None, infrared)] == [(48, 64), (72, 40)]
     assert np.array_equal(predict([visible[0]], [infrared[0]])[0], predict(visible[0], infrared[0]))
     assert predict([], []) == []
+    records = DatasetCatalog.get("synthetic_seg_val")[:2]
+    for labels, record in zip(predict(records), records, strict=True):
+        assert np.array_equal(labels, predict(record))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..checkpoint.files import local_path
 from ..config import build
 from ..config.derived import class_counts
-from ..data.catalog import metadata
+from ..data.catalog import is_present, metadata
 from ..data.classes import align_classes, class_names
 from ..data.datasets.detection import check_masks
 from ..data.leaks import check_presence, shared_files
@@ -102,11 +102,8 @@ def sets_classes(cfg: DictConfig) -> list[str]:
     present = []
     for part in ("train", "test"):
         with contextlib.suppress(UserError, OSError, ImportError):
-            for name in _set_names(cfg, part):
-                json_file = metadata(name).get("json_file")
-                # Reading the synthetic set would make it.
-                if (json_file is None or os.path.exists(json_file)) and class_names(name):
-                    present.append(name)
+            names = [name for name in _set_names(cfg, part) if is_present(name)]
+            present += [name for name in names if class_names(name)]
     return _classes(present)
 
 

@@ -109,7 +109,15 @@ def predict_records(
 class _Run:
     """One call of :func:`predict_records`, with its folder locked."""
 
-    def __init__(self, predict, records, output: Path, settings: Settings, journal: Journal, dataset):
+    def __init__(
+        self,
+        predict: Predictor,
+        records: Sequence[dict],
+        output: Path,
+        settings: Settings,
+        journal: Journal,
+        dataset: str | None,
+    ):
         self.predict, self.records, self.output, self.settings = predict, records, output, settings
         self.journal = journal
         self.classes, self.categories = classes_of(predict.classes, dataset)

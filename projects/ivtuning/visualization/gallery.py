@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
+from ..data.catalog import is_present
 from ..data.datasets import classification, segmentation  # noqa: F401  (register their sets)
 from ..data.datasets.detection import metadata
 from ..data.images import read_pair
@@ -250,7 +251,8 @@ def painter_of_config(cfg: DictConfig | None, threshold: float) -> Painter:
             name = names if isinstance(names, str) else names[0]  # of one kind and classes
             with contextlib.suppress(UserError):
                 # This registers its class names. If it is not on this machine, pictures show numbers.
-                read_dataset(name)
+                if is_present(name):
+                    read_dataset(name)
             return painter_of(name, threshold)
     return BoxPainter([], threshold)
 
