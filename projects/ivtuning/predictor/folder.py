@@ -136,9 +136,11 @@ class _Run:
             for batch in self._batches(todo):
                 self._batch(batch)
                 bar.update(len(batch))
-        if not len(self.journal):
+        seconds = time.perf_counter() - start
+        entries = [entry for record in self.records if (entry := self.journal.entry(record))]
+        if not entries:
             raise UserError(f"none of the {len(self.records)} pairs can be read: {self.skipped[0]['why']}")
-        return self._write(len(self.journal) - done, done, time.perf_counter() - start)
+        return self._write(entries, len(self.journal) - done, seconds)
 
     def _batches(self, todo: Sequence[int]) -> Iterable[list[dict]]:
         """The mapped samples of the records at these positions."""
@@ -175,9 +177,13 @@ class _Run:
             save_image(picture, self.output / PICTURES / f"{stem}.png")
         return entry
 
-    def _write(self, images: int, before: int, seconds: float) -> dict:
-        """Write the files that hold all predictions, in the order of the records."""
-        entries = [entry for record in self.records if (entry := self.journal.entry(record))]
+    def _write(self, entries: Sequence[dict], images: int, seconds: float) -> dict:
+        """Write the files that hold all predictions.
+
+        Args:
+            entries: what is noted of all finished images, in the order of the records.
+            images: how many of them this call has predicted, in `seconds`.
+        """
         kind = entries[0]["kind"]
         results: list[dict] = []
         table = io.StringIO()
@@ -195,7 +201,7 @@ class _Run:
                 results += [{**more, **result} for result in found]
         summary = {
             "images": images,
-            "finished_before": before,
+            "finished_before": len(entries) - images,
             "skipped": self.skipped,
             "seconds": round(seconds, 3),
             "images_per_second": round(images / seconds, 3) if images else None,
