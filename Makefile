@@ -34,7 +34,7 @@ LAUNCH = $(PY) $(if $(filter-out 0 1,$(GPUS)),-m ivtuning.engine.launch --standa
 CONFIG_OK = $(if $(CONFIG),,$(error name a config: make $(@:.%-ok=%) CONFIG=configs/<data set>/<experiment>.py))
 WEIGHTS_OK = $(if $(WEIGHTS),,$(error name the weights: make $(@:.%-ok=%) CONFIG=$(CONFIG) WEIGHTS=output/model_final.pth))
 
-.PHONY: help setup demo compare bench test lint convert train eval visualize pins clean
+.PHONY: help setup demo compare bench test lint convert train eval predict visualize pins clean
 
 help: ## Show this help | make
 	@echo "Targets. All but help and clean first set up .venv if it is missing or out of date."
@@ -47,7 +47,7 @@ help: ## Show this help | make
 	Write changes to a config on the command line: train.max_iter=100 model.pixel_mean=[1,2]
 	Quote a value that the shell would change: 'train.init_checkpoint=https://host/f?x=True'
 	OPTS passes more flags and overrides, quoted as in a shell: OPTS="--resume 'train.output_dir=my output'"
-	ARGS passes flags to demo, compare, bench, test, convert and visualize: make test ARGS="-m 'not slow'"
+	ARGS passes flags to demo, compare, bench, test, convert, predict and visualize: make test ARGS="-m 'not slow'"
 	GPUS=n starts n processes on this machine (train, eval).
 	END
 
@@ -84,14 +84,19 @@ eval: .eval-ok $(READY) ## Evaluate weights, with an adapter on top if you name 
 	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) --eval-only $(call flag,--weights,WEIGHTS) \
 		$(call flag,--adapter,ADAPTER) $(OVERRIDES)
 
+predict: .predict-ok $(READY) ## Predict pairs of images, as JSON, CSV and PNG files | make predict CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=found ARGS="--vis my/visible --ir my/infrared"
+	@$(PY) tools/predict.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
+		$(call flag,--adapter,ADAPTER) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
+
 visualize: .visualize-ok $(READY) ## Draw boxes or label maps on both images of every pair | make visualize CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=pictures
 	@$(PY) tools/visualize.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
 		$(call flag,--adapter,ADAPTER) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
 
-.PHONY: .convert-ok .train-ok .eval-ok .visualize-ok
+.PHONY: .convert-ok .train-ok .eval-ok .predict-ok .visualize-ok
 .convert-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
 .train-ok: ; @: $(CONFIG_OK)
 .eval-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
+.predict-ok: ; @: $(CONFIG_OK)
 .visualize-ok: ; @: $(if $(value ARGS),,$(CONFIG_OK))
 
 pins: ## Update every version pinned in requirements.txt | make pins

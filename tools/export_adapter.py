@@ -61,6 +61,7 @@ def main(argv):
     base = OmegaConf.select(cfg, "train.init_checkpoint", default="")
     metadata = {
         "dataset": OmegaConf.select(cfg, "dataloader.train.dataset.names"),
+        "classes": _classes(cfg),
         "base_weights": base_name(base),
         **notes,
     }
@@ -96,6 +97,17 @@ def _task(model):
     if isinstance(model, ImageClassifier):
         return "image-classification"
     return "image-segmentation" if hasattr(model, "sem_seg_head") else "object-detection"
+
+
+def _classes(cfg):
+    """The names of the model's classes, which pictures show; [] where the config's sets are not here."""
+    from ivtuning.data.datasets import classification, detection  # noqa: F401  (register their sets)
+    from ivtuning.engine.checks import sets_classes
+
+    try:
+        return sets_classes(cfg)
+    except UserError:  # sets of different classes, of which an export knows nothing
+        return []
 
 
 if __name__ == "__main__":

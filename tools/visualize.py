@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,15 +102,17 @@ def main(argv: Sequence[str]) -> None:
         QueryPainter,
         draw_records,
         painter_of,
+        painter_of_config,
         read_dataset,
     )
+    from ivtuning.visualization.pair_files import file_records
 
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
     if args.dataset:
         records = read_dataset(args.dataset)[0]
         painter = painter_of(args.dataset, args.threshold)
     else:
-        records = read_files(args.vis, args.ir)
+        records = file_records(args.vis, args.ir)
         painter = painter_of_config(cfg, args.threshold)
     if args.queries and isinstance(painter, BoxPainter):
         painter = QueryPainter(painter.classes, args.threshold, args.queries)
@@ -134,33 +135,6 @@ def main(argv: Sequence[str]) -> None:
         },
     )
     print(f"wrote {len(records)} picture{'s' * (len(records) != 1)} and {page}")
-
-
-def read_files(vis: str, ir: str) -> list[dict]:
-    """Dataset dicts of the image files in `vis` and `ir`."""
-    from ivtuning.visualization.pair_files import pair_files
-
-    return [
-        {"file_name": str(v), "ir_file_name": str(i), "image_id": k}
-        for k, (v, i) in enumerate(pair_files(vis, ir), 1)
-    ]
-
-
-def painter_of_config(cfg, threshold: float):
-    """The painter for predictions of `cfg`'s model: that of the dataset it is evaluated on."""
-    from ivtuning.visualization.gallery import BoxPainter, painter_of, read_dataset
-
-    if cfg is not None:
-        from omegaconf.errors import OmegaConfBaseException
-
-        with contextlib.suppress(UserError, OmegaConfBaseException):
-            names = cfg.dataloader.evaluator.dataset_name
-            name = names if isinstance(names, str) else names[0]  # of one kind and classes
-            with contextlib.suppress(UserError):
-                # This registers its class names. If it is not on this machine, pictures show numbers.
-                read_dataset(name)
-            return painter_of(name, threshold)
-    return BoxPainter([], threshold)
 
 
 if __name__ == "__main__":

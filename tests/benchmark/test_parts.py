@@ -6,7 +6,7 @@ import pytest
 
 from ivtuning.benchmark.options import Options
 from ivtuning.benchmark.parts import eval as evaluation
-from ivtuning.benchmark.parts import growth, relpos, step
+from ivtuning.benchmark.parts import growth, predict, relpos, step
 
 
 def test_activation_checkpointing_and_the_large_size_itself(monkeypatch):
@@ -61,3 +61,14 @@ def test_exponents_are_slopes():
 def test_growth_of_one_depth_alone():
     result = growth.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
     assert result.rows["growth_step_depth"].note == "the trunk has one depth only"
+
+
+@pytest.mark.parametrize("config", ["ivtuning", "seg_ivtuning"])
+def test_the_predictor_beside_its_model(config):
+    options = Options(config=f"configs/synthetic/{config}.py", size=(48, 64), batch=2, repeats=1)
+    result = predict.measure(options)
+    seconds = {name: times["median"] for name, times in result.raw["seconds"].items()}
+    assert list(seconds) == ["predictor", "mapper and model", "model"]
+    assert result.rows["predict_over_model"].value == seconds["predictor"] / seconds["model"]
+    assert result.rows["predict_over_parts"].value == seconds["predictor"] / seconds["mapper and model"]
+    assert "seg_ivtuning.py, 48 x 64 px, batch 2" in result.conditions or config == "ivtuning"

@@ -56,7 +56,11 @@ def test_tool_measures_all(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     result = json.loads(lines[-1])
     assert list(result)[: len(ROWS)] == list(ROWS)
-    asked = [key for key in ROWS if not key.startswith(("growth_", "distributed_", "neighbor_", "model_"))]
+    asked = [
+        key
+        for key in ROWS
+        if not key.startswith(("growth_", "distributed_", "neighbor_", "model_", "predict_"))
+    ]
     assert all(isinstance(result[key], float) or result["notes"][key] == "left out" for key in asked)
     assert result["step_over_reference_1024"] is None
     assert result["floor"] == result["raw"]["step"]["flops"]["ratio"]
@@ -133,8 +137,14 @@ def test_loader_of_a_registered_set(pairs, capsys):
         (["model", "--config-file", "configs/synthetic/dino.py"], "configs/synthetic/dino_ivtuning.py"),
         (["model", "--config-file", "x.py", "--dtype", "bf16"], "--dtype does not go with model"),
         (["model", "--config-file", "x.py", "--depth", "3"], "--depth does not go with model"),
-        (["infer", "--config-file", "x.py"], "'--config-file x.py' goes with the part model, not with infer"),
-        (["step", "--batch", "2", "train.seed=1"], "'train.seed=1' goes with the part model, not with step"),
+        (
+            ["infer", "--config-file", "x.py"],
+            "'--config-file x.py' goes with the parts model and predict",
+        ),
+        (
+            ["step", "--batch", "2", "train.seed=1"],
+            "'train.seed=1' goes with the parts model and predict",
+        ),
         (["data", "--dataset", "synthetic_trian"], "synthetic_train"),
         (["data", "--dataset", "synthetic_train", "--batch", "99"], "give a smaller --batch"),
     ],

@@ -350,7 +350,7 @@ def export(*args):
     run_tool(tool.main, [*map(str, args), *NANO])
 
 
-def test_the_tool(tmp_path, capsys):
+def test_the_tool(pairs, tmp_path, capsys):
     cfg = load_config(CONFIG, NANO)
     model = randomize(instantiate(cfg.model), 1)
     weights = save(tmp_path / "model_best.pth", {"model": model.state_dict()})
@@ -362,7 +362,8 @@ def test_the_tool(tmp_path, capsys):
     assert printed["megabytes"] == {group: size / 1e6 for group, size in group_sizes(output).items()}
     assert printed["card"] == str(tmp_path / "README.md")
     assert printed["tuner"]["options"]["hidden_dim"] == 8 and printed["base_weights"] == "base.pth"
-    assert printed["metadata"] == {"dataset": "synthetic_train", "AP": "41.2"}
+    classes = ["person", "engine", "lamp", "sign"]
+    assert printed["metadata"] == {"dataset": "synthetic_train", "classes": classes, "AP": "41.2"}
     other = randomize(instantiate(cfg.model), 1)
     randomize(other.roi_heads, 2), randomize(other.backbone.net.tuner, 3)
     load_adapter(other, output)

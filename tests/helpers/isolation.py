@@ -23,6 +23,7 @@ _PRELOADED = [
     "ivtuning.engine.run",
     "ivtuning.config",
     "ivtuning.data.verify.verification",
+    "ivtuning.predictor.folder",
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_PRELOADED)

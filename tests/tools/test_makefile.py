@@ -143,6 +143,31 @@ def test_visualize(argv, config):
     assert argv("visualize", f"ARGS=--config-file {config}") == start
 
 
+def test_predict(argv, config):
+    given = [
+        f"CONFIG={config}",
+        "WEIGHTS=w.pth",
+        "ADAPTER=a",
+        "OUTPUT=o",
+        "ARGS=--vis v --ir i",
+        "train.seed=1",
+    ]
+    flags = [
+        "--weights",
+        "w.pth",
+        "--adapter",
+        "a",
+        "--output",
+        "o",
+        "--vis",
+        "v",
+        "--ir",
+        "i",
+        "train.seed=1",
+    ]
+    assert argv("predict", *given) == ["tools/predict.py", "--config-file", config, *flags]
+
+
 def test_convert(argv, config):
     given = [f"CONFIG={config}", "FROM=dino", "WEIGHTS=my in.pth", "OUTPUT=~/out.pth", "model.num_classes=3"]
     start = ["tools/convert_checkpoint.py", "--config-file", config, "--from", "dino"]
@@ -168,6 +193,7 @@ def test_lint_checks_style_imports_and_types():
         (["train"], "name a config: make train CONFIG="),
         (["eval"], "name a config: make eval CONFIG="),
         (["eval", "CONFIG=pyproject.toml"], "name the weights: make eval CONFIG=pyproject.toml WEIGHTS="),
+        (["predict"], "name a config: make predict CONFIG="),
         (["visualize"], "name a config: make visualize CONFIG="),
         (
             ["convert", "CONFIG=pyproject.toml"],

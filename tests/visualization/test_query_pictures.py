@@ -13,10 +13,10 @@ from helpers.tiny import detector as faster_rcnn
 from helpers.tools import load_tool
 from PIL import Image
 
-from ivtuning import predictor
 from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.heads.dino.trace import Trace, trace_queries
+from ivtuning.predictor import predictor
 from ivtuning.visualization import gallery
 from ivtuning.visualization.gallery import QueryPainter
 from ivtuning.visualization.panels import color

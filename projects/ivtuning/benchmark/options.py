@@ -30,7 +30,7 @@ class Options:
         workers: number of the loader's processes; 0 reads in the main process.
         processes: how many processes train together; None: one for each CUDA device, or two.
         plot: PNG file for the curves of growth.
-        config: LazyConfig file of a whole model.
+        config: LazyConfig file of a whole model; None leaves it to the part.
         overrides: changes to that config, "key=value".
     """
 

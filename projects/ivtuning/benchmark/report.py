@@ -31,6 +31,8 @@ ROWS = {
     "utilization_full": ("the same for full fine-tuning", ""),
     "relpos_saved_ratio": ("rel-pos attention, saved bytes / explicit", "<= 0.10, and faster"),
     "infer_over_trunk": ("inference, IV-tuning / frozen trunk alone", "<= 1.05"),
+    "predict_over_model": ("Predictor / its model on the mapped pair", "<= 1.03 at batch 1"),
+    "predict_over_parts": ("Predictor / its mapper and model, called by hand", ""),
     "coco_eval_ratio": ("COCO evaluation / pycocotools", "<= 0.15"),
     "loader_over_decode": ("paired loader / decoding alone, images per second", ">= 0.85"),
     "adapter_io_ratio": ("adapter save + load / full checkpoint's", "<= 0.05"),

@@ -79,6 +79,15 @@ def metadata(name: str) -> Metadata:
     return MetadataCatalog.get(name)
 
 
+def is_present(name: str) -> bool:
+    """Whether the JSON of a registered set is on this machine; True for sets without one.
+
+    Reading the synthetic set makes its files, which a look at its classes should not.
+    """
+    json_file = metadata(name).get("json_file")
+    return json_file is None or os.path.exists(json_file)
+
+
 def read_json(json_file: str | Path, lists: Sequence[str], known: Mapping[str, KnownSet]) -> dict:
     """The content of a COCO-like JSON, whose entries are unchecked (see :mod:`.faults`).
 

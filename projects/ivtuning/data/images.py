@@ -11,7 +11,8 @@ from PIL import Image
 
 from ..errors import UserError
 from .image_files import DEEP_GRAY, BadPair, decode, kind_of, open_image, shown_size, turned
-from .modalities import check_modality
+from .modalities import PIXEL_KEYS, check_modality
+from .pixels import check_infrared, check_photograph, check_visible
 
 
 def check_ir_range(ir_range: Sequence[float] | None) -> tuple[float, float] | None:
@@ -39,7 +40,8 @@ def read_pair(
     Args:
         dataset_dict: has `file_name` (visible, 8-bit RGB), `ir_file_name` (8-bit with 1 or 3 channels, or
             16-bit or floating-point with 1 channel) and optionally `height` and `width`, pixels, which must
-            then be true.
+            then be true. `pixels` and `ir_pixels` are arrays of the same kinds, (H,W,3) or (H,W), which take
+            the place of the files; messages still name these.
         ir_range: values (lo, hi) of a 16-bit infrared image in raw counts, or of a floating-point one in its
             unit, that become 0 and 255; None: the 1st and 99th percentile of each image. 8-bit images are
             left as they are.
@@ -60,8 +62,10 @@ def read_pair(
     if not ir_path and absent != "infrared":
         raise BadPair(f"{path} has no infrared partner: give the image an ir_file_name in the JSON", path)
     # In a pair, gray means swapped modalities; a photograph without partner, as in COCO, is just gray.
-    visible = None if absent == "visible" else _visible(path, gray=gray_visible or not ir_path)
-    infrared = None if absent == "infrared" else _infrared(ir_path, ir_range)
+    gray = gray_visible or not ir_path
+    pixels, ir_pixels = (dataset_dict.get(key) for key in PIXEL_KEYS)
+    visible = None if absent == "visible" else _visible(path, gray, pixels)
+    infrared = None if absent == "infrared" else _infrared(ir_path, ir_range, ir_pixels)
     if absent is None and visible.shape != infrared.shape:
         raise BadPair(
             f"visible {path} is {_size(visible)} but infrared {ir_path} is {_size(infrared)}: "
@@ -103,15 +107,21 @@ def inspect_infrared(path: Path) -> tuple[int, int]:
     return size
 
 
-def read_photograph(path: str, ir_range: Sequence[float] | None = None) -> np.ndarray:
+def read_photograph(
+    path: str, ir_range: Sequence[float] | None = None, pixels: np.ndarray | None = None
+) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image of any kind, for classification, turned as its EXIF orientation says.
 
     Gray, palette, CMYK and alpha images are converted. Gray of 16 bits or in floating point is scaled to
-    8 bits by `ir_range`, as in :func:`read_pair`.
+    8 bits by `ir_range`, as in :func:`read_pair`. `pixels`, (H, W, 3) or (H, W), take the place of the file.
 
     Raises:
         BadPair: the file is missing or unreadable, or its colors have 16 bits.
     """
+    if pixels is not None:
+        array = check_photograph(pixels, path)
+        array = array if array.dtype == np.uint8 else _to_8_bit(array, ir_range, path)
+        return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
     image, bits = decode(path, "image")
     if image.mode in DEEP_GRAY:
         array = _to_8_bit(np.asarray(turned(image)), ir_range, path)
@@ -125,19 +135,25 @@ def _size(array: np.ndarray) -> str:
     return f"{array.shape[1]}x{array.shape[0]}"
 
 
-def _visible(path: str, gray: bool) -> np.ndarray:
+def _visible(path: str, gray: bool, pixels: np.ndarray | None = None) -> np.ndarray:
+    if pixels is not None:
+        array = check_visible(pixels, path, gray)
+        return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
     with open_image(path, "visible image") as (image, bits):
         _check_visible(image, bits, path, gray)
         image.load()
     return np.asarray(turned(image if image.mode == "RGB" else image.convert("RGB")))
 
 
-def _infrared(path: str, ir_range: Sequence[float] | None) -> np.ndarray:
-    with open_image(path, "infrared image") as (image, bits):
-        _check_infrared(image, bits, path)
-        image.load()
-    array = np.asarray(turned(image))
-    if image.mode in DEEP_GRAY:
+def _infrared(path: str, ir_range: Sequence[float] | None, pixels: np.ndarray | None = None) -> np.ndarray:
+    if pixels is None:
+        with open_image(path, "infrared image") as (image, bits):
+            _check_infrared(image, bits, path)
+            image.load()
+        array = np.asarray(turned(image))
+    else:
+        array = check_infrared(pixels, path)
+    if array.dtype != np.uint8:
         array = _to_8_bit(array, ir_range, path)
     # Gray is replicated as a view, without a copy: the transforms write new pixels anyway.
     return array if array.ndim == 3 else np.broadcast_to(array[:, :, None], (*array.shape, 3))

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from ..errors import UserError, nearest
 
 MODALITIES = ("visible", "infrared")
-# In the order of MODALITIES: keys of the files in a dataset dict, and of the images in a mapped sample.
+# In the order of MODALITIES: keys of the files in a dataset dict, of images in memory that take the place of
+# these files, and of the images in a mapped sample.
 FILE_KEYS = ("file_name", "ir_file_name")
+PIXEL_KEYS = ("pixels", "ir_pixels")
 IMAGE_KEYS = ("image", "image_ir")
 # Which images show an annotated object, its `modality`.
 SHOWN_IN = ("both", *MODALITIES)

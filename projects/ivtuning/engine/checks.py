@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..checkpoint.files import local_path
 from ..config import build
 from ..config.derived import class_counts
-from ..data.catalog import metadata
+from ..data.catalog import is_present, metadata
 from ..data.classes import align_classes, class_names
 from ..data.datasets.detection import check_masks
 from ..data.leaks import check_presence, shared_files
@@ -88,6 +89,23 @@ def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.Pat
     _check_count(cfg, [*train, *test], classes)
 
 
+def sets_classes(cfg: DictConfig) -> list[str]:
+    """The classes of the config's sets in the order of the model's labels, as evaluation has them.
+
+    The test set is read in that order from here on. Sets that are not on this machine do not count; without
+    any the list is empty.
+
+    Raises:
+        UserError: the classes of the sets differ.
+    """
+    present = []
+    for part in ("train", "test"):
+        with contextlib.suppress(UserError, OSError, ImportError):
+            names = [name for name in _set_names(cfg, part) if is_present(name)]
+            present += [name for name in names if class_names(name)]
+    return _classes(present)
+
+
 def find_device(name: str) -> torch.device:
     """The device that `train.device` names; "auto" is CUDA where there is one, else the CPU.
 
@@ -96,7 +114,10 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"train.device={name!r:.60}: give auto, cpu, cuda or cuda:<number>") from error
     if device.type != "cpu":
         kind = getattr(torch, device.type)
         count = kind.device_count() if kind.is_available() else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -9,9 +10,12 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
+from ..data.catalog import is_present
 from ..data.datasets import classification, segmentation  # noqa: F401  (register their sets)
 from ..data.datasets.detection import metadata
 from ..data.images import read_pair
@@ -24,7 +28,7 @@ from ..utils.progress import track
 from .boxes import draw_pair
 from .contact_sheet import Picture, write_contact_sheet
 from .label_maps import caption, draw_label_maps
-from .panels import RGB, Panel, class_name, enlargement, lay_out, one_line, save_image
+from .panels import RGB, Panel, class_name, enlargement, lay_out, picture_stems, save_image
 from .query_pictures import draw_queries
 
 Pixels: TypeAlias = np.ndarray | None  # (H, W, 3) uint8; None if the image is missing
@@ -126,7 +130,7 @@ class ClassPainter(Painter):
         self._correct: dict[str, list[bool]] = {}
 
     def read(self, record: dict, ir_range: Sequence[float] | None) -> tuple[Pixels, Pixels]:
-        image = ClassificationMapper(is_train=False)(record)["image"]
+        image = ClassificationMapper(is_train=False, ir_range=ir_range)(record)["image"]
         return image.permute(1, 2, 0).numpy(), None
 
     def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[np.ndarray, dict]:
@@ -193,14 +197,10 @@ def draw_records(
     """
     output.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Picture] = {}
-    for record in track(records, "drawing"):
+    stems = picture_stems(records)
+    for record, stem in zip(track(records, "drawing"), stems, strict=True):
         vis, ir = painter.read(record, getattr(predict, "ir_range", None))
         picture, fields = painter.draw(record, vis, ir, predict(record) if predict else None)
-        stem = Path(record["file_name"]).stem
-        if not stem.isprintable() or len(stem.encode()) > 200:  # no name for a file everywhere
-            stem = one_line(stem, 60)
-        while f"{stem}.png" in pictures:  # a file of the same name in another folder
-            stem = f"{stem}_{record['image_id']}"
         save_image(picture, output / f"{stem}.png")
         title = f"{stem}, {record['time']}" if "time" in record else stem
         pictures[f"{stem}.png"] = Picture(f"{stem}.png", title, **fields)
@@ -241,3 +241,31 @@ def painter_of(name: str, threshold: float) -> Painter:
     if facts.get("evaluator_type") == "classification":
         return ClassPainter(facts.get("classes", []))
     return BoxPainter(facts.get("thing_classes", []), threshold)
+
+
+def painter_of_config(cfg: DictConfig | None, threshold: float) -> Painter:
+    """The painter for predictions of `cfg`'s model: that of the set it is evaluated on; boxes without one."""
+    if cfg is not None:
+        with contextlib.suppress(UserError, OmegaConfBaseException):
+            names = cfg.dataloader.evaluator.dataset_name
+            name = names if isinstance(names, str) else names[0]  # of one kind and classes
+            with contextlib.suppress(UserError):
+                # This registers its class names. If it is not on this machine, pictures show numbers.
+                if is_present(name):
+                    read_dataset(name)
+            return painter_of(name, threshold)
+    return BoxPainter([], threshold)
+
+
+def painter_of_prediction(
+    prediction: Instances | np.ndarray | Tensor,
+    classes: Sequence[str],
+    colors: Sequence[RGB],
+    threshold: float,
+) -> Painter:
+    """The painter of one model's predictions. Colors are those of label maps."""
+    if isinstance(prediction, np.ndarray):
+        return LabelPainter(classes, colors)
+    if isinstance(prediction, Instances):
+        return BoxPainter(classes, threshold)
+    return ClassPainter(classes)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..data.image_files import IMAGE_SUFFIXES, image_files
+from ..data.modalities import FILE_KEYS, MODALITIES
 from ..data.prepare.pairing import check_stems
 from ..errors import UserError
 
@@ -32,6 +33,28 @@ def pair_files(vis: str | os.PathLike, ir: str | os.PathLike) -> list[tuple[Path
     visible, infrared = _images(vis), _images(ir)
     check_stems(visible, infrared, lambda _, side: f"of the same stem in {folders[side]}")
     return [(visible[stem], infrared[stem]) for stem in sorted(visible)]
+
+
+def file_records(vis: str | os.PathLike | None, ir: str | os.PathLike | None) -> list[dict]:
+    """Dataset dicts of two files or folders, see :func:`pair_files`, whose ids are the files' names.
+
+    One of the two may be None; its images are then missing.
+
+    Raises:
+        UserError: see :func:`pair_files`.
+    """
+    if vis is not None and ir is not None:
+        return [
+            {"file_name": str(v), "ir_file_name": str(i), "image_id": v.name} for v, i in pair_files(vis, ir)
+        ]
+    path = Path(os.fspath(ir if vis is None else vis))
+    if not path.exists():
+        raise UserError(f"no such file or folder: {path}")
+    files = [path] if not path.is_dir() else list(_images(path).values())
+    # A dict has a file_name in any case; messages call the pair by it.
+    keys = FILE_KEYS if vis is None else FILE_KEYS[:1]
+    missing = MODALITIES[0 if vis is None else 1]
+    return [dict.fromkeys(keys, str(f)) | {"image_id": f.name, "missing": missing} for f in files]
 
 
 def _images(folder: Path) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,8 +121,21 @@ def color(category: int) -> RGB:
     return red, green, blue
 
 
+def picture_stems(records: Sequence[Mapping]) -> list[str]:
+    """Names for the pictures of dataset dicts, without suffix: the stems of their files, each one once."""
+    stems: dict[str, None] = {}
+    for record in records:
+        stem = Path(record["file_name"]).stem
+        if not stem.isprintable() or len(stem.encode()) > 200:  # no name for a file everywhere
+            stem = one_line(stem, 60)
+        while stem in stems:  # a file of the same name in another folder
+            stem = f"{stem}_{one_line(record['image_id'], 60).replace('/', '_')}"
+        stems[stem] = None
+    return list(stems)
+
+
 def save_image(image: np.ndarray, path: Path) -> None:
-    """Write (H, W, 3) uint8 RGB to `path`, in the format its suffix names; never half a file."""
+    """Write (H, W, 3) or (H, W) uint8 to `path`, in the format that its suffix names; never half a file."""
     kind = {".jpg": "JPEG"}.get(path.suffix, "PNG")
     with atomic_write(path) as temp:
         # PNG's default compression takes three times as long for 2 % of the size.

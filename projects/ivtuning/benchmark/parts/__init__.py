@@ -25,6 +25,7 @@ PARTS = {
     "step": Part("training steps and saved activations: IV-tuning, full fine-tuning, plain reference", True),
     "relpos": Part("attention with decomposed relative positions, against explicit attention", True),
     "infer": Part("inference, against the frozen trunk alone", True),
+    "predict": Part("the predictor on a pair in memory, against its model alone"),
     "data": Part("the paired loader, against decoding the same files", True),
     "eval": Part("COCO evaluation, against pycocotools", True),
     "adapters": Part("saving and loading an adapter, against the whole checkpoint", True),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..images import check_ir_range, read_photograph
+from ..modalities import PIXEL_KEYS
 
 
 class ClassificationMapper:
@@ -36,11 +37,15 @@ class ClassificationMapper:
     def __call__(self, dataset_dict: dict) -> dict:
         """The dict with "image", (3, h, w) uint8 RGB; gray, palette and alpha images are converted.
 
+        An image in memory, `pixels` of the dict, takes the place of the file.
+
         Raises:
             BadPair: see :func:`..images.read_photograph`.
             UserError: an augmentation gave something else.
         """
-        photograph = read_photograph(dataset_dict["file_name"], self.ir_range)
+        dataset_dict = dict(dataset_dict)
+        pixels, _ = (dataset_dict.pop(key, None) for key in PIXEL_KEYS)
+        photograph = read_photograph(dataset_dict["file_name"], self.ir_range, pixels)
         image = torch.from_numpy(photograph.transpose(2, 0, 1).copy())
         for change in self.augmentations:
             image = change(image)

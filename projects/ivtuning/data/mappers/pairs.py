@@ -15,7 +15,7 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from ...errors import UserError
 from ..images import check_ir_range, read_pair
 from ..labels import IGNORE, UNUSED, read_labels
-from ..modalities import MODALITIES, absent_modality, check_modality
+from ..modalities import MODALITIES, PIXEL_KEYS, absent_modality, check_modality
 
 Photometric = Callable[[np.ndarray], np.ndarray]
 _PHOTOMETRIC_TRANSFORMS = (T.BlendTransform, T.ColorTransform)
@@ -95,14 +95,15 @@ class PairedDatasetMapper:
     def __call__(self, dataset_dict: dict) -> dict:
         """
         Args:
-            dataset_dict: one registered pair; it is not modified.
+            dataset_dict: one registered pair, or one of images in memory, see :func:`..images.read_pair`; it
+                is not modified.
 
         Returns:
-            dict: the same keys without `annotations`, and `image`, `image_ir` (3,H,W) uint8, or one of them
-            if the other is absent. In training also `instances`, if the dict has `annotations`, with
-            `gt_boxes` (XYXY pixels of the augmented image), `gt_classes` and perhaps `gt_masks` (N,H,W); and
-            `sem_seg` (H,W) int64, see :func:`..labels.read_labels`, if it has a `sem_seg_file_name`. `height`
-            and `width` stay those of the file.
+            dict: the same keys without `annotations` and images in memory, and `image`, `image_ir` (3,H,W)
+            uint8, or one of them if the other is absent. In training also `instances`, if the dict has
+            `annotations`, with `gt_boxes` (XYXY pixels of the augmented image), `gt_classes` and perhaps
+            `gt_masks` (N,H,W); and `sem_seg` (H,W) int64, see :func:`..labels.read_labels`, if it has a
+            `sem_seg_file_name`. `height` and `width` stay those of the file.
 
         Raises:
             BadPair: see :func:`..images.read_pair` and :func:`..labels.read_labels`.
@@ -112,6 +113,8 @@ class PairedDatasetMapper:
         dataset_dict = dict(dataset_dict)
         absent = self._absent(dataset_dict)
         visible, infrared = read_pair(dataset_dict, self.ir_range, absent, self.gray_visible)
+        for key in PIXEL_KEYS:
+            dataset_dict.pop(key, None)
         aug_input = _Labeled(infrared if visible is None else visible)
         dataset_dict.setdefault("height", aug_input.image.shape[0])
         dataset_dict.setdefault("width", aug_input.image.shape[1])

@@ -1,0 +1,206 @@
+"""Trained models as functions from images to predictions."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ..checkpoint.header import read_adapter
+from ..config import build, load_config
+from ..config.overrides import apply_overrides
+from ..data.mappers.classification import ClassificationMapper
+from ..engine.checks import find_device, sets_classes
+from ..engine.run import load_model
+from ..engine.speed import matching_precision
+from ..errors import UserError, nearest
+from ..evaluation.confusion import label_map
+from ..heads.dino.trace import find_decoder, trace_queries
+from ..visualization.gallery import painter_of_config, painter_of_prediction
+from ..visualization.overlay import draw_on_image
+from .inputs import Images, is_batch, records_of
+
+# Of a detector, a segmentor and a classifier.
+Prediction: TypeAlias = Instances | np.ndarray | Tensor
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_GROUPS = ("dataloader", "model", "train")
+
+
+class Predictor:
+    """A trained model as a function from a pair of images to its prediction.
+
+    ::
+
+        predict = Predictor("configs/M3FD/vitdet_ivtuning_b.py", "base.pth", "m3fd.safetensors")
+        instances = predict("visible.png", "infrared.png")
+
+    Images go through the config's test mapper, so that a prediction is the one that evaluation sees.
+
+    Args:
+        config: a config's path or name, see :func:`ivtuning.load_config`, or a config; it stays as it is.
+        weights: a checkpoint, or the base of `adapter`; None: the config's `train.init_checkpoint`.
+        adapter: adapter file to load on top of `weights`.
+        overrides: changes to the config, "key=value".
+        device: such as "cpu" or "cuda:1"; None: the config's `train.device`.
+        precision: "fp32", as evaluation; "bf16" or "fp16" run the model under autocast.
+
+    Attributes:
+        model: the model in evaluation mode.
+        mapper: maps a dataset dict to the model's input.
+        ir_range: values of infrared images above 8 bits that the mapper maps to 0 and 255, see
+            :func:`.data.images.read_pair`.
+
+    Raises:
+        UserError: a config, weights or an adapter that cannot be loaded, a device that this machine lacks, or
+            another precision.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | DictConfig,
+        weights: str | os.PathLike | None = None,
+        adapter: str | os.PathLike | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        device: str | torch.device | None = None,
+        precision: str = "fp32",
+    ):
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"precision={precision!r}: give {', '.join(PRECISIONS)}{nearest(str(precision), PRECISIONS)}"
+            )
+        if isinstance(config, DictConfig):
+            self._cfg = copy.deepcopy(config)
+            apply_overrides(self._cfg, overrides)
+        else:
+            self._cfg = load_config(config, overrides, _GROUPS)
+        train = self._cfg.train
+        if device is not None:
+            train.device = str(device)
+        if precision == "fp16" and find_device(train.device).type == "cpu":
+            raise UserError("precision=fp16 needs CUDA: use bf16 or fp32 on the CPU")
+        weights = weights or train.init_checkpoint
+        if not weights:
+            raise UserError("there are no weights: give them, or set train.init_checkpoint in the config")
+        self.mapper = build(self._cfg, "dataloader.test.mapper")
+        self.ir_range = getattr(self.mapper, "ir_range", None)
+        self._adapter = None if adapter is None else os.fspath(adapter)
+        self.model = load_model(self._cfg, os.fspath(weights), self._adapter).eval()
+        self._dtype = PRECISIONS[precision]
+
+    def __call__(self, visible: Images, infrared: Images = None) -> Any:
+        """The prediction for one pair, or a list of predictions for lists of images, on the CPU.
+
+        Args:
+            visible: (H, W, 3) uint8 RGB, or a path; None where it is missing. A dataset dict of a registered
+                set is also accepted, and names both images.
+            infrared: (H, W) of uint8, uint16 or floating point, (H, W, 3) uint8, or a path; None where it is
+                missing, or where the model takes visible images alone.
+
+        Lists run as one batch. Their images may have different sizes; smaller ones are padded.
+
+        Returns:
+            A detector's `Instances` in pixels of the image, a segmentor's class ids (H, W) uint8, or a
+            classifier's probabilities (K,).
+
+        Raises:
+            UserError: images that cannot be read or do not belong together, lists of different lengths, a
+                missing image that the model does not fill, or scores that are not finite.
+        """
+        records = records_of(visible, infrared)
+        if not records:
+            return []
+        if isinstance(self.mapper, ClassificationMapper) and any("ir_file_name" in r for r in records):
+            raise UserError("a classifier takes visible images alone: leave infrared out")
+        predictions = self.run([self.mapper(record) for record in records])
+        return predictions if is_batch(visible) or is_batch(infrared) else predictions[0]
+
+    @torch.inference_mode()
+    def run(self, samples: Sequence[dict]) -> list[Any]:
+        """The predictions for one batch of samples, as the mapper gives them."""
+        with self._precision():
+            outputs = self.model(list(samples))
+        return [_result(output, sample) for output, sample in zip(outputs, samples, strict=True)]
+
+    def draw(
+        self, visible: Images, prediction: Prediction, infrared: Images = None, threshold: float = 0.5
+    ) -> np.ndarray:
+        """A picture of a prediction with class names and scores, (H', W', 3) uint8 RGB.
+
+        On one image, it has that image's size. Both images, or a dataset dict that names both, make panels
+        side by side, enlarged where they are small.
+
+        Args:
+            visible, infrared: one pair, as in a call.
+            threshold: least score of a drawn box.
+        """
+        if is_batch(visible) or is_batch(infrared):
+            raise UserError("draw one pair after the other, not lists")
+        record = records_of(visible, infrared)[0]
+        painter = painter_of_prediction(prediction, *self._names, threshold)
+        vis, ir = painter.read(record, self.ir_range)
+        if vis is not None and ir is not None:
+            return painter.draw(record, vis, ir, prediction)[0]
+        return draw_on_image(ir if vis is None else vis, prediction, *self._names, threshold)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names by class id: those in the adapter's metadata, or those of the config's sets; else none."""
+        return list(self._names[0])
+
+    @cached_property
+    def _names(self) -> tuple[list[str], list]:
+        """The classes' names, and their colors where the set has its own."""
+        in_order: list[str] = []
+        stored = read_adapter(self._adapter, tensors=False)[0]["metadata"] if self._adapter else {}
+        with contextlib.suppress(UserError):
+            in_order = sets_classes(self._cfg)
+        painter: Any = painter_of_config(self._cfg, 0.0)
+        classes, colors = list(painter.classes) or in_order, list(getattr(painter, "colors", ()))
+        names = stored.get("classes")
+        if isinstance(names, list) and names and names != classes:
+            return [str(name) for name in names], []
+        return classes, colors
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        if self._dtype is None:
+            return matching_precision(self.model)
+        return torch.autocast(next(self.model.parameters()).device.type, self._dtype)
+
+
+def _result(output: Mapping[str, Any], sample: Mapping[str, Any]) -> Prediction:
+    name = sample.get("file_name", "an image")
+    if "sem_seg" in output:
+        return label_map(output["sem_seg"], name)
+    if "instances" in output:
+        return output["instances"].to("cpu")
+    scores = output["scores"].to("cpu")
+    if not scores.isfinite().all():
+        raise UserError(f"scores of {name} are not finite: check the weights")
+    return scores
+
+
+class QueryTracer(Predictor):
+    """A query detector as a function from a pair to the :class:`..heads.dino.trace.Trace` of its queries.
+
+    Raises:
+        UserError: the model has no queries.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        find_decoder(self.model)  # raises now, not at the first pair
+
+    def run(self, samples: Sequence[dict]) -> list[Any]:
+        """The traces of one batch of samples, on the CPU."""
+        with self._precision():
+            return trace_queries(self.model, list(samples))

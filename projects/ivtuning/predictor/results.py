@@ -1,0 +1,108 @@
+"""Predictions as entries of a JSON file and as lines of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+
+from ..data.catalog import metadata
+from ..data.classes import class_names
+from ..errors import UserError
+from ..visualization.panels import class_name
+from .predictor import Prediction
+
+# Columns of the table, by what is predicted.
+COLUMNS = {
+    "boxes": ("file_name", "class", "score", "x", "y", "width", "height"),
+    "labels": ("file_name", "class", "pixels", "share"),
+    "scores": ("file_name", "class", "score"),
+}
+
+
+def kind_of(prediction: Prediction) -> str:
+    """The key of COLUMNS for a prediction."""
+    if isinstance(prediction, np.ndarray):
+        return "labels"
+    return "boxes" if isinstance(prediction, Instances) else "scores"
+
+
+def classes_of(classes: Sequence[str], dataset: str | None) -> tuple[list[str], list[int]]:
+    """Names and category ids by label, both empty where the classes are unknown.
+
+    The ids are those of the set's JSON if it has boxes of the model's classes, otherwise 0, 1, ...
+
+    Args:
+        classes: the model's, by label; if they are unknown, they are taken to be the set's.
+        dataset: name of a registered set, which has been read; None for images of no set.
+    """
+    facts: Any = metadata(dataset) if dataset else {}
+    ids = facts.get("thing_dataset_id_to_contiguous_id")
+    if dataset:
+        classes = classes or class_names(dataset)
+    if ids:
+        own = {facts.thing_classes[label]: number for number, label in ids.items()}
+        if sorted(own) == sorted(classes):
+            return list(classes), [own[name] for name in classes]
+    return list(classes), list(range(len(classes)))
+
+
+def results_of(prediction: Prediction, image_id: Any, categories: Sequence[int]) -> list[dict]:
+    """The JSON entries of one image's prediction.
+
+    Boxes have one each, in the form of COCO's results. A label map has {"image_id", "pixels"}, the latter
+    [class, number of pixels] of each class that it has; class scores are {"image_id", "scores"}.
+
+    Args:
+        categories: category ids by label; a label beyond them is its own category id if they are empty.
+
+    Raises:
+        UserError: a label that has no category id.
+    """
+    if isinstance(prediction, np.ndarray):
+        labels, pixels = np.unique(prediction, return_counts=True)
+        return [{"image_id": image_id, "pixels": np.stack([labels, pixels], 1).tolist()}]
+    if not isinstance(prediction, Instances):
+        return [{"image_id": image_id, "scores": prediction.float().tolist()}]
+    results = instances_to_coco_json(prediction, image_id)
+    for result in results:
+        label = result["category_id"]
+        if categories and label >= len(categories):
+            raise UserError(
+                f"the model predicts class {label}, but the set or the adapter has only {len(categories)} "
+                "classes: set the model's num_classes"
+            )
+        result["category_id"] = categories[label] if categories else label
+    return results
+
+
+def rows_of(
+    kind: str,
+    file_name: str,
+    results: Iterable[dict],
+    classes: Sequence[str],
+    categories: Sequence[int],
+    threshold: float,
+) -> list[tuple]:
+    """Lines of the table for one image: its boxes of at least `threshold`, its classes, or its best class."""
+    label_of = {number: label for label, number in enumerate(categories)}
+    rows: list[tuple] = []
+    for result in results:
+        if kind == "boxes":
+            name = class_name(label_of.get(result["category_id"], result["category_id"]), classes)
+            if result["score"] >= threshold:
+                box = (f"{value:.2f}" for value in result["bbox"])
+                rows.append((file_name, name, f"{result['score']:.4f}", *box))
+        elif kind == "labels":
+            total = sum(count for _, count in result["pixels"])
+            rows += [
+                (file_name, class_name(label, classes), count, f"{count / total:.4f}")
+                for label, count in result["pixels"]
+            ]
+        else:
+            best = int(np.argmax(result["scores"]))
+            rows.append((file_name, class_name(best, classes), f"{result['scores'][best]:.4f}"))
+    return rows

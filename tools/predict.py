@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""Predict boxes, label maps or classes of pairs of images, and write them as JSON, CSV and PNG files."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from ivtuning.config import find_config, load_config, tool_parser
+from ivtuning.errors import Stopped, UserError, run_tool
+
+CONFIG = "configs/M3FD/vitdet_ivtuning_b.py"
+EXAMPLE = f"""\
+two folders whose files have the same stems
+    tools/predict.py --config-file {CONFIG} --weights model.pth --vis my/visible --ir my/infrared \\
+        --output out/mine --batch 4 --workers 2 --draw
+  one pair, with an adapter on its base
+    tools/predict.py --config-file {CONFIG} --weights base.pth --adapter m3fd.safetensors \\
+        --vis visible.png --ir infrared.png --output out/one
+  a registered set, or a COCO JSON whose images name their infrared partners
+    tools/predict.py --config-file {CONFIG} --weights model.pth --dataset m3fd_scene_val --output out/val
+    tools/predict.py --config-file {CONFIG} --weights model.pth --dataset my.json --images my --output out/my
+
+The same command again goes on where it was stopped."""
+
+
+def parse(argv: Sequence[str]) -> Namespace:
+    """Read and check the command line.
+
+    Raises:
+        UserError: flags that need others or exclude each other, or a value out of range.
+    """
+    parser = tool_parser(__doc__, EXAMPLE)
+    add = parser.add_argument
+    add("--weights", metavar="FILE", help="checkpoint, or the base of an adapter (default: init_checkpoint)")
+    add("--adapter", metavar="FILE", help="adapter file to load on top of the weights")
+    add("--vis", metavar="PATH", help="visible image, or a folder of images")
+    add("--ir", metavar="PATH", help="infrared image, or a folder with the same stems")
+    add("--dataset", metavar="NAME", help="registered data set, or its JSON file")
+    add("--images", metavar="DIR", help="where the images of a JSON are (default: two levels above it)")
+    add("--output", required=True, metavar="DIR", help="folder for predictions.json, predictions.csv, ...")
+    add("--batch", type=int, default=1, metavar="N", help="pairs in a batch (default: 1)")
+    add("--workers", type=int, default=0, metavar="N", help="processes that read images (default: 0, none)")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:N (default: train.device)")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: fp32, as evaluation")
+    add("--threshold", type=float, default=0.5, help="least score of a box in the CSV and in pictures (0.5)")
+    add("--draw", action="store_true", help="also write pictures")
+    add("--on-bad-pair", choices=("stop", "skip"), default="stop", help="what an unreadable pair does (stop)")
+    add("--json", action="store_true", help="print one JSON object, last")
+    args = parser.parse_args(argv)
+    if bool(args.dataset) == bool(args.vis or args.ir):
+        raise UserError("give --dataset NAME, or --vis PATH and --ir PATH (or one of them)")
+    if args.images and not str(args.dataset).endswith(".json"):
+        raise UserError("--images goes with --dataset FILE.json")
+    if args.batch < 1 or args.workers < 0:
+        raise UserError(f"--batch {args.batch} --workers {args.workers}: give at least 1 and 0")
+    if not 0 <= args.threshold <= 1:
+        raise UserError(f"--threshold {args.threshold:g} is not a score: give a number from 0 to 1")
+    if Path(args.output).exists() and not Path(args.output).is_dir():
+        raise UserError(f"--output {args.output} is a file: name a folder")
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    args = parse(argv)
+    args.config_file = find_config(args.config_file)
+    cfg = load_config(args.config_file, args.overrides, ("dataloader", "model", "train"))
+
+    from ivtuning.predictor import Predictor
+    from ivtuning.predictor.folder import Settings, predict_records
+    from ivtuning.visualization.gallery import read_dataset
+    from ivtuning.visualization.pair_files import file_records
+
+    dataset = _register(args.dataset, args.images) if args.dataset else None
+    records = read_dataset(dataset)[0] if dataset else file_records(args.vis, args.ir)
+    weights = args.weights or cfg.train.init_checkpoint
+    options = {
+        "config": args.config_file,
+        "overrides": args.overrides,
+        "weights": _file(weights),
+        "adapter": _file(args.adapter),
+        "source": args.dataset or [args.vis, args.ir],
+        "precision": args.precision,
+    }
+    settings = Settings(args.batch, args.workers, args.on_bad_pair == "skip", args.draw, args.threshold)
+
+    def make() -> Predictor:
+        return Predictor(cfg, weights, args.adapter, device=args.device, precision=args.precision)
+
+    try:
+        summary = predict_records(make, records, Path(args.output), settings, options, dataset)
+    except Stopped as stopped:
+        raise Stopped(stopped.number, f"{stopped}: the same command goes on in {args.output}") from stopped
+    if args.json:
+        print(json.dumps({"output": args.output, **summary}))
+        return
+    before = f", {summary['finished_before']} finished before" if summary["finished_before"] else ""
+    skipped = f", {len(summary['skipped'])} left out" if summary["skipped"] else ""
+    rate = f" ({summary['images_per_second']:.1f} images/s)" if summary["images"] else ""
+    print(f"predicted {summary['images']} images{rate}{before}{skipped}: {args.output}")
+
+
+def _register(dataset: str, images: str | None) -> str:
+    """The name of a registered set; a JSON file is registered by its path."""
+    if not dataset.endswith(".json"):
+        return dataset
+
+    from ivtuning.data.datasets import detection, segmentation
+    from ivtuning.utils.text import read_json
+
+    content = read_json(dataset)
+    root = images or Path(dataset).resolve().parent.parent
+    listed = content.get("images") if isinstance(content, dict) else None
+    first = listed[0] if isinstance(listed, list) and listed else None
+    if isinstance(first, dict) and "sem_seg_file_name" in first:
+        segmentation.register_segmentation(dataset, dataset, root)
+    else:
+        detection.register_pairs(dataset, dataset, root)
+    return dataset
+
+
+def _file(path: str | None) -> list | None:
+    """A file with its size and time, which tell another one of the same name."""
+    if not path or not os.path.isfile(path):
+        return [path] if path else None
+    facts = os.stat(path)
+    return [path, facts.st_size, facts.st_mtime_ns]
+
+
+if __name__ == "__main__":
+    run_tool(main)
