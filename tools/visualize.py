@@ -44,7 +44,7 @@ def parse(argv: Sequence[str]):
         "--adapter", metavar="FILE", help="adapter file; --weights defaults to the config's init_checkpoint"
     )
     parser.add_argument(
-        "--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val or msrs_seg_test"
+        "--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val, or your JSON"
     )
     parser.add_argument("--vis", metavar="PATH", help="visible image, or a folder of images")
     parser.add_argument("--ir", metavar="PATH", help="infrared image, or a folder with the same stems")
@@ -97,6 +97,7 @@ def main(argv: Sequence[str]) -> None:
         return
 
     from ivtuning.config import load_config
+    from ivtuning.data.own import find_set
     from ivtuning.predictor import Predictor, QueryTracer
     from ivtuning.visualization.gallery import (
         BoxPainter,
@@ -108,6 +109,7 @@ def main(argv: Sequence[str]) -> None:
 
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
     if args.dataset:
+        args.dataset = find_set(args.dataset)
         records = read_dataset(args.dataset)[0]
         painter = painter_of(args.dataset, args.threshold)
     else:
