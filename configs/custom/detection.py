@@ -1,8 +1,8 @@
 """Boxes on your own pairs: ViTDet-B with IV-tuning at 640 px. All settings are our choice; docs/own_data.md.
 
 Name the files on the command line: data.train=my_train.json data.val=my_val.json data.images=/data/mine. The
-classes follow from the JSON. A size for a CPU is configs/synthetic/ivtuning.py, whose loaders take the same
-files: dataloader.train.dataset.names=my_train.json dataloader.test.dataset.names=my_val.json
+classes follow from the JSON. Other configs take the same files, configs/MSRS/nano_ivtuning.py for a CPU:
+dataloader.train.dataset.names=my_train.json dataloader.test.dataset.names=my_val.json
 model.roi_heads.num_classes=auto.
 """
 

@@ -53,12 +53,12 @@ def _find_sets(cfg: DictConfig) -> None:
     from .. import compat
 
     compat.prepare()
-    from ..data.own import absolute, find_set
+    from ..data.own import absolute, register_set
 
     images = OmegaConf.select(cfg, "data.images")
     training = sets.get("dataloader.train.dataset.names", [None])[0]
     for key, names in sets.items():
-        found = [find_set(name, images, training) for name in names]
+        found = [register_set(name, images, training) for name in names]
         if found != names and OmegaConf.select(cfg, key) == named[key]:  # not yet through what it refers to
             OmegaConf.update(cfg, key, found[0] if isinstance(named[key], str) else found)
     if images is not None:

@@ -45,7 +45,7 @@ def find_labels(place: str) -> tuple[str, dict[str, Path]]:
         kinds.discard("label maps")
     if len(kinds) != 1:
         raise UserError(
-            f"--labels {place}: give a folder or a pattern of files of one kind (.xml of VOC, .txt of YOLO, .json "
+            f"--labels {place}: give files of one kind (.xml of VOC, .txt of YOLO, .json "
             f"of COCO, or images with class indices); there are {', '.join(sorted(suffixes)) or 'no files'}"
         )
     kind = kinds.pop()
