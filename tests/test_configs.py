@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.config import instantiate
+from helpers.sets import own_data
 from helpers.tools import ROOT
 
 from ivtuning.backbones.trunk import find_trunk
@@ -24,28 +22,11 @@ OTHERS = [
     for method in ("visible", "infrared", "full_visible", "parity")
     if file.startswith(("configs/MSRS/", "configs/M3FD/vitdet", "configs/synthetic/"))
 ]
-OWN = {f"configs/custom/{task}.py": task for task in ("detection", "segmentation", "classification")}
 KEYS = {"data", "dataloader", "lr_multiplier", "model", "optimizer", "train"}
 
 
 def test_there_are_configs():
     assert len(CONFIGS) >= 15
-
-
-def own_data(file: str, folder: Path) -> list[str]:
-    """Overrides that name the user's data where a config needs them: two classes, in files of `folder`."""
-    if (task := OWN.get(file)) is None:
-        return []
-    if task == "classification":
-        (folder / "set.txt").write_text("a.png cat\nb.png dog\n")
-        return [f"data.{part}={folder / 'set.txt'}" for part in ("train", "val")]
-    image = {"id": 1, "file_name": "a.png", "ir_file_name": "b.png", "height": 30, "width": 40}
-    image |= {"sem_seg_file_name": "c.png"} if task == "segmentation" else {}
-    classes = [{"id": i, "name": name, "color": [i, 0, 0]} for i, name in enumerate(("cat", "dog"), 1)]
-    (folder / "set.json").write_text(
-        json.dumps({"images": [image], "annotations": [], "categories": classes})
-    )
-    return [f"data.{part}={folder / 'set.json'}" for part in ("train", "val")]
 
 
 @pytest.mark.parametrize("file, method", [*((file, None) for file in CONFIGS), *FULL, *OTHERS])

@@ -46,8 +46,10 @@ def parse(argv: Sequence[str]):
     parser.add_argument(
         "--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val, or your JSON"
     )
-    parser.add_argument("--vis", metavar="PATH", help="visible image, or a folder of images")
-    parser.add_argument("--ir", metavar="PATH", help="infrared image, or a folder with the same stems")
+    parser.add_argument("--vis", metavar="PATH", help="visible image, a folder of images, or a pattern")
+    parser.add_argument(
+        "--ir", metavar="PATH", help="infrared image, or a folder or pattern with names that fit"
+    )
     parser.add_argument("--curves", nargs="+", metavar="RUN", help="output folders of training runs")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and index.html")
     parser.add_argument("--no-predictions", action="store_true", help="draw ground truth only")

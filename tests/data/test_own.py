@@ -202,6 +202,7 @@ CASES = [
         own("detection", *BOTH, "data.images=mine", **GOOD),
         ["mine/vis is missing", "data.images"],
     ),
+    Case("a number for a folder", TRAIN, own("detection", *BOTH, "data.images=5", **GOOD), ["data.images=5"]),
     Case("label maps wanted", TRAIN, own("segmentation", *BOTH, **GOOD), ["my_train.json", "label maps"]),
     Case("a folder of boxes", TRAIN, own("detection", "data.train=./mine", "data.val=./mine"), ["mine"]),
     Case(

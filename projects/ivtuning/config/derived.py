@@ -55,7 +55,9 @@ def _find_sets(cfg: DictConfig) -> None:
     compat.prepare()
     from ..data.own import absolute, register_set
 
-    images = OmegaConf.select(cfg, "data.images")
+    images = OmegaConf.select(cfg, "data.images") or None
+    if not (images is None or isinstance(images, str)):
+        raise UserError(f"data.images={images!r}: give the folder that paths of images begin in")
     training = sets.get("dataloader.train.dataset.names", [None])[0]
     for key, names in sets.items():
         found = [register_set(name, images, training) for name in names]

@@ -77,7 +77,13 @@ def _expression(place: str) -> re.Pattern[str]:
 
 def walk(folder: Path) -> Iterator[Path]:
     """The files below a folder in the order of their paths, also behind links to folders."""
+    seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         for name in sorted(files):
             if not is_hidden(path := Path(root, name)):
@@ -106,11 +112,13 @@ def _common(names: Sequence[str]) -> str:
     return common
 
 
-def pair_files(visible: Mapping[str, Path], infrared: Mapping[str, Path], ir_place: str) -> list[Pair]:
+def pair_files(
+    visible: Mapping[str, Path], infrared: Mapping[str, Path], places: Sequence[str]
+) -> list[Pair]:
     """The pairs of two listings, which have equal stems, or equal ones but for words that all files share.
 
     Args:
-        ir_place: where the infrared images are, for messages.
+        places: where the visible and the infrared images are, for messages.
 
     Raises:
         UserError: an image has no partner.
@@ -122,7 +130,7 @@ def pair_files(visible: Mapping[str, Path], infrared: Mapping[str, Path], ir_pla
     check_stems(
         {stem: visible[v[stem]] for stem in v},
         {stem: infrared[i[stem]] for stem in i},
-        lambda stem, lacking: f"for {stem!r}" + (f" in {ir_place}" if lacking == "infrared" else ""),
+        lambda stem, lacking: f"for {stem!r} in {places[lacking == 'infrared']}",
     )
     return [Pair(stem, visible[v[stem]], infrared[i[stem]], None) for stem in sorted(v)]
 

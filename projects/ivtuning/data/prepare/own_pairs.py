@@ -76,7 +76,7 @@ def prepare_pairs(
     pairs = pair_files(
         find_files(places[0], IMAGE_SUFFIXES, "--vis"),
         find_files(places[1], IMAGE_SUFFIXES, "--ir"),
-        str(fixed_folder(places[1])),
+        places[:2],
     )
     if kind == "YOLO":  # its files count all classes, also those to leave out
         wanted = wanted or yolo_classes(places[2], root)
