@@ -110,6 +110,9 @@ def test_lists_and_folders_take_their_classes_from_training(tmp_path):
         assert record["label"] == 2 and record["file_name"] == f"{tmp_path}/val/dog/1.png"
     with pytest.raises(UserError, match="give two folders, or two lists"):
         register_set(str(tmp_path / "val"), training=str(tmp_path / "train.txt"))
+    (tmp_path / "val.txt").write_text("a.png dog\na.png cat\n")
+    with pytest.raises(UserError, match=r"val.txt:2: a.png has the class 'dog' in a line above"):
+        labeled_images(register_set(str(tmp_path / "val.txt"), training=str(tmp_path / "train.txt")))
     (tmp_path / "val.txt").write_text("a b.png eel\n")
     with pytest.raises(UserError, match=r"val.txt:1: .*train.txt has no class 'eel'"):
         labeled_images(register_set(str(tmp_path / "val.txt"), training=str(tmp_path / "train.txt")))
@@ -200,14 +203,12 @@ CASES = [
         "no images",
         TRAIN,
         own("detection", *BOTH, "data.images=mine", **GOOD),
-        ["mine/vis is missing", "data.images"],
+        ["mine/vis/1.png is missing", "data.images"],
     ),
     Case("a number for a folder", TRAIN, own("detection", *BOTH, "data.images=5", **GOOD), ["data.images=5"]),
-    Case("label maps wanted", TRAIN, own("segmentation", *BOTH, **GOOD), ["my_train.json", "label maps"]),
+    Case("label maps wanted", TRAIN, own("segmentation", *BOTH, **GOOD), ["my_val.json", "label maps"]),
     Case("a folder of boxes", TRAIN, own("detection", "data.train=./mine", "data.val=./mine"), ["mine"]),
-    Case(
-        "boxes for classes", TRAIN, own("classification", *BOTH, **GOOD), ["my_train.json", "classification"]
-    ),
+    Case("boxes for classes", TRAIN, own("classification", *BOTH, **GOOD), ["my_val.json", "classification"]),
 ]
 
 

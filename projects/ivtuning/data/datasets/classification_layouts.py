@@ -166,9 +166,12 @@ def read_class_list(file: Path, training: Path, images: Path) -> tuple[Items, li
         names = [str(i) for i in range(_count([int(name) for _, _, name in entries[training]], training))]
     labels = {name: i for i, name in enumerate(names)}
     items = []
+    listed: dict[str, str] = {}
     for where, path, name in entries[file]:
         if name not in labels:
             raise UserError(f"{where}: {training} has no class {name!r}{nearest(name, names)}")
+        if listed.setdefault(path, name) != name:
+            raise UserError(f"{where}: {path} has the class {listed[path]!r} in a line above: keep one")
         items.append((images / path, labels[name]))
     return items, names
 

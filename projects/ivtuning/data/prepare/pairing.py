@@ -120,7 +120,7 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
             raise UserError(f"{where}: nothing follows the `!`; write what it excludes")
         if not entry:
             continue
-        whole = name.with_name(stem).as_posix()
+        whole = name.with_name(stem).as_posix() if name.name else stem
         if whole in stems or stem in stems:
             target.add(stems.get(whole) or stems[stem])
         elif match := re.fullmatch(r"([0-9]{1,18})\s*-\s*([0-9]{1,18})", entry):
