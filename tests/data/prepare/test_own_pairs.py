@@ -173,6 +173,19 @@ def test_coco_keeps_masks_and_crowds(tmp_path):
         prepare(tmp_path, "all.json", classes="car")
 
 
+def test_labels_in_folders_like_those_of_the_images(tmp_path):
+    stems = ("a/1", "a/2", "b/1", "b/2")
+    for stem in stems:
+        folder, name = stem.split("/")
+        images(tmp_path / folder, "{}.jpg", "{}.jpg", (name,))
+    voc(tmp_path, stems)
+    made = prepare(tmp_path, visible="*/vis/*.jpg", infrared="*/ir/*.jpg", split=".5")
+    assert {i["file_name"] for part in made.values() for i in part["images"]} == {
+        stem.replace("/", "/vis/") + ".jpg" for stem in stems
+    }
+    assert sum(len(part["annotations"]) for part in made.values()) == 4
+
+
 def test_a_coco_file_for_each_part(tmp_path):
     images(tmp_path, "{}.jpg", "{}.jpg", ("train/1", "train/2", "test/1", "test/2"))
     for part in ("train", "test"):

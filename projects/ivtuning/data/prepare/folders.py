@@ -156,8 +156,10 @@ def _aliases(pair: Pair) -> Iterator[str]:
     yield PurePosixPath(pair.stem).name
     for path in (pair.visible, pair.infrared):
         parts = path.with_suffix("").parts
-        # Labels may be in folders like those of the images: train/0001 of visible/train/0001.jpg.
-        yield from ("/".join(parts[-depth:]) for depth in range(1, min(4, len(parts))))
+        # Labels may be in folders like those of the images, with or without the modality's: train/0001 of
+        # visible/train/0001.jpg and of train/visible/0001.jpg.
+        for names in (parts, (*parts[:-2], parts[-1])):
+            yield from ("/".join(names[-depth:]) for depth in range(1, min(5, len(names))))
 
 
 def label_pairs(pairs: Sequence[Pair], labels: Mapping[str, Path], place: str) -> tuple[list[Pair], int]:
