@@ -13,7 +13,7 @@ from helpers.pages import code_blocks
 from helpers.tools import load_tool
 from PIL import Image
 
-BOXES, MAPS, CLASSES = (block.splitlines() for block in code_blocks("own_data.md", "sh"))
+BOXES, MAPS, CLASSES = (block.replace("\\\n", " ").splitlines() for block in code_blocks("own_data.md", "sh"))
 XML = (
     "<annotation><object><name>{}</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>25</xmax><ymax>30</ymax>"
     "</bndbox></object></annotation>"

@@ -82,6 +82,8 @@ def prepare_pairs(
         wanted = wanted or yolo_classes(places[2], root)
     elif both := out & {n.lower() for n in wanted or ()}:
         raise UserError(f"class {min(both)!r} is in --classes and in --ignore: remove it from one")
+    if kind == "label maps" and gray_visible:
+        raise UserError("--gray-visible is for boxes: save the visible images as RGB for label maps")
     split, parts = divide(pairs, split, root)
     description = (
         f"{name} pairs with labels of {kind}" if kind != "label maps" else f"{name} pairs with label maps"
