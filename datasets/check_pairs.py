@@ -23,7 +23,7 @@ PARSER.add_argument(
 PARSER.add_argument(
     "--image-root",
     type=Path,
-    help="images' folder of JSON files that do not record it (default: two levels above the JSON)",
+    help="images' folder of JSON files that do not record it (default: theirs, or that above annotations/)",
 )
 PARSER.add_argument(
     "--sample", type=int, default=64, help="pairs per set whose misalignment is estimated (default 64)"
@@ -36,14 +36,14 @@ PARSER.add_argument("--json", action="store_true", help="print a JSON object las
 
 def main(argv=None) -> int:
     args = PARSER.parse_args(argv)
-    from ivtuning.data.catalog import metadata
+    from ivtuning.data.catalog import home_of, metadata
     from ivtuning.data.verify.verification import verify
     from ivtuning.errors import UserError
 
     sets = {}
     for name in args.sets:
         if name.endswith(".json"):
-            sets[name] = (name, args.image_root or Path(name).parent.parent)
+            sets[name] = (name, args.image_root or home_of(name))
         else:
             known = metadata(name)
             if known.get("json_file") is None:

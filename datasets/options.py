@@ -25,14 +25,24 @@ class ScriptParser(argparse.ArgumentParser):
         sys.exit(1)
 
 
-def prepare_parser(description: str, example: str, output: str) -> ScriptParser:
-    """A parser with the options that all prepare scripts have; `output` names the set's default folder."""
+def prepare_parser(
+    description: str,
+    example: str,
+    output: str,
+    source: str = "folder of the unpacked release, which may be read-only (default: the output folder)",
+) -> ScriptParser:
+    """A parser with the options that all prepare scripts have.
+
+    Args:
+        output: the set's default folder.
+        source: what ``--help`` says of ``--source``.
+    """
     parser = ScriptParser(description, example)
     add = parser.add_argument
     add(
         "--source",
         type=Path,
-        help="folder of the unpacked release, which may be read-only (default: the output folder)",
+        help=source,
     )
     add("--output", type=Path, help=f"folder of the set (default: $DETECTRON2_DATASETS/{output})")
     add("--dry-run", action="store_true", help="print what would be written, but write nothing")

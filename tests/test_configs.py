@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from detectron2.config import instantiate
+from helpers.sets import own_data
 from helpers.tools import ROOT
 
 from ivtuning.backbones.trunk import PLUGINS, find_trunk
@@ -32,8 +33,8 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("file, method", [*((file, None) for file in CONFIGS), *FULL, *OTHERS])
-def test_config_builds(file, method):
-    cfg = load_config(file, [f"method={method}"] if method else [])
+def test_config_builds(file, method, tmp_path):
+    cfg = load_config(file, [*own_data(file, tmp_path), *([f"method={method}"] if method else [])])
     assert set(cfg) == KEYS
     with torch.device("meta"):
         model = instantiate(cfg.model)

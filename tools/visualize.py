@@ -43,10 +43,12 @@ def parse(argv: Sequence[str]):
         "--adapter", metavar="FILE", help="adapter file; --weights defaults to the config's init_checkpoint"
     )
     parser.add_argument(
-        "--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val or msrs_seg_test"
+        "--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val, or your JSON"
     )
-    parser.add_argument("--vis", metavar="PATH", help="visible image, or a folder of images")
-    parser.add_argument("--ir", metavar="PATH", help="infrared image, or a folder with the same stems")
+    parser.add_argument("--vis", metavar="PATH", help="visible image, a folder of images, or a pattern")
+    parser.add_argument(
+        "--ir", metavar="PATH", help="infrared image, or a folder or pattern with names that fit"
+    )
     parser.add_argument("--curves", nargs="+", metavar="RUN", help="output folders of training runs")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and index.html")
     parser.add_argument("--no-predictions", action="store_true", help="draw ground truth only")
@@ -96,6 +98,7 @@ def main(argv: Sequence[str]) -> None:
         return
 
     from ivtuning.config import load_config
+    from ivtuning.data.own import find_set
     from ivtuning.predictor import Predictor, QueryTracer
     from ivtuning.visualization.gallery import (
         BoxPainter,
@@ -109,6 +112,7 @@ def main(argv: Sequence[str]) -> None:
 
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
     if args.dataset:
+        args.dataset = find_set(args.dataset)
         records = read_dataset(args.dataset)[0]
         painter = painter_of(args.dataset, args.threshold)
     else:

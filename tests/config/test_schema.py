@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from detectron2.config import LazyConfig
+from helpers.sets import own_data
 from helpers.tools import ROOT
 
 from ivtuning.config import RUN_GROUPS, load_config
@@ -24,8 +25,9 @@ def message(*changes, file=CONFIG):
 
 
 @pytest.mark.parametrize("file", CONFIGS)
-def test_every_config_passes_unchanged(file):
-    plain, full = load_config(file, needs=RUN_GROUPS), load_config(file, ["method=Full"])
+def test_every_config_passes_unchanged(file, tmp_path):
+    own = own_data(file, tmp_path)
+    plain, full = load_config(file, own, RUN_GROUPS), load_config(file, [*own, "method=Full"])
     assert type(plain.train.max_iter) is type(full.train.max_iter) is int
 
 

@@ -30,3 +30,20 @@ def registering(root: Path, folder: str, register: Callable) -> Iterator[Callabl
     yield make
     for name in names:
         unregister(name)
+
+
+def own_data(file: str, folder: Path) -> list[str]:
+    """Overrides that name the user's data where a config needs them: two classes, in files of `folder`."""
+    if not file.startswith("configs/custom/"):
+        return []
+    task = Path(file).stem
+    if task == "classification":
+        (folder / "set.txt").write_text("a.png cat\nb.png dog\n")
+        return [f"data.{part}={folder / 'set.txt'}" for part in ("train", "val")]
+    image = {"id": 1, "file_name": "a.png", "ir_file_name": "b.png", "height": 30, "width": 40}
+    image |= {"sem_seg_file_name": "c.png"} if task == "segmentation" else {}
+    classes = [{"id": i, "name": name, "color": [i, 0, 0]} for i, name in enumerate(("cat", "dog"), 1)]
+    (folder / "set.json").write_text(
+        json.dumps({"images": [image], "annotations": [], "categories": classes})
+    )
+    return [f"data.{part}={folder / 'set.json'}" for part in ("train", "val")]

@@ -13,8 +13,8 @@ from PIL import Image
 
 W, H = 40, 30
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax><ymax>8</ymax></bndbox>"
-VOC = "datasets/prepare_voc_pairs.py"
-PATTERNS = ["--vis", "vis/*.png", "--ir", "ir/*.png", "--xml", "xml/*.xml"]
+VOC = "datasets/prepare_pairs.py"
+PATTERNS = ["--vis", "vis/*.png", "--ir", "ir/*.png", "--labels", "xml/*.xml"]
 ARGV = ["--set", "own", "--source", ".", "--output", "out", *PATTERNS, "--split", "own=val.txt"]
 COLOR = np.random.default_rng(0).integers(0, 255, (H, W, 3), np.uint8)
 
@@ -99,7 +99,12 @@ CASES = [
         ["'car'", "--ignore"],
     ),
     Case("set with a path", VOC, changed(lambda _: [*ARGV, "--set", "../own"]), ["--set", "../own"]),
-    Case("pattern outside", VOC, changed(lambda _: [*ARGV, "--vis", "../*.png"]), ["../*.png", "--source"]),
+    Case(
+        "pattern outside",
+        VOC,
+        changed(lambda _: [*ARGV, "--vis", "../*.png"]),
+        ["/*.png is outside", "--source"],
+    ),
     Case("unknown option", VOC, changed(lambda _: [*ARGV, "--clases", "car"]), ["--clases", "--help"]),
     Case("no number", "datasets/prepare_m3fd.py", changed(lambda _: ["--seed", "one"]), ["one", "--help"]),
 ]

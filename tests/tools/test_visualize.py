@@ -57,6 +57,16 @@ def test_pairs_are_matched_by_stem(tmp_path):
     assert pair_files(vis / "b.png", ir / "a.jpg") == [(vis / "b.png", ir / "a.jpg")]
 
 
+def test_pairs_by_what_names_share_and_by_patterns(tmp_path):
+    for name in ("vis/1_rgb.png", "vis/2_rgb.png", "ir/1_ir.JPG", "ir/2_ir.JPG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    expected = [("1_rgb.png", "1_ir.JPG"), ("2_rgb.png", "2_ir.JPG")]
+    for vis, ir in (("vis", "ir"), ("vis/*_rgb.png", "ir/*_ir.jpg")):
+        found = pair_files(tmp_path / vis, tmp_path / ir)
+        assert [(v.name, i.name) for v, i in found] == expected
+
+
 def test_bad_pairs_are_reported(tmp_path):
     vis, ir = write_pairs(tmp_path, ["a", "b"])
     (tmp_path / "empty").mkdir()

@@ -10,7 +10,8 @@ from ivtuning.data.mappers.classification import ClassificationMapper
 from ivtuning.evaluation.classification import TopKEvaluator
 
 # What an unreadable image does: "stop" ends the run and names it, "skip" leaves it out and counts it.
-data = dict(on_bad_pair="stop")
+# images is the folder that the paths of a list begin in; None is the list's own.
+data = dict(on_bad_pair="stop", images=None)
 
 dataloader = dict(
     train=L(build_train_loader)(

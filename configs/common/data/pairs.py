@@ -12,7 +12,8 @@ from ivtuning.evaluation.coco import PairCOCOEvaluator
 
 # What an unreadable pair does: "stop" ends the run and names it, "skip" leaves it out and counts it.
 # gray_visible accepts visible images without color, of cameras that have none.
-data = dict(on_bad_pair="stop", gray_visible=False)
+# images is the folder that the paths in a JSON of your own begin in; None follows the JSON, docs/own_data.md.
+data = dict(on_bad_pair="stop", gray_visible=False, images=None)
 
 dataloader = dict(
     train=L(build_train_loader)(

@@ -12,11 +12,21 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 AUTO = "auto"
+# Where a config names its sets; the loaders' names may refer to those of `data`, which come first.
+_SETS = (
+    "data.train",
+    "data.val",
+    "dataloader.train.dataset.names",
+    "dataloader.test.dataset.names",
+    "dataloader.evaluator.dataset_name",
+)
 
 
 def derive(cfg: DictConfig) -> None:
     """Settle what a whole config leaves open, in place.
 
+    - Sets that are named by their files are registered, and their paths become absolute, see
+      :mod:`..data.own`; ``data.images`` is the folder that paths in these files begin in.
     - ``num_classes=auto`` becomes the number of classes of the training set, whose files are read for it.
     - ``modality_dropout`` needs a model that fills in the missing image: ``model.fill_missing`` becomes
       "mean" where it is not set.
@@ -24,10 +34,37 @@ def derive(cfg: DictConfig) -> None:
     Raises:
         UserError: the training set cannot be read, or model.fill_missing contradicts modality_dropout.
     """
+    _find_sets(cfg)
     for node in class_counts(cfg):
         if node.num_classes == AUTO:
             node.num_classes = _number_of_classes(cfg)
     _fill_dropped(cfg)
+
+
+def _find_sets(cfg: DictConfig) -> None:
+    from omegaconf import ListConfig, OmegaConf
+
+    named = {key: OmegaConf.select(cfg, key) for key in _SETS}
+    named = {key: names for key, names in named.items() if isinstance(names, (str, ListConfig)) and names}
+    sets = {key: [names] if isinstance(names, str) else list(names) for key, names in named.items()}
+    # Registered names need nothing that takes long to import.
+    if not any(sep in name for names in sets.values() for name in names for sep in ("/", "\\", ".")):
+        return
+    from .. import compat
+
+    compat.prepare()
+    from ..data.own import absolute, register_set
+
+    images = OmegaConf.select(cfg, "data.images") or None
+    if not (images is None or isinstance(images, str)):
+        raise UserError(f"data.images={images!r}: give the folder that paths of images begin in")
+    training = sets.get("dataloader.train.dataset.names", [None])[0]
+    for key, names in sets.items():
+        found = [register_set(name, images, training) for name in names]
+        if found != names and OmegaConf.select(cfg, key) == named[key]:  # not yet through what it refers to
+            OmegaConf.update(cfg, key, found[0] if isinstance(named[key], str) else found)
+    if images is not None:
+        cfg.data.images = absolute(images)
 
 
 def class_counts(cfg: DictConfig) -> Iterator[DictConfig]:

@@ -60,12 +60,16 @@ def check_values(cfg: DictConfig, file: str) -> None:
 def _resolved(node: Any, file: str) -> Any:
     """`node` as plain values."""
     from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationResolutionError
+    from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError
 
     if not OmegaConf.is_config(node):
         return node
     try:
         return OmegaConf.to_container(node, resolve=True)
+    except InterpolationToMissingValueError as error:
+        missing = re.search(r"value: ([\w.]+)", str(error))
+        key = missing[1] if missing else error.full_key
+        raise UserError(f"{key} has no value yet: give {key}=..., or set it in {file}") from error
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{file}: {error.full_key} refers to what is not there: {reason}") from error

@@ -40,7 +40,8 @@ def register(name: str, load: Callable[[], list[dict]], **facts) -> None:
     """
     if name in DatasetCatalog.list():
         known = MetadataCatalog.get(name)
-        if {key: known.get(key) for key in facts} == facts:
+        present = {key: known.get(key) for key in facts}
+        if present == facts and all(type(present[key]) is type(facts[key]) for key in facts):
             return
     unregister(name)
     DatasetCatalog.register(name, load)
@@ -101,8 +102,11 @@ def read_json(json_file: str | Path, lists: Sequence[str], known: Mapping[str, K
     path = Path(json_file)
     if not os.path.exists(path):
         makers = {entry.folder: entry.maker for entry in known.values()}
-        maker = makers.get(path.parent.parent.name, "a script of datasets/")
-        raise UserError(f"{path} is missing: make it with {maker}, or set DETECTRON2_DATASETS to its root")
+        maker = makers.get(home_of(path).name)
+        otherwise = "set DETECTRON2_DATASETS to its root" if maker else "correct its path"
+        raise UserError(
+            f"{path} is missing: make it with {maker or 'datasets/prepare_pairs.py'}, or {otherwise}"
+        )
     content = text.read_json(path)
     if not isinstance(content, dict):
         kind = type(content).__name__
@@ -117,8 +121,18 @@ def read_json(json_file: str | Path, lists: Sequence[str], known: Mapping[str, K
     return content
 
 
+class ChosenRoot(str):
+    """An images' folder that the user names for one run. It takes precedence over ``info.image_root``."""
+
+
+def home_of(json_file: str | Path) -> Path:
+    """The own folder of a set: that of its JSON, or the one above ``annotations/`` and ``segmentation/``."""
+    folder = Path(json_file).parent
+    return folder.parent if folder.name in ("annotations", "segmentation") else folder
+
+
 def image_root_of(content: dict, json_file: str | Path, default: str | Path) -> Path:
-    """The images' folder: ``info.image_root``, relative to two levels above the JSON, or `default`.
+    """The images' folder: ``info.image_root``, relative to the set's own folder, or `default`.
 
     Raises:
         UserError: ``info.image_root`` is no path.
@@ -127,12 +141,14 @@ def image_root_of(content: dict, json_file: str | Path, default: str | Path) -> 
     recorded = info.get("image_root") if isinstance(info, dict) else None
     if recorded is not None and not (isinstance(recorded, str) and recorded.isprintable()):
         raise UserError(f"{json_file}: info.image_root is {recorded!r:.60}, not a folder's path: correct it")
-    return Path(json_file).parent.parent / recorded if recorded else Path(default)
+    if not recorded or isinstance(default, ChosenRoot):
+        return Path(default)
+    return home_of(json_file) / recorded
 
 
 def roots_of(content: dict, json_file: str | Path, default: str | Path) -> list[Path]:
     """Where the files of a set may be: the images' folder, and the set's own, which holds copies."""
-    own = Path(json_file).parent.parent
+    own = home_of(json_file)
     return [image_root_of(content, json_file, default), *([own] if own != own.parent else [])]
 
 

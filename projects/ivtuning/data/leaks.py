@@ -22,7 +22,10 @@ def check_presence(dicts: Sequence[dict]) -> None:
             absent = record.get("missing") and role.startswith(record["missing"])
             if path and not absent and "://" not in path and not os.path.isfile(path):
                 fault = "is not a file" if os.path.exists(path) else "is missing"
-                raise BadPair(f"{role} {path} {fault}: restore it, or take it out of its set", path)
+                advice = "restore it, or take it out of its set"
+                if not os.path.isdir(os.path.dirname(path)):
+                    advice = "name the folder that paths begin in (data.images, or info.image_root in a JSON)"
+                raise BadPair(f"{role} {path} {fault}: {advice}", path)
 
 
 def shared_files(training: Iterable[dict], test: Iterable[dict]) -> list[str]:

@@ -1,18 +1,22 @@
-"""Pairs of image files, given as two files or two folders."""
+"""Pairs of image files, given as two files, two folders or two patterns."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.image_files import IMAGE_SUFFIXES, image_files
 from ..data.modalities import FILE_KEYS, MODALITIES
-from ..data.prepare.pairing import check_stems
+from ..data.prepare import folders
 from ..errors import UserError
 
 
 def pair_files(vis: str | os.PathLike, ir: str | os.PathLike) -> list[tuple[Path, Path]]:
-    """Pair a visible with an infrared file, or the images of two folders by their stems.
+    """Pair a visible with an infrared file, or the images of two folders or patterns by their names.
+
+    The names of a pair are equal but for suffixes and words that all names of a folder share, or, in
+    patterns, what ``*`` stands for.
 
     Returns:
         [(visible, infrared)], sorted by stem.
@@ -21,6 +25,13 @@ def pair_files(vis: str | os.PathLike, ir: str | os.PathLike) -> list[tuple[Path
         UserError: a path is missing, one is a file and the other a folder, a folder holds no image or a stem
             twice, or an image has no partner.
     """
+    places = [os.path.abspath(path) for path in (vis, ir)]
+    if all("*" in place for place in places):
+        visible, infrared = (
+            folders.find_files(place, IMAGE_SUFFIXES, option)
+            for place, option in zip(places, ("--vis", "--ir"), strict=True)
+        )
+        return _paired(visible, infrared, places)
     vis, ir = Path(vis), Path(ir)
     for path in (vis, ir):
         if not path.exists():
@@ -29,10 +40,13 @@ def pair_files(vis: str | os.PathLike, ir: str | os.PathLike) -> list[tuple[Path
         raise UserError(f"{vis} and {ir}: give two files or two folders")
     if not vis.is_dir():
         return [(vis, ir)]
-    folders = {"visible": vis, "infrared": ir}
-    visible, infrared = _images(vis), _images(ir)
-    check_stems(visible, infrared, lambda _, side: f"of the same stem in {folders[side]}")
-    return [(visible[stem], infrared[stem]) for stem in sorted(visible)]
+    return _paired(_images(vis), _images(ir), places)
+
+
+def _paired(
+    visible: dict[str, Path], infrared: dict[str, Path], places: Sequence[str]
+) -> list[tuple[Path, Path]]:
+    return [(pair.visible, pair.infrared) for pair in folders.pair_files(visible, infrared, places)]
 
 
 def file_records(vis: str | os.PathLike | None, ir: str | os.PathLike | None) -> list[dict]:

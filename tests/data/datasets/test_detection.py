@@ -64,7 +64,7 @@ def test_registering_is_lazy_and_idempotent(tmp_path):
     assert MetadataCatalog.get("lazy_set") is before
     register_pairs("lazy_set", path, tmp_path / "other")
     assert MetadataCatalog.get("lazy_set").image_root == str(tmp_path / "other")
-    with pytest.raises(UserError, match=r"train.json is missing: make it with a script"):
+    with pytest.raises(UserError, match=r"train.json is missing: make it with datasets/prepare_pairs.py"):
         DatasetCatalog.get("lazy_set")
     unregister("lazy_set")
     assert "lazy_set" not in DatasetCatalog.list()

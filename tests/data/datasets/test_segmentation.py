@@ -224,7 +224,7 @@ def test_registering_is_lazy_and_idempotent(register, tmp_path):
     assert MetadataCatalog.get("lazy_seg") is before
     register_segmentation("lazy_seg", path, tmp_path, "foreground")
     assert MetadataCatalog.get("lazy_seg").protocol == "foreground"
-    with pytest.raises(UserError, match=r"train.json is missing: make it with a script"):
+    with pytest.raises(UserError, match=r"train.json is missing: make it with datasets/prepare_pairs.py"):
         segmentation_dicts("lazy_seg")
     unregister("lazy_seg")
 

@@ -235,8 +235,12 @@ def test_equal_counts_give_no_warning():
     assert line.startswith("warning: train has 3 images (4 published): ")
 
 
-def test_llvip_is_the_default_of_voc_pairs(script, llvip, tmp_path):
-    script("prepare_voc_pairs")(["--source", str(llvip)])
+LLVIP = ["--set", "llvip", "--vis", "visible/{part}/*.jpg", "--ir", "infrared/{part}/*.jpg"]
+LLVIP += ["--labels", "Annotations"]
+
+
+def test_llvip_in_the_layout_of_its_release(script, llvip, tmp_path):
+    script("prepare_pairs")([*LLVIP, "--source", str(llvip)])
     train, val = (read(tmp_path, f"llvip/annotations/default_{part}.json") for part in ("train", "val"))
     assert [i["file_name"] for i in train["images"]] == [
         "visible/train/010001.jpg",
@@ -246,31 +250,32 @@ def test_llvip_is_the_default_of_voc_pairs(script, llvip, tmp_path):
     assert val["annotations"][0]["bbox"] == [5.0, 5.0, 10.0, 20.0]
 
 
-def test_other_voc_pairs_by_patterns(script, tmp_path, capsys):
+def test_pairs_of_one_folder_by_patterns(script, tmp_path, capsys):
     root = tmp_path / "flir"
     for stem in ("F1", "F2"):
         image(root / f"all/{stem}_RGB.jpg")
         image(root / f"all/{stem}_IR.jpeg", mode="L")
         voc(root / f"xml/{stem}_IR.xml", ("car", 0, 0, 5, 5), ("dog", 1, 1, 9, 9))
     (tmp_path / "val.txt").write_text("F2_IR\n")
-    options = ["--vis", "all/*_RGB.jpg", "--ir", "all/*_IR.jpeg", "--xml", "xml/*_IR.xml"]
+    options = ["--vis", "all/*_RGB.jpg", "--ir", "all/*_IR.jpeg", "--labels", "xml/*_IR.xml"]
     options += ["--classes", "person,car", "--ignore", "dog", "--set", "flir", "--source", str(root)]
-    main = script("prepare_voc_pairs")
+    main = script("prepare_pairs")
     main([*options, "--split", f"own={tmp_path}/val.txt"])
     coco = read(tmp_path, "flir/annotations/own_val.json")
     assert coco["images"][0]["ir_file_name"] == "all/F2_IR.jpeg"
     assert [a["category_id"] for a in coco["annotations"]] == [2]
     assert "ignored class" in capsys.readouterr().out
-    with pytest.raises(UserError, match="choose with --split how to divide"):
-        main(options)
 
 
 @pytest.mark.parametrize("name", ["m3fd", "msrs", "llvip"])
 def test_dry_run_then_write_then_unchanged(name, script, request, tmp_path, capsys):
     source = request.getfixturevalue(name)
-    main = script(
-        {"m3fd": "prepare_m3fd", "msrs": "prepare_msrs_detection", "llvip": "prepare_voc_pairs"}[name]
-    )
+    tool = {"m3fd": "prepare_m3fd", "msrs": "prepare_msrs_detection", "llvip": "prepare_pairs"}[name]
+    options = LLVIP if name == "llvip" else []
+
+    def main(argv):
+        script(tool)([*options, *argv])
+
     output = tmp_path / "sets"
     main(["--source", str(source), "--dry-run"])
     assert "would create" in capsys.readouterr().out and not output.exists()
@@ -406,14 +411,13 @@ def test_missing_yolo_classes(script, msrs):
 
 
 def test_conflicting_voc_options(script, llvip):
-    main = script("prepare_voc_pairs")
-    with pytest.raises(UserError, match="drop one"):
-        main(["--source", str(llvip), "--split", "random"])
-    with pytest.raises(UserError, match="exactly one"):
-        main(["--source", str(llvip), "--xml", "Annotations"])
+    main = script("prepare_pairs")
+    llvip_again = [*LLVIP, "--source", str(llvip)]
+    with pytest.raises(UserError, match=r"needs a \*"):
+        main([*llvip_again, "--labels", "{part}/labels.xml"])
     (llvip / "Annotations/190001.xml").unlink()
     with pytest.raises(UserError, match="no pair of the val part has a label file"):
-        main(["--source", str(llvip)])
+        main(llvip_again)
 
 
 def test_writing_is_all_or_nothing(script, m3fd, tmp_path, monkeypatch):
@@ -445,7 +449,7 @@ def test_size_of_a_turned_image(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["prepare_m3fd", "prepare_msrs_detection", "prepare_segmentation", "prepare_voc_pairs", "check_pairs"],
+    ["prepare_m3fd", "prepare_msrs_detection", "prepare_segmentation", "prepare_pairs", "check_pairs"],
 )
 def test_help_needs_nothing_heavy(name, tmp_path):
     shown = help_without_packages(name, "datasets", tmp_path)

@@ -46,7 +46,7 @@ def test_the_flir_command_works_from_any_folder(script, sets, tmp_path, monkeypa
     (call,) = [call for call in CALLS if "flir" in call]
     argv = [str(release) if text == "/data/FLIR_aligned" else text for text in call[1:]]
     monkeypatch.chdir(tmp_path)
-    script("prepare_voc_pairs")(argv)
+    script("prepare_pairs")(argv)
     register_known()
     try:
         train, val = (DatasetCatalog.get(f"flir_default_{part}") for part in ("train", "val"))

@@ -29,6 +29,8 @@ from ..classes import class_names, in_order, read_sets
 from .classification_layouts import (
     Reader,
     need,
+    read_class_folders,
+    read_class_list,
     read_flowers,
     read_folders,
     read_lists,
@@ -70,6 +72,26 @@ def register_folder(name: str, root: str | Path, part: str = "") -> None:
         part: "train", "val", "test" or another folder's name; "" for a root without parts.
     """
     _register(name, Path(root), part, read_folders)
+
+
+def register_own(name: str, path: str | Path, images: str | Path | None, training: str | Path) -> None:
+    """Register a folder with one folder per class, or a list of lines ``path class``.
+
+    Args:
+        images: the folder that a list's paths begin in; by default its own.
+        training: the folder or the list that is trained on, which states the classes.
+
+    Raises:
+        UserError: one is a list, which has the suffix .txt, and the other is a folder.
+    """
+    path, training = Path(path), Path(training)
+    root = Path(images) if images else path.parent
+    if (path.suffix.lower() == ".txt") != (training.suffix.lower() == ".txt"):
+        raise UserError(f"{training} and {path}: give two folders, or two lists with the suffix .txt")
+    if path.suffix.lower() != ".txt":
+        _register(name, path, "", lambda *_: read_class_folders(path, training))
+    else:
+        _register(name, root, "", lambda *_: read_class_list(path, training, root))
 
 
 def _register(name: str, root: Path, part: str, reader: Reader) -> None:

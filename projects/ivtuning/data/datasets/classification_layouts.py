@@ -137,19 +137,52 @@ def _count(labels: Sequence[int], path: Path) -> int:
 
 def read_folders(root: Path, part: str) -> tuple[Items, list[str]]:
     """One folder per class in ``<part>/``, or in the root if `part` is ""; the classes are those of train."""
-    need(root / part)
-    classes = _folders(root / ("train" if part else ""))
+    return read_class_folders(root / part, root / "train" if part else root)
+
+
+def read_class_folders(folder: Path, training: Path) -> tuple[Items, list[str]]:
+    """The images of `folder`, one folder per class; the classes are the folders of `training`."""
+    need(folder)
+    classes = _folders(training)
     items = []
-    for name in _folders(root / part):
+    for name in _folders(folder):
         if name not in classes:
-            raise UserError(
-                f"{root / part / name}: {root / 'train'} has no class {name!r}{nearest(name, classes)}"
-            )
-        files = image_files(root / part / name)
+            raise UserError(f"{folder / name}: {training} has no class {name!r}{nearest(name, classes)}")
+        files = image_files(folder / name)
         if not files:
-            raise UserError(f"{root / part / name} holds no image: add some, or remove the folder")
+            raise UserError(f"{folder / name} holds no image: add some, or remove the folder")
         items += [(file, classes.index(name)) for file in files]
     return items, classes
+
+
+def read_class_list(file: Path, training: Path, images: Path) -> tuple[Items, list[str]]:
+    """The images of a list of lines ``path class``, with paths below `images`.
+
+    The classes are those of the list `training`: sorted names or, if all are numbers, those from 0 on.
+    """
+    entries = {path: list(_list_entries(path)) for path in dict.fromkeys((training, file))}
+    names = sorted({name for _, _, name in entries[training]})
+    if all(whole_number(name) is not None for name in names):
+        names = [str(i) for i in range(_count([int(name) for _, _, name in entries[training]], training))]
+    labels = {name: i for i, name in enumerate(names)}
+    items = []
+    listed: dict[str, str] = {}
+    for where, path, name in entries[file]:
+        if name not in labels:
+            raise UserError(f"{where}: {training} has no class {name!r}{nearest(name, names)}")
+        if listed.setdefault(path, name) != name:
+            raise UserError(f"{where}: {path} has the class {listed[path]!r} in a line above: keep one")
+        items.append((images / path, labels[name]))
+    return items, names
+
+
+def _list_entries(file: Path) -> Iterator[tuple[str, str, str]]:
+    """("file:line", path, class) of every line of a list."""
+    for where, line in _lines(file):
+        path, *name = line.rsplit(maxsplit=1)
+        if not name:
+            raise UserError(f"{where}: expected `path class`, got {line!r}")
+        yield where, path.replace("\\", "/"), name[0]
 
 
 def _folders(root: Path) -> list[str]:

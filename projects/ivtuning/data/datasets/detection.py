@@ -44,7 +44,7 @@ KNOWN = {
         maker="datasets/prepare_msrs_detection.py",
     ),
     "llvip": KnownSet(
-        folder="llvip", parts=("default_train", "default_val"), maker="datasets/prepare_voc_pairs.py"
+        folder="llvip", parts=("default_train", "default_val"), maker="datasets/prepare_pairs.py"
     ),
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
 }
@@ -103,13 +103,15 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
     Its dicts are detectron2's standard ones, with ``ir_file_name``, with ``time`` ("day" or "night") if
     known, and with ``modality`` for each annotation if known. An image of the JSON may state ``"missing":
     "infrared"`` (then it needs no ``ir_file_name``) or ``"missing": "visible"`` (then ``file_name`` need not
-    exist); its dict states the same. ``info.image_root`` of the JSON takes precedence over `image_root`.
+    exist); its dict states the same. ``info.image_root`` of the JSON takes precedence over `image_root`,
+    unless that is a :class:`..catalog.ChosenRoot`.
 
     Raises:
         UserError: on reading: a missing JSON, or one with a fault (see :mod:`..faults`), which the message
             names with its image or annotation.
     """
-    json_file, image_root = str(json_file), str(image_root)
+    json_file = str(json_file)
+    image_root = image_root if isinstance(image_root, str) else str(image_root)
     facts = dict(json_file=json_file, image_root=image_root, evaluator_type="coco")
     catalog.register(name, lambda: _load(name, json_file, image_root), **facts)
 

@@ -61,7 +61,8 @@ def register_segmentation(
     if protocol not in PROTOCOLS:
         known = " or ".join(PROTOCOLS)
         raise UserError(f"{name}: protocol={protocol!r}: give {known}{nearest(str(protocol), PROTOCOLS)}")
-    facts = dict(json_file=str(json_file), image_root=str(image_root), protocol=protocol)
+    image_root = image_root if isinstance(image_root, str) else str(image_root)
+    facts = dict(json_file=str(json_file), image_root=image_root, protocol=protocol)
     register(name, lambda: _load(name, **facts), evaluator_type="sem_seg", ignore_label=IGNORE, **facts)
 
 

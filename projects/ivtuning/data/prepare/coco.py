@@ -112,7 +112,7 @@ def _check_dropped(
         )
 
 
-def summary(parts: dict[str, tuple[dict, Counter]]) -> str:
+def summary(parts: Mapping[str, tuple[dict, Counter]]) -> str:
     """A table of images, boxes per class, image sizes and what was skipped, with one column per part."""
     columns = []
     for coco, counts in parts.values():
@@ -192,13 +192,25 @@ def write_set(
     Raises:
         UserError: a part without labels, or a fault that :func:`assemble` finds.
     """
-    info = {"description": description, "split": split}
-    if source.resolve() != output.resolve():
-        info["image_root"] = os.path.abspath(source)
     made = {
         part: assemble(pairs, classes, read, source, part, time, gray_visible)
         for part, pairs in parts.items()
     }
+    return write_parts(made, source, output, split, description, dry_run)
+
+
+def write_parts(
+    made: Mapping[str, tuple[dict, Counter]],
+    source: Path,
+    output: Path,
+    split: str,
+    description: str,
+    dry_run: bool = False,
+) -> dict[str, dict]:
+    """Print a summary of what :func:`assemble` made of each part, and write it; see :func:`write_set`."""
+    info = {"description": description, "split": split}
+    if source.resolve() != output.resolve():
+        info["image_root"] = os.path.abspath(source)
     if empty := [part for part, (coco, _) in made.items() if not coco["images"]]:
         raise UserError(f"no pair of the {empty[0]} part has a label file in {source}")
     contents = {part: {"info": info} | coco for part, (coco, _) in made.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -107,7 +107,8 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
     for pair in pairs:
         if match := re.search(r"([0-9]{1,18})[^0-9]*$", pair.stem):
             by_number.setdefault(int(match[1]), []).append(pair.stem)
-    stems = {alias: p.stem for p in pairs for alias in (p.stem, p.visible.stem, p.infrared.stem)}
+    stems = unambiguous((alias, p.stem) for p in pairs for alias in (p.visible.stem, p.infrared.stem))
+    stems |= {p.stem: p.stem for p in pairs}
     chosen: set[str] = set()
     excluded: set[str] = set()
     for where, line in read_lines(path):
@@ -119,8 +120,9 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
             raise UserError(f"{where}: nothing follows the `!`; write what it excludes")
         if not entry:
             continue
-        if stem in stems:
-            target.add(stems[stem])
+        whole = name.with_name(stem).as_posix() if name.name else stem
+        if whole in stems or stem in stems:
+            target.add(stems.get(whole) or stems[stem])
         elif match := re.fullmatch(r"([0-9]{1,18})\s*-\s*([0-9]{1,18})", entry):
             first, last = int(match[1]), int(match[2])
             if first > last:
@@ -131,6 +133,14 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
         elif target is chosen:
             raise UserError(f"{where}: no pair is called {entry!r}{nearest(stem, stems)}")
     return chosen, excluded
+
+
+def unambiguous(entries: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """{alias: stem} of the aliases that stand for one stem alone."""
+    meanings: dict[str, set[str]] = {}
+    for alias, stem in entries:
+        meanings.setdefault(alias, set()).add(stem)
+    return {alias: stems.pop() for alias, stems in meanings.items() if len(stems) == 1}
 
 
 def _list_file(name: str, source: Path) -> Path:
@@ -145,14 +155,15 @@ def _list_file(name: str, source: Path) -> Path:
 
 
 def split_pairs(
-    pairs: Sequence[Pair], split: str, source: Path, seed: int = 0
+    pairs: Sequence[Pair], split: str, source: Path, seed: int = 0, share: float = 0.2
 ) -> tuple[str, dict[str, list[Pair]]]:
     """Divide `pairs` into training and validation.
 
     Args:
-        split: ``random`` (80/20, seeded), ``NAME=val.txt`` (all other pairs train) or
+        split: ``random`` (seeded), ``NAME=val.txt`` (all other pairs train) or
             ``NAME=train.txt,val.txt`` (pairs in neither list are left out).
         source: the folder that lists are looked for in; then in the current one.
+        share: of the pairs that validate in a random split, 0..1.
 
     Returns:
         The split's name, and {"train": pairs, "val": pairs}.
@@ -164,13 +175,16 @@ def split_pairs(
     if split == "random":
         stems = [pair.stem for pair in pairs]
         random.Random(seed).shuffle(stems)
-        name, val = split, set(stems[: round(len(stems) / 5)])
+        name, val = split, set(stems[: round(len(stems) * share)])
         train = {pair.stem for pair in pairs} - val
     else:
         name, _, files = split.partition("=")
         names = files.split(",")
         if not re.fullmatch(r"\w[\w-]*", name) or not all(map(str.strip, names)) or len(names) > 2:
-            raise UserError(f"split {split!r} is neither known nor NAME=val.txt nor NAME=train.txt,val.txt")
+            raise UserError(
+                f"split {split!r} is neither known nor a share such as 0.3 nor NAME=val.txt nor "
+                "NAME=train.txt,val.txt"
+            )
         lists = [_list_file(file, source) for file in names]
         val, excluded = _select(pairs, lists[-1])
         train = {pair.stem for pair in pairs} - val

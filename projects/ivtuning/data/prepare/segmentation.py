@@ -48,8 +48,26 @@ def prepare(layout: SegmentationSet, source: Path, output: Path, dry_run: bool =
         UserError: see :func:`find_parts` and :func:`.read_values`; also images of unequal size or of the
             wrong kind, and a place that cannot be written.
     """
-    source, output = Path(os.path.abspath(source)), Path(os.path.abspath(output))
-    parts, left_out = find_parts(layout, source)
+    source = Path(os.path.abspath(source))
+    return write_parts(layout, *find_parts(layout, source), source, output, dry_run)
+
+
+def write_parts(
+    layout: SegmentationSet,
+    parts: Mapping[str, Sequence[Pair]],
+    left_out: Mapping[str, Counter],
+    source: Path,
+    output: Path,
+    dry_run: bool = False,
+) -> dict[str, dict]:
+    """Check the pairs of each part and write their set, see :func:`prepare`.
+
+    Args:
+        parts: as in `layout.parts`.
+        left_out: what is not in a part, counted by reason.
+        source: absolute folder that holds all images.
+    """
+    output = Path(os.path.abspath(output))
     info = {"description": layout.description}
     if source != output:
         info["image_root"] = str(source)

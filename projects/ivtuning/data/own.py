@@ -1,0 +1,69 @@
+"""Sets that are named by their files instead of a registered name.
+
+Such a name is the path of a JSON (boxes or label maps of pairs), or for classification of a folder with one
+folder per class or of a list. The set is registered under its absolute path, so that a name that was saved
+means the same in another working directory.
+"""
+
+from __future__ import annotations
+
+import os
+
+from detectron2.data import DatasetCatalog
+
+from ..utils.text import read_text
+from .catalog import ChosenRoot, home_of, metadata, set_facts, unregister
+from .datasets.classification import register_own
+from .datasets.detection import register_pairs
+from .datasets.segmentation import register_segmentation
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a set is a path: it has a folder, or the suffix of a JSON or a list."""
+    return "/" in name or os.sep in name or name.lower().endswith((".json", ".txt"))
+
+
+def absolute(path: str | os.PathLike) -> str:
+    """The absolute path that `path` means in the working directory; ``~`` is the user's home."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def find_set(name: str) -> str:
+    """The registered name of a set; one that is named by its path is registered if it is not yet."""
+    if is_path(name) and (path := absolute(name)) in DatasetCatalog.list():
+        return path
+    return register_set(name)
+
+
+def register_set(name: str, images: str | os.PathLike | None = None, training: str | None = None) -> str:
+    """Register a set that is named by its path; one that was registered by another name stays as it is.
+
+    Args:
+        images: the folder that paths of images begin in. None: a JSON's ``info.image_root``, else the folder
+            of the JSON or the list; the folder above where the JSON is in ``annotations/`` or
+            ``segmentation/``.
+        training: of a set for classification, the path of the set that states its classes; by default its
+            own.
+
+    Returns:
+        Its registered name. The files are read on first use, and missing ones are reported then.
+
+    Raises:
+        UserError: `name` is the path of a folder, and `training` that of a list, or the reverse.
+    """
+    if not is_path(name) or (name in DatasetCatalog.list() and not os.path.isabs(name)):
+        return name
+    path = absolute(name)
+    if not path.lower().endswith(".json"):
+        stated_by = training if training and is_path(training) else path
+        register_own(path, path, None if images is None else absolute(images), absolute(stated_by))
+        return path
+    modified = os.stat(path).st_mtime_ns if os.path.isfile(path) else None
+    if path in DatasetCatalog.list() and metadata(path).get("modified") != modified:
+        unregister(path)  # with the classes that it had
+    root = home_of(path) if images is None else ChosenRoot(absolute(images))
+    has_label_maps = modified is not None and '"sem_seg_file_name"' in read_text(path)
+    register = register_segmentation if has_label_maps else register_pairs
+    register(path, path, root)
+    set_facts(path, modified=modified)
+    return path
