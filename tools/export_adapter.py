@@ -60,7 +60,7 @@ def main(argv):
     load_weights(model, args.weights)
     base = OmegaConf.select(cfg, "train.init_checkpoint", default="")
     metadata = {
-        "dataset": OmegaConf.select(cfg, "dataloader.train.dataset.names"),
+        "dataset": _sets(cfg, "train"),
         "classes": _classes(cfg),
         "base_weights": base_name(base),
         **notes,
@@ -73,7 +73,7 @@ def main(argv):
         metadata=metadata,
         config=cfg,
     )
-    test_set = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+    test_set = _sets(cfg, "test")
     card = write_card(
         Path(args.output),
         model_card(Path(args.output), header, args.config_file, args.overrides, _task(model), test_set),
@@ -97,6 +97,16 @@ def _task(model):
     if isinstance(model, ImageClassifier):
         return "image-classification"
     return "image-segmentation" if hasattr(model, "sem_seg_head") else "object-detection"
+
+
+def _sets(cfg, part):
+    """The sets of a loader, as others may read them."""
+    from omegaconf import OmegaConf
+
+    from ivtuning.data.own import public_name
+
+    names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
+    return None if names is None else public_name(names)
 
 
 def _classes(cfg):

@@ -16,7 +16,7 @@ from ivtuning.config import load_config
 from ivtuning.data.catalog import unregister
 from ivtuning.data.classes import class_names
 from ivtuning.data.datasets.classification import labeled_images
-from ivtuning.data.own import find_set, register_set
+from ivtuning.data.own import find_set, public_name, register_set
 from ivtuning.errors import UserError
 
 TRAIN = "tools/train_net.py"
@@ -215,3 +215,9 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bad_sets_are_refused_before_the_first_step(case, tmp_path):
     refuse(case, tmp_path)
+
+
+def test_others_read_no_folders_of_this_machine():
+    assert public_name("m3fd_scene_train") == "m3fd_scene_train"
+    assert public_name(["/home/me/mine/train.json", "msrs_det_train"]) == "train.json, msrs_det_train"
+    assert public_name("/home/me/pictures/") == "pictures"

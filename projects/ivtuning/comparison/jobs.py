@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..checkpoint.files import local_path, split_key
 from ..config import RUN_GROUPS, build, load_config
+from ..data.own import public_name
 from ..engine.checks import check_run
 from ..errors import UserError
 
@@ -115,7 +116,7 @@ def conditions(config: str, overrides: Sequence[str]) -> dict:
     sets = {part: cfg.dataloader[part].dataset for part in ("train", "test")}
     return {
         "config": config,
-        "data": {part: str(node.names) for part, node in sets.items()},
+        "data": {part: public_name(node.names) for part, node in sets.items()},
         "pairs": {part: len(build(cfg, f"dataloader.{part}.dataset")) for part in sets},
         "trunk": trunk,
         "trunk_sha256": digest,

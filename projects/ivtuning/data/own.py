@@ -8,6 +8,7 @@ means the same in another working directory.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog
 
@@ -26,6 +27,12 @@ def is_path(name: str) -> bool:
 def absolute(path: str | os.PathLike) -> str:
     """The absolute path that `path` means in the working directory; ``~`` is the user's home."""
     return os.path.abspath(os.path.expanduser(path))
+
+
+def public_name(names: str | Iterable[str]) -> str:
+    """What one or several sets are called where others read it: a path loses the folders of this machine."""
+    names = [names] if isinstance(names, str) else names
+    return ", ".join(os.path.basename(name.rstrip("/")) if is_path(name) else name for name in names)
 
 
 def find_set(name: str) -> str:
