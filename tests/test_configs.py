@@ -13,6 +13,7 @@ from helpers.tools import ROOT
 
 from ivtuning.backbones.trunk import PLUGINS, find_trunk
 from ivtuning.config import load_config
+from ivtuning.config.files import read_config
 from ivtuning.engine.optim import build_optimizer, param_groups
 
 CONFIGS = sorted(
@@ -53,7 +54,7 @@ def test_config_builds(file, method, tmp_path):
 MODELS = sorted(f"configs/common/models/{p.name}" for p in ROOT.glob("configs/common/models/*rcnn*.py"))
 
 
-STARTS = {file: str(load_config(file).train.init_checkpoint) for file in CONFIGS}
+STARTS = {file: str(read_config(str(ROOT / file)).train.init_checkpoint) for file in CONFIGS}
 NAMED = [file for file, start in STARTS.items() if start.startswith("timm://")]
 
 
@@ -64,13 +65,13 @@ def test_published_recipes_start_from_names():
 
 
 @pytest.mark.parametrize("file", NAMED)
-def test_names_stand_for_weights_of_the_configs_trunk(file):
+def test_names_stand_for_weights_of_the_configs_trunk(file, tmp_path):
     """timm publishes the file, and its blocks have the trunk's shapes (windows and tables may be resized)."""
     model = STARTS[file].removeprefix("timm://")
     cfg = timm.get_pretrained_cfg(model, allow_unregistered=False)
     assert cfg.hf_hub_id == f"timm/{model}" and f".{cfg.tag}" in model
     with torch.device("meta"):
-        trunk = instantiate(load_config(file).model.backbone.net)
+        trunk = instantiate(load_config(file, own_data(file, tmp_path)).model.backbone.net)
     assert _block_shapes(trunk) == _timms_shapes(model)
 
 
