@@ -279,8 +279,10 @@ def run_short(found: Sequence[Command], only: Sequence[str] = ()) -> Iterator[st
 
 
 def _run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(folder / "projects")}
-    environment.pop("MAKEFLAGS", None)
+    # Where make runs this tool, its own flags and variables, such as ARGS, stand in the environment as well.
+    kept = ("PATH", "HOME", "TMPDIR", "LANG", "OMP_NUM_THREADS")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    environment["PYTHONPATH"] = str(folder / "projects")
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 

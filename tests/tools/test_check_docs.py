@@ -55,6 +55,12 @@ def test_every_documented_command_is_right(tool, found):
     assert [f"{c.where}: {c.text}: {line}" for c in found if (line := tool.fault(c))] == []
 
 
+def test_variables_of_the_make_that_runs_the_tool_do_not_count(tool, monkeypatch):
+    monkeypatch.setenv("ARGS", "--no-such-flag")
+    monkeypatch.setenv("MAKEFLAGS", " -- ARGS=--no-such-flag")
+    assert not tool.fault(tool.Command("page:1", "make demo", ""))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
