@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import sys
@@ -19,6 +20,15 @@ def code_blocks(page: str, language: str = "python") -> list[str]:
     pattern = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
     blocks = pattern.findall((ROOT / "docs" / page).read_text())
     return [textwrap.dedent(code) for _, kind, code in blocks if kind == language]
+
+
+def run_notebook(name: str) -> dict:
+    """Run the code of the notebook docs/`name`, cell by cell; returns its variables."""
+    variables: dict = {}
+    for cell in json.loads((ROOT / "docs" / name).read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), name, "exec"), variables)
+    return variables
 
 
 @contextlib.contextmanager

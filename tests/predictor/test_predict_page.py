@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.pages import code_blocks
-from helpers.tools import ROOT
+from helpers.pages import code_blocks, run_notebook
 from PIL import Image
 
 from ivtuning.config import load_config
@@ -32,10 +29,7 @@ def test_the_page_runs(pairs, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for cell in json.loads((ROOT / "docs/predict.ipynb").read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), "predict.ipynb", "exec"), names)
+    names = run_notebook("predict.ipynb")
     found, same = names["found"], names["same"]
     assert torch.equal(found.pred_boxes.tensor, same.pred_boxes.tensor) and len(names["batch"]) == 2
     assert names["predict"].classes == ["person", "engine", "lamp", "sign"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from helpers.pages import code_blocks
+from helpers.pages import code_blocks, run_notebook
 from helpers.tools import ROOT
 
 
@@ -22,9 +20,6 @@ def test_the_page_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_notebook_learns_what_only_infrared_shows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for cell in json.loads((ROOT / "docs/timm.ipynb").read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), "timm.ipynb", "exec"), names)
+    names = run_notebook("timm.ipynb")
     assert names["accuracy"] > 0.95
     assert names["without"] < 0.75

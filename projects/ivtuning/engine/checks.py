@@ -20,7 +20,7 @@ from ..config.derived import class_counts
 from ..data.catalog import is_present, metadata
 from ..data.classes import align_classes, class_names
 from ..data.datasets.detection import check_masks
-from ..data.leaks import check_presence, shared_files
+from ..data.listed_files import check_presence, shared_files
 from ..errors import UserError, nearest
 
 logger = logging.getLogger("ivtuning")

@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from ..data.catalog import metadata
 from ..errors import UserError
+from ..utils.text import read_text
 from .predictions import check_class, check_image, gather_on_main
 
 
@@ -79,7 +80,7 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         for predictions in gathered:
             for label, part in predictions.items():
                 lines[label] += part
-        images = [line.strip() for line in Path(self._image_set_path).read_text().splitlines()]
+        images = [line.strip() for line in read_text(self._image_set_path).splitlines()]
         self._check(lines, set(images))
         rows = [
             (name, *self._average_precision(name, lines[i], images))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from ivtuning.data import leaks
+from ivtuning.data import listed_files
 from ivtuning.data.image_files import BadPair
-from ivtuning.data.leaks import check_presence, shared_files
+from ivtuning.data.listed_files import check_presence, shared_files
 
 
 def test_shared_files_are_found_by_their_paths(tmp_path, monkeypatch):
@@ -27,7 +27,7 @@ def test_the_first_absent_file_is_named(tmp_path, monkeypatch):
     check_presence([whole, whole | {"file_name": "gone.png", "missing": "visible"}])
     (tmp_path / "folder").mkdir()
     for change, words in (
-        ({"ir_file_name": "gone.png"}, "infrared image gone.png is missing"),
+        ({"ir_file_name": "gone.png"}, "infrared image gone.png is missing: restore it"),
         ({"file_name": "folder"}, "visible image folder is not a file"),
         ({"sem_seg_file_name": "gone.png"}, "label map gone.png is missing"),
         ({"ir_file_name": "gone.png", "missing": "visible"}, "infrared image gone.png is missing"),
@@ -37,7 +37,7 @@ def test_the_first_absent_file_is_named(tmp_path, monkeypatch):
 
 
 def test_of_many_files_a_sample_is_looked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(leaks, "LOOKED_FOR", 10)
+    monkeypatch.setattr(listed_files, "LOOKED_FOR", 10)
     looked = []
     monkeypatch.setattr("os.path.isfile", lambda path: looked.append(path) or True)
     check_presence([{"file_name": str(i)} for i in range(95)])

@@ -23,7 +23,7 @@ def check_presence(dicts: Sequence[dict]) -> None:
             if path and not absent and "://" not in path and not os.path.isfile(path):
                 fault = "is not a file" if os.path.exists(path) else "is missing"
                 advice = "restore it, or take it out of its set"
-                if not os.path.isdir(os.path.dirname(path)):
+                if not os.path.isdir(os.path.dirname(path) or "."):
                     advice = "name the folder that paths begin in (data.images, or info.image_root in a JSON)"
                 raise BadPair(f"{role} {path} {fault}: {advice}", path)
 
