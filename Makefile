@@ -101,7 +101,7 @@ visualize: .visualize-ok $(READY) ## Draw boxes or label maps on both images of 
 
 pins: ## Update every version pinned in requirements.txt | make pins
 	@$(NEW_VENV)
-	{ $(UV) pip compile -q --upgrade --universal --python-version 3.11 --extra dev \
+	{ $(UV) pip compile -q --upgrade --universal --python-version 3.11 --all-extras \
 		--custom-compile-command 'make pins' pyproject.toml
 	  sed -n '/^# detectron2/,$$p' requirements.txt; } > $(VENV)/requirements.new
 	mv $(VENV)/requirements.new requirements.txt
