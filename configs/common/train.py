@@ -14,6 +14,7 @@ train = dict(
     eval_period=0,  # iterations, 0 = at the end only
     best_metric="bbox/AP",  # decides model_best.pth; "" = none is kept
     log_period=20,
+    wandb="",  # a project at Weights & Biases that gets the figures as well
     checkpointer=dict(period=1000, max_to_keep=2),
     parallel="ddp",  # "fsdp": parameters shared out over the processes, docs/scale.md
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False),

@@ -165,6 +165,7 @@ class Train(_Closed):
     eval_period: CountOrZero
     best_metric: Text | None
     log_period: Count
+    wandb: Text = ""
     checkpointer: Checkpoints
     parallel: Literal["ddp", "fsdp"]
     ddp: DDP

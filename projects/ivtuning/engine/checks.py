@@ -22,6 +22,8 @@ from ..data.classes import align_classes, class_names
 from ..data.datasets.detection import check_masks
 from ..data.listed_files import check_presence, shared_files
 from ..errors import UserError, nearest
+from .parallel import on_main
+from .wandb_writer import check_wandb
 
 logger = logging.getLogger("ivtuning")
 
@@ -48,6 +50,8 @@ def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
     device = find_device(cfg.train.device)
     if cfg.train.precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision=fp16 needs CUDA: use bf16 or fp32 on the CPU")
+    if cfg.train.wandb:
+        on_main(check_wandb)
     if not (resume and Path(cfg.train.output_dir, "last_checkpoint").is_file()):
         check_files(cfg.train.init_checkpoint)
     train, test = (_set_names(cfg, part) for part in ("train", "test"))

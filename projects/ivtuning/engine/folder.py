@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class RunFolder:
             if self._replace:
                 for file in [*_files_of_a_run(self.path), *self.path.glob("events.out.tfevents.*")]:
                     file.unlink()
+                shutil.rmtree(self.path / "wandb", ignore_errors=True)
             with atomic_write(self.path / "config.yaml") as temp, _errors_of_writing():
                 LazyConfig.save(cfg, str(temp))
         write_log(self.path)

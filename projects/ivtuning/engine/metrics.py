@@ -1,4 +1,4 @@
-"""A run's figures: metrics.json, TensorBoard and printed lines, which a resumed run continues.
+"""A run's figures: metrics.json, printed lines, TensorBoard and W&B, which a resumed run continues.
 
 Every line of metrics.json up to a checkpoint is on the disk before it. A resumed run drops the later ones,
 which it will write again, and knows the last values of each figure, of which the lines show the median. But
@@ -21,6 +21,7 @@ from ..utils.files import atomic_write
 from ..utils.text import read_text
 from .folder import METRICS, RunFolder
 from .state import is_count, need
+from .wandb_writer import WandbWriter
 
 WINDOW = 20  # values of a figure, of which a line has the median
 CLOCKS = {"time", "data_time", "eta_seconds"}
@@ -32,10 +33,11 @@ class Metrics(HookBase):
     Args:
         folder: of the run.
         printed: whether they are printed as well.
+        wandb: the project at Weights & Biases that gets them as well, "" = none.
     """
 
-    def __init__(self, folder: RunFolder, period: int, printed: bool = True):
-        self.folder, self.period, self.printed = folder, period, printed
+    def __init__(self, folder: RunFolder, period: int, printed: bool = True, wandb: str = ""):
+        self.folder, self.period, self.printed, self.wandb = folder, period, printed, wandb
         self.file = folder.path / METRICS
         self._restored: dict[str, Any] = {"last_write": -1, "figures": {}}
         self._kept: list[str] = []
@@ -71,6 +73,8 @@ class Metrics(HookBase):
         self._writers = [JSONWriter(str(self.file), WINDOW), TensorboardXWriter(folder, WINDOW, **resumed)]
         for writer in self._writers:
             writer._last_write = last
+        if self.wandb:
+            self._writers.append(WandbWriter(self.wandb, self.folder.path, WINDOW, last))
         if self.printed:
             self._writers.insert(0, CommonMetricPrinter(self.trainer.max_iter, WINDOW))
 

@@ -176,7 +176,7 @@ def _train(
     )
     ema = EMA(model, options.ema_decay) if options.ema_decay else None
     checkpointer.add_checkpointable("trainer", trainer)
-    metrics = Metrics(folder, options.log_period, printed=progress is None)
+    metrics = Metrics(folder, options.log_period, printed=progress is None, wandb=options.wandb)
     best = (
         BestCheckpoint(checkpointer, options.best_metric, options.eval_period, ema)
         if options.best_metric
