@@ -29,11 +29,12 @@ def test_import_is_cheap(module):
 
 
 @pytest.mark.slow
-def test_tuning_needs_torch_alone():
+def test_tuning_and_models_of_timm_need_no_detectron2():
     code = """
         import sys
         sys.modules["detectron2"] = None  # any import of it fails
-        import ivtuning, ivtuning.tuning
+        import ivtuning, ivtuning.tuning, ivtuning.timm_models
+        from ivtuning.hub.names import local_path
         print(ivtuning.__version__, len(ivtuning.tuning.TUNERS) > 0)
     """
     assert output(code) == [ivtuning.__version__, "True"]

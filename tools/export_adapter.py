@@ -52,7 +52,7 @@ def main(argv):
     from ivtuning.checkpoint import load_weights, save_adapter
     from ivtuning.checkpoint.adapter import GROUPS, group_sizes
     from ivtuning.checkpoint.card import model_card, write_card
-    from ivtuning.checkpoint.files import base_name, check_output, local_path
+    from ivtuning.hub.names import base_name, check_output, local_path
 
     check_output(args.output, args.weights)
     local_path(args.weights)  # it is missing, or fetched, before the model is built

@@ -39,7 +39,8 @@ def main(argv):
     from ivtuning.backbones.trunk import find_trunk
     from ivtuning.checkpoint import load_adapter, load_weights
     from ivtuning.checkpoint.adapter import fingerprint, read_metadata
-    from ivtuning.checkpoint.files import check_output, local_path, read
+    from ivtuning.checkpoint.files import read
+    from ivtuning.hub.names import check_output, local_path
     from ivtuning.utils.files import atomic_write
 
     check_output(args.output, args.weights, args.adapter)

@@ -17,10 +17,10 @@ from helpers.weights import randomize, same, save
 from ivtuning.checkpoint import load_weights
 from ivtuning.checkpoint.adapter import read_metadata
 from ivtuning.checkpoint.card import model_card, write_card
-from ivtuning.checkpoint.hub import repository
 from ivtuning.checkpoint.pretrained import load_pretrained
 from ivtuning.config import load_config
 from ivtuning.errors import run_tool
+from ivtuning.hub.fetch import repository
 
 CONFIG = "configs/synthetic/ivtuning.py"
 NANO = [
@@ -149,7 +149,7 @@ def test_folders_of_the_machine_and_settings_of_training_are_left_out():
 
 def test_a_base_is_called_by_its_whole_name_without_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("IVTUNING_CACHE", str(tmp_path))
-    from ivtuning.checkpoint.download import place_of
+    from ivtuning.hub.download import place_of
 
     url = "https://host.org/weights/base.pth?token=secret"
     model = randomize(instantiate(load_config(CONFIG, NANO).model), 1)

@@ -15,8 +15,9 @@ import safetensors.torch
 import torch
 from helpers.weights import same, save
 
-from ivtuning.checkpoint.files import check_output, read_state
+from ivtuning.checkpoint.files import read_state
 from ivtuning.errors import UserError
+from ivtuning.hub.names import check_output
 
 
 def test_wrapped_formats_read_alike(tmp_path):

@@ -9,8 +9,9 @@ import torch
 from helpers.weights import Detector, mae_state, randomize, same, save, vitdet
 
 from ivtuning.checkpoint import load_pretrained
-from ivtuning.checkpoint.files import local_path, read_state, split_key
+from ivtuning.checkpoint.files import read_state
 from ivtuning.errors import UserError
+from ivtuning.hub.names import local_path, split_key
 
 STATE = {"a.w": torch.arange(3.0), "a.b": torch.ones(2)}
 OTHER = {"a.w": torch.zeros(3), "a.b": torch.zeros(2)}

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..hub.fetch import repository
 from ..utils.files import atomic_write
 from ..utils.text import read_text
-from .hub import repository
 
 _MARK = "<!-- Written by tools/export_adapter.py, which replaces this page as long as this line is in it. -->"
 _LICENSE = "not stated; what is made from a base follows the base's license too"

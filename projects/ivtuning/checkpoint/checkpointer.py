@@ -13,9 +13,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import UserError
+from ..hub.names import local_path
 from ..utils.files import atomic_write
 from ..utils.text import read_text
-from .files import local_path, read
+from .files import read
 from .pretrained import load_pretrained
 from .report import first
 from .shards import gathered, share

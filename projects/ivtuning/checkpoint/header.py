@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UserError
+from ..hub.names import local_path
 from ..utils.schema import first_fault
-from .files import local_path
 from .formats import is_safetensors, other_kind
 from .report import first
 

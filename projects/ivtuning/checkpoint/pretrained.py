@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..backbones.trunk import PLUGINS, Trunk, TrunkPlace, find_trunk
 from ..errors import UserError
+from ..hub.names import base_name
 from ..utils.tensors import check_values, copy_into, named_tensors
-from .files import base_name, read_state
+from .files import read_state
 from .report import LoadReport, brief, count, first, sizes
 from .trunks.eva import is_eva, to_timm
 from .trunks.resize import fit, is_table

@@ -11,11 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ..checkpoint.files import local_path, split_key
 from ..config import RUN_GROUPS, build, load_config
 from ..data.own import public_name
 from ..engine.checks import check_run
 from ..errors import UserError
+from ..hub.names import local_path, split_key
 
 NET = "model.backbone.net"
 EQUAL_RATE = "optimizer.params.added_lr_factor=1"

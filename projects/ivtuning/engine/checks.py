@@ -14,7 +14,6 @@ from detectron2.data.common import DatasetFromList
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
-from ..checkpoint.files import local_path
 from ..config import build
 from ..config.derived import class_counts
 from ..data.catalog import is_present, metadata
@@ -22,6 +21,7 @@ from ..data.classes import align_classes, class_names
 from ..data.datasets.detection import check_masks
 from ..data.listed_files import check_presence, shared_files
 from ..errors import UserError, nearest
+from ..hub.names import local_path
 from .parallel import on_main
 from .wandb_writer import check_wandb
 
@@ -136,7 +136,7 @@ def check_files(*files: str | os.PathLike | None) -> None:
     """Look for files of weights, and fetch those that are given by name; None and "" are no file.
 
     Raises:
-        UserError: see :func:`..checkpoint.files.local_path`.
+        UserError: see :func:`..hub.names.local_path`.
     """
     for file in filter(None, files):
         local_path(file)

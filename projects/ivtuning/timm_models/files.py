@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import UserError
+from ..hub.names import local_path
 from ..utils.files import atomic_write
 from ..utils.tensors import check_values
 
@@ -36,10 +37,9 @@ def read_adapter(path: str | os.PathLike, own: Mapping[str, Tensor], facts: Mapp
     """Copy a file's tensors into those of `own`, if its facts are `facts`; see :meth:`.TunedModel.load`."""
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise UserError(f"{path} is missing: give a file that save() wrote")
+    place = local_path(path)
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(place, "pt") as file:
             header = json.loads((file.metadata() or {}).get(KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:

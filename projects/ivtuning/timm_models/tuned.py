@@ -221,9 +221,12 @@ class TunedModel(nn.Module):
     def load(self, path: str | os.PathLike) -> None:
         """Load a file of :meth:`save` into a model that was made and tuned in the same way.
 
+        Args:
+            path: of the file, or its name: hf://OWNER/REPO/FILE[@REVISION] or https://...
+
         Raises:
-            UserError: not such a file, another base, stem or tuner, or other shapes; the model is then as it
-                was.
+            UserError: not such a file, one that cannot be fetched, another base, stem or tuner, or other
+                shapes; the model is then as it was.
         """
         read_adapter(path, self.trained_state(), self._facts())
 

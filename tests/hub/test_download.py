@@ -13,9 +13,10 @@ import torch
 from helpers.server import serve
 from helpers.weights import same, save
 
-from ivtuning.checkpoint import download, hub
-from ivtuning.checkpoint.files import local_path, read_state
+from ivtuning.checkpoint.files import read_state
 from ivtuning.errors import UserError, user_message
+from ivtuning.hub import download, sources
+from ivtuning.hub.names import local_path
 
 DATA = bytes(range(256)) * 40
 PATH = "/mae/base.pth"
@@ -206,14 +207,14 @@ def test_offline_asks_nobody(server, monkeypatch):
 
 def test_known_digests_are_demanded(server, cache, monkeypatch):
     url = server.url + PATH
-    monkeypatch.setitem(hub.DIGESTS, url, "0" * 64)
+    monkeypatch.setitem(sources.DIGESTS, url, "0" * 64)
     assert "(10,240 bytes) has the SHA-256" in refused(server) and files(cache) == ["base.pth.part.tag"]
-    monkeypatch.setitem(hub.DIGESTS, url, hashlib.sha256(DATA).hexdigest())
+    monkeypatch.setitem(sources.DIGESTS, url, hashlib.sha256(DATA).hexdigest())
     assert fetched(server) == DATA
 
 
 def test_detectron2_names_are_addresses(server, monkeypatch):
-    monkeypatch.setattr(hub, "DETECTRON2", f"{server.url}/mae/")
+    monkeypatch.setattr("ivtuning.hub.fetch.DETECTRON2", f"{server.url}/mae/")
     assert local_path("detectron2://base.pth?matching_heuristics=True").read_bytes() == DATA
 
 

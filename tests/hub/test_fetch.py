@@ -19,9 +19,10 @@ from safetensors.torch import save
 from ivtuning.backbones.eva import Eva02
 from ivtuning.backbones.swin import Swin
 from ivtuning.backbones.vit import PlainViT, ViTDet
-from ivtuning.checkpoint.files import local_path, read_state
+from ivtuning.checkpoint.files import read_state
 from ivtuning.checkpoint.pretrained import load_pretrained
 from ivtuning.errors import UserError, user_message
+from ivtuning.hub.names import local_path
 from ivtuning.tuning import Frozen
 from ivtuning.tuning.stems import VisibleOnly
 

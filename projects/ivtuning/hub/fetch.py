@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .. import compat
 from ..errors import UserError, nearest
 from .download import TIMEOUT, check_digest, download, is_offline, place_of
 from .sources import DETECTRON2, DIGESTS
@@ -205,12 +206,13 @@ def _check_blob(name: str, path: Path) -> None:
 
 def _fetch_other(name: str) -> Path:
     """A file of a scheme that detectron2 has a handler for, such as catalog://."""
-    from detectron2.utils.file_io import PathManager
-
+    compat.prepare()
     try:
+        from detectron2.utils.file_io import PathManager
+
         file = Path(PathManager.get_local_path(name))
         reason = "no such file"
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, KeyError) as error:
         file, reason = None, str(getattr(error, "reason", error)).strip(".") or type(error).__name__
     if file is None or not file.is_file():
         raise UserError(f"{name} cannot be fetched ({reason}): give {_FORMS}")

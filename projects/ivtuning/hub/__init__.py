@@ -1,0 +1,1 @@
+"""Weights by name: where they come from, and the copies of them on this machine."""
