@@ -73,7 +73,7 @@ lint: $(READY) ## Check style, formatting, the direction of imports, and types |
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m mypy
 
-convert: .convert-ok $(READY) ## Convert a detector of another project into starting weights for a config | make convert CONFIG=configs/M3FD/dino_ivtuning_swin_l.py FROM=dino WEIGHTS=downloaded.pth OUTPUT=weights/dino_swin_l_5scale_coco.safetensors
+convert: .convert-ok $(READY) ## Convert a detector of another project into starting weights for a config | make convert CONFIG=configs/M3FD/dino_ivtuning_swin_l.py FROM=dino WEIGHTS=downloaded.pth OUTPUT=weights/dino_swin_l.safetensors
 	@$(PY) tools/convert_checkpoint.py $(call flag,--config-file,CONFIG) $(call flag,--from,FROM) \
 		$(call flag,,WEIGHTS) $(call flag,,OUTPUT) $(value ARGS) $(OVERRIDES)
 

@@ -11,10 +11,10 @@ import re
 
 from ivtuning.config import build, load_config, tool_parser
 from ivtuning.errors import UserError, run_tool
+from ivtuning.hub.names import KINDS
 
-KINDS = ("dino", "detrex-dino", "codino", "mmdet", "detectron2", "torchvision")
 EXAMPLE = """\
-tools/convert_checkpoint.py --from dino DOWNLOADED.pth weights/dino_swin_l_5scale_coco.safetensors \\
+tools/convert_checkpoint.py --from dino DOWNLOADED.pth weights/dino_swin_l.safetensors \\
       --config-file configs/M3FD/dino_ivtuning_swin_l.py
 """
 

@@ -1,13 +1,7 @@
 """Co-DINO (5 scales) on Swin-L with IV-tuning on M3FD, 640 px.
 
-As published, this starts from Sense-X's Co-DINO of Objects365 and COCO (Swin-L, 16 epochs), class layers new:
-
-    tools/convert_checkpoint.py --from codino co_dino_5scale_swin_large_16e_o365tococo.pth \\
-        weights/codino_swin_l_5scale_coco.safetensors --config-file configs/M3FD/codetr_ivtuning_swin_l.py
-
-mmdetection has it at an address that the tool can fetch in the place of that file:
-
-    https://download.openmmlab.com/mmdetection/v3.0/codetr/co_dino_5scale_swin_large_16e_o365tococo-614254c9.pth
+As published, this starts from Sense-X's Co-DINO of Objects365 and COCO (Swin-L, 16 epochs), class layers new,
+which mmdetection serves.
 
 The rate of the backbone is scaled by 0.1, stem and tuner too. An epoch is the 3,368 training pairs of the
 scene split. No warm-up is published.
@@ -35,5 +29,8 @@ train.max_iter = 10_525  # 50 epochs, x0.1 after 30
 lr_multiplier = step(milestones=(6_315 / 10_525,), warmup=250)
 train.clip_grad_norm = 0.1
 train.precision = "bf16"
-train.init_checkpoint = "weights/codino_swin_l_5scale_coco.safetensors"
+train.init_checkpoint = (
+    "codino+https://download.openmmlab.com/mmdetection/v3.0/codetr/"
+    "co_dino_5scale_swin_large_16e_o365tococo-614254c9.pth"
+)
 train.eval_period = train.checkpointer.period = 1000

@@ -1,13 +1,7 @@
 """DINO (5 scales) on Swin-L with IV-tuning on M3FD, 640 px.
 
-As published, it starts from IDEA-Research's DINO of COCO (Swin-L, 5 scales, 36 epochs), class layers new:
-
-    tools/convert_checkpoint.py --from dino DOWNLOADED.pth weights/dino_swin_l_5scale_coco.safetensors \\
-        --config-file configs/M3FD/dino_ivtuning_swin_l.py
-
-detrex has one of the same trunk, scales and epochs, which the tool fetches (with --from detrex-dino):
-
-    https://github.com/IDEA-Research/detrex-storage/releases/download/v0.2.1/dino_swin_large_384_5scale_36ep.pth
+It starts from detrex's DINO of COCO (Swin-L, 5 scales, 36 epochs), class layers new. Published is the same
+of IDEA-Research, which has no address to fetch it from: train.init_checkpoint=dino+DOWNLOADED.pth.
 
 The rate of the backbone is scaled by 0.1, stem and tuner with it. An epoch is the 3,368 training pairs of the
 scene split. No warm-up is published.
@@ -31,5 +25,8 @@ train.max_iter = 10_525  # 50 epochs, x0.1 after 27 and 33
 lr_multiplier = step(milestones=(5_684 / 10_525, 6_947 / 10_525), warmup=250)
 train.clip_grad_norm = 0.1
 train.precision = "bf16"
-train.init_checkpoint = "weights/dino_swin_l_5scale_coco.safetensors"
+train.init_checkpoint = (
+    "detrex-dino+https://github.com/IDEA-Research/detrex-storage/releases/download/v0.2.1/"
+    "dino_swin_large_384_5scale_36ep.pth"
+)
 train.eval_period = train.checkpointer.period = 1000

@@ -72,7 +72,7 @@ def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.
     """The model of `cfg` with the weights of a full checkpoint, or of base weights and an adapter file."""
     check_files(*(file for file in (weights, adapter) if "://" in str(file)))  # before the model is built
     model = build_model(cfg)
-    load_weights(model, weights, adapter)
+    load_weights(model, weights, adapter, cfg_model=cfg.model)
     return model
 
 
@@ -154,7 +154,9 @@ def _train(
     checkpointer = Checkpointer(model, options.output_dir)
     resume = resume and checkpointer.has_checkpoint()
     if options.init_checkpoint and not resume:
-        logger.info("%s", load_weights(model, options.init_checkpoint, strict=False, place=place))
+        logger.info(
+            "%s", load_weights(model, options.init_checkpoint, strict=False, place=place, cfg_model=cfg.model)
+        )
     counts = count_parameters(model, place)
     if not (options.init_checkpoint or resume) and counts["groups"]["trunk"]["trained"] == 0:
         logger.warning("train.init_checkpoint is empty: the frozen trunk is RANDOM")

@@ -10,10 +10,19 @@ from ..errors import UserError
 from .fetch import fetch
 from .sources import where_from
 
+# Detectors of other projects that are converted on loading, see checkpoint/conversion.
+KINDS = ("dino", "detrex-dino", "codino", "mmdet", "detectron2", "torchvision")
+
+
+def split_kind(path: str | os.PathLike) -> tuple[str | None, str]:
+    """The kind of checkpoint in "KIND+NAME", one of KINDS, and what follows; (None, `path`) without one."""
+    kind, plus, rest = str(path).partition("+")
+    return (kind, rest) if plus and kind in KINDS and not os.path.exists(path) else (None, str(path))
+
 
 def split_key(path: str | os.PathLike) -> tuple[str, str | None]:
-    """`path` without what follows its name, and the part of the file that "#NAME" at its end chooses."""
-    text = str(path).removesuffix("?matching_heuristics=True")
+    """The name in `path` by itself, and the part of the file that "#NAME" at its end chooses."""
+    text = split_kind(path)[1].removesuffix("?matching_heuristics=True")
     named = re.fullmatch(r"(.+)#([\w.-]+)", text)
     if not named or ("://" not in text and os.path.exists(text)):
         return text, None

@@ -55,32 +55,11 @@ DIGESTS = {
     SOURCES["sam_vit_h_4b8939.pth"]: "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
 }
 
-# Starting points that tools/convert_checkpoint.py writes: the family and address of what
-# it converts, and the config.
-_CONVERTED = {
-    "dino_swin_l_5scale_coco.safetensors": (
-        "detrex-dino",
-        "https://github.com/IDEA-Research/detrex-storage/releases/download/v0.2.1/"
-        "dino_swin_large_384_5scale_36ep.pth",
-        "configs/M3FD/dino_ivtuning_swin_l.py",
-    ),
-    "codino_swin_l_5scale_coco.safetensors": (
-        "codino",
-        "https://download.openmmlab.com/mmdetection/v3.0/codetr/"
-        "co_dino_5scale_swin_large_16e_o365tococo-614254c9.pth",
-        "configs/M3FD/codetr_ivtuning_swin_l.py",
-    ),
-}
-
 
 def where_from(file: Path) -> str:
     """How to get the missing `file`, as a message's last words: an address where its name is known."""
     if file.name in SOURCES:
         return f": give its address instead, {SOURCES[file.name]}, which is fetched once"
-    if file.name in _CONVERTED:
-        family, address, config = _CONVERTED[file.name]
-        command = f"tools/convert_checkpoint.py --from {family} {address} {file} --config-file {config}"
-        return f": make it with `{command}`"
     if file.name == "trunk.pth":
         return ": `make demo` makes output/demo/trunk.pth; train.init_checkpoint= starts from random weights"
     import timm

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import PurePath
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from ivtuning.checkpoint.conversion import FAMILIES, class_tensors, convert
 from ivtuning.checkpoint.files import read_state
 from ivtuning.config import load_config
 from ivtuning.errors import UserError, run_tool
+from ivtuning.hub.names import local_path, split_key, split_kind
 
 DINO, CODINO = "configs/M3FD/dino_ivtuning_swin_l.py", "configs/M3FD/codetr_ivtuning_swin_l.py"
 CASCADE, RETINANET = "configs/COCO/cascade_mask_rcnn_mona_swin_b.py", "configs/VOC/retinanet_mona_swin_l.py"
@@ -459,9 +459,31 @@ def test_kinds_of_the_tool_are_the_families():
     assert list(module.KINDS) == list(FAMILIES)
 
 
-def test_the_configs_start_says_how_it_is_made(tmp_path):
-    cfg = load_config(DINO)
-    assert load_config(DINO, ["method=Full"]).train.init_checkpoint == cfg.train.init_checkpoint
-    with pytest.raises(UserError, match="tools/convert_checkpoint.py --from detrex-dino https://") as error:
-        read_state(tmp_path / PurePath(cfg.train.init_checkpoint).name)
-    assert "\n" not in str(error.value)
+def test_configs_start_from_detectors_that_are_converted():
+    for config, kind in ((DINO, "detrex-dino"), (CODINO, "codino")):
+        start = load_config(config, ["method=Full"]).train.init_checkpoint
+        assert split_kind(start)[0] == kind and split_key(start)[0].startswith("https://")
+    file = "detrex-dino+https://a.org/b.pth"
+    assert load_config(DINO, [f"train.init_checkpoint={file}"]).train.init_checkpoint == file
+
+
+def test_a_detector_is_converted_when_it_is_loaded(tmp_path):
+    source, file = build(DINO), tmp_path / "in.pth"
+    torch.save({"model": foreign.idea(plain(source), layers=2), "epoch": 3}, file)
+    cfg = load_config(DINO, SMALL[DINO])
+    torch.manual_seed(1)
+    model = instantiate(cfg.model)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"in\.pth: only a run"):
+        load_weights(model, f"dino+{file}", strict=False)
+    with pytest.raises(UserError, match="give --from dino"):
+        load_weights(model, f"mmdet+{file}", strict=False, cfg_model=cfg.model)
+    with pytest.raises(UserError, match=r"no file .*none\.pth"):
+        local_path(f"dino+{tmp_path / 'none.pth'}")
+    with pytest.raises(UserError, match="leaves .* unfilled: backbone.net.stem"):
+        load_weights(model, f"dino+{file}", cfg_model=cfg.model)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    report = load_weights(model, f"dino+{file}", strict=False, cfg_model=cfg.model)
+    assert {n.split(".")[2] for n in report.fresh} == {"stem", "tuner"}
+    assert same(plain(model), plain(source))
+    assert model.backbone.net.base_file == "in.pth"

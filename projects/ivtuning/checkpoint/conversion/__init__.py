@@ -5,7 +5,7 @@ checkpoint and compares the result with the model of a config.
 """
 
 from .codino import CODINO
-from .convert import class_tensors, convert, convert_file
+from .convert import class_tensors, convert, convert_file, read_converted
 from .detectron2 import DETECTRON2
 from .dino import DETREX_DINO, DINO
 from .family import Family
@@ -17,4 +17,12 @@ FAMILIES: dict[str, Family] = {
     family.name: family for family in (DINO, DETREX_DINO, CODINO, MMDET, DETECTRON2, TORCHVISION)
 }
 
-__all__ = ["FAMILIES", "ConversionReport", "Family", "class_tensors", "convert", "convert_file"]
+__all__ = [
+    "FAMILIES",
+    "ConversionReport",
+    "Family",
+    "class_tensors",
+    "convert",
+    "convert_file",
+    "read_converted",
+]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ...backbones.trunk import PLUGINS, find_trunk
 from ...errors import UserError
+from ...hub.names import check_output
 from ...utils.files import atomic_write
-from ..files import check_output, read_state
+from ..files import read_state
 from ..nesting import without_common_part
 from ..pretrained import fill
 from ..report import count, first, sizes
@@ -61,6 +62,17 @@ def convert_file(
             with open(temp, "wb") as f:
                 torch.save({"model": new}, f)
     return report
+
+
+def read_converted(
+    source: str, family: Family, known: Mapping[str, Family], cfg_model: Any
+) -> tuple[State, ConversionReport]:
+    """What :func:`convert` makes of the file `source` for the model of a LazyConfig's node."""
+    from detectron2.config import instantiate
+
+    with torch.device("meta"):
+        model = instantiate(cfg_model)
+    return convert(read_state(source), family, known, model, class_tensors(cfg_model, model), source)
 
 
 def convert(
