@@ -18,8 +18,8 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 
 from ..errors import UserError
 from ..utils.files import atomic_write
-from ..utils.text import read_text
 from .folder import METRICS, RunFolder
+from .metrics_file import read_metrics
 from .state import is_count, need
 from .wandb_writer import WandbWriter
 
@@ -49,18 +49,7 @@ class Metrics(HookBase):
         Raises:
             UserError: another line is damaged.
         """
-        if not self.file.is_file():
-            return {}
-        lines, entries = read_text(self.file).splitlines(), {}
-        for number, line in enumerate(lines, 1):
-            try:
-                entry = json.loads(line)
-                entries[int(entry["iteration"])] = entry
-            except (ValueError, TypeError, KeyError) as error:
-                if number == len(lines):
-                    break
-                raise UserError(f"{self.file}:{number}: not a line of metrics: remove that line") from error
-        return entries
+        return read_metrics(self.file) if self.file.is_file() else {}
 
     def _open(self) -> None:
         """Drop the lines after the checkpoint, and start the writers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import yaml
 
+from ..engine.metrics_file import read_metrics
 from ..errors import UserError
 from ..utils.files import atomic_write
-from ..utils.text import read_text
 from .panels import one_line
 
 if TYPE_CHECKING:
@@ -56,22 +55,10 @@ def read_curves(run: str | os.PathLike) -> Curves:
     path = Path(run) / "metrics.json"
     if not path.is_file():
         raise UserError(f"no {path}: --curves takes the output folders of training runs")
-    lines = read_text(path).splitlines()
     chosen = _best_metric(path.parent)
     metrics = dict.fromkeys([chosen, *METRICS] if chosen else METRICS)
     points: dict[str, dict[int, float]] = {key: {} for key in (LOSS, *metrics)}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            iteration = int(entry["iteration"])
-            if not 0 <= iteration < 1 << 53:
-                raise ValueError(iteration)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path} line {number} is not a line of metrics: remove it") from error
+    for iteration, entry in read_metrics(path).items():
         for key, values in points.items():
             value = entry.get(key)
             # A loss that overflowed is written as NaN or null, according to the writer.
