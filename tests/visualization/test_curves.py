@@ -117,7 +117,7 @@ def test_bad_runs_are_reported(tmp_path):
     run = write_run(tmp_path / "run", [4.0])
     path = run / "metrics.json"
     path.write_text("not json\n" + path.read_text())
-    with pytest.raises(UserError, match="line 1"):
+    with pytest.raises(UserError, match="metrics.json:1: "):
         read_curves(run)
     path.write_text('{"iteration": 3, "lr": 0.1}\n')
     with pytest.raises(UserError, match="no total_loss and no scores yet"):

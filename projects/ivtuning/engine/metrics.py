@@ -16,7 +16,6 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 
-from ..errors import UserError
 from ..utils.files import atomic_write
 from .folder import METRICS, RunFolder
 from .metrics_file import read_metrics

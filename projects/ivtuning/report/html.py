@@ -1,0 +1,97 @@
+"""Elements of the page. Whatever comes from data is escaped; only `Html` goes into the page as it is."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from ..visualization.panels import one_line
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def tag(name: str, *content: object, **attributes: object) -> Html:
+    """An element with its content; an attribute's trailing underscore is dropped, as in ``class_``."""
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items()
+    )
+    return Html(f"<{name}{given}>{joined(*content)}</{name}>")
+
+
+def joined(*content: object) -> Html:
+    """Parts one after the other; text is escaped."""
+    return Html("".join(c if isinstance(c, Html) else escape(one_line(c, 2000)) for c in content))
+
+
+def section(title: str, *content: object) -> Html:
+    """A part of the page with a heading; empty if it has no content."""
+    return tag("section", tag("h2", title), *content) if content else Html()
+
+
+def figure(value: float | None, digits: int = 1) -> str:
+    """A number as tables show it; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Html:
+    """A table whose first column names the rows. Numbers are right-aligned, ready cells stay as they are."""
+    cells = [tag("th", cell, scope="col") for cell in head]
+    lines = [tag("tr", *cells)]
+    for name, *values in rows:
+        ready = [v if isinstance(v, Html) and v.startswith("<td") else tag("td", v) for v in values]
+        lines.append(tag("tr", tag("th", name, scope="row"), *ready))
+    return tag("div", tag("table", *lines), class_="scroll")
+
+
+def bar(value: float | None, digits: int = 1) -> Html:
+    """A cell with a number on 0..100 and a bar of that length."""
+    length = 0 if value is None or math.isnan(value) else min(max(value, 0), 100)
+    return tag("td", figure(value, digits), class_="bar", style=f"--part:{length:.1f}%")
+
+
+def confusion_table(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], corner: str) -> Html:
+    """A confusion matrix of counts as shares of each row, in percent; cells show the count when pointed at.
+
+    Args:
+        matrix: (R, C) counts.
+    """
+    totals = matrix.sum(1)
+    lines = [tag("tr", tag("th", corner), *(tag("th", c, scope="col") for c in columns), tag("th", "count"))]
+    for name, counts, total in zip(rows, matrix.tolist(), totals.tolist(), strict=True):
+        cells = []
+        for column, count in zip(columns, counts, strict=True):
+            share = count / total if total else 0.0
+            kind = "hit" if column == name else "miss"
+            shade = tag(
+                "td",
+                f"{100 * share:.1f}" if count else "",
+                class_=f"{kind}{' dark' if share > 0.55 else ''}",
+                style=f"--share:{share:.3f}",
+                title=f"{name} as {column}: {count:,}",
+            )
+            cells.append(shade)
+        cells.append(tag("td", f"{total:,}"))
+        lines.append(tag("tr", tag("th", name, scope="row"), *cells))
+    return tag("div", tag("table", *lines, class_="confusion"), class_="scroll")
+
+
+def picture(image: np.ndarray, alt: str, width: int = 1200) -> Html:
+    """An image (H, W, 3) uint8 inside the page, as JPEG of at most `width` pixels."""
+    data = Image.fromarray(image)
+    if data.width > width:
+        data = data.resize((width, round(data.height * width / data.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    data.save(buffer, "JPEG", quality=80)
+    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    # No closing tag: an image has no content.
+    return Html(
+        f'<img src="{source}" alt="{escape(one_line(alt))}" width="{data.width}" height="{data.height}">'
+    )

@@ -1,0 +1,132 @@
+"""What ran, its curves, and the figures of its last evaluation; of one run, or of several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from omegaconf import OmegaConf
+
+from ..data.modalities import SHOWN_IN, TIMES
+from ..visualization.curves import LOSS, METRICS
+from .charts import charts, line_chart
+from .html import Html, bar, figure, section, table, tag
+from .runs import Run
+
+TASKS = {
+    "bbox": "boxes",
+    "segm": "masks",
+    "sem_seg": "label maps",
+    "classification": "classes of images",
+}
+MOST_LOSSES = 8  # parts of the loss in a chart, the largest ones
+
+
+def headline(run: Run) -> Html:
+    """The figures of the whole set, large."""
+    tiles = [
+        tag(
+            "li", tag("b", figure(value)), f"{name}" if task == "bbox" else f"{name}, {TASKS.get(task, task)}"
+        )
+        for task, figures in run.results.items()
+        for name, value in figures.items()
+        if "-" not in name and value is not None
+    ]
+    return tag("ul", *tiles[:8], class_="tiles") if tiles else Html()
+
+
+def what_ran(names: Mapping[str, Run]) -> Html:
+    """A table of facts with a column for each run; of one run its parameters and its config as well."""
+    runs = list(names.values())
+    facts = list(dict.fromkeys(fact for run in runs for fact in run.facts))
+    rows = [[fact, *(run.facts.get(fact, "–") for run in runs)] for fact in facts]
+    parts = [tag("div", table(["", *names] if len(runs) > 1 else ["", ""], rows), class_="facts")]
+    if len(runs) == 1:
+        run = runs[0]
+        if run.parameters:
+            parts.append(_folded("Parameters", run.parameters))
+        parts.append(_folded("Config", OmegaConf.to_yaml(run.cfg)))
+    return section("What ran", *parts)
+
+
+def curves(names: Mapping[str, Run]) -> Html:
+    """Losses, learning rate and the figures of evaluations by iteration."""
+    if len(names) == 1:
+        (run,) = names.values()
+        drawn = [_losses(run), line_chart("Learning rate", {"lr": run.series("lr")}, "iteration")]
+        drawn += _evaluations(run)
+    else:
+        measured = {key for run in names.values() for key in run.measured()}
+        drawn = [
+            line_chart(title, {name: run.series(key) for name, run in names.items()}, "iteration")
+            for key, title in {LOSS: "Total loss", "lr": "Learning rate", **METRICS}.items()
+            if key in measured
+        ]
+    note = tag("p", "Losses are medians of the last 20 iterations.", class_="note")
+    return section("Curves", *charts(*drawn), note)
+
+
+def results(names: Mapping[str, Run]) -> list[Html]:
+    """Sections of the figures of each task: of the whole set, by class, by time of day and by modality."""
+    tasks = dict.fromkeys(task for run in names.values() for task in run.results)
+    sections = []
+    for task in tasks:
+        found = {name: run.results.get(task, {}) for name, run in names.items()}
+        keys = list(dict.fromkeys(key for figures in found.values() for key in figures))
+        whole = [key for key in keys if "-" not in key]
+        parts = [table(["", *found], [[key, *(bar(f.get(key)) for f in found.values())] for key in whole])]
+        parts += _by_part(found, keys)
+        sections.append(section(f"Figures of {TASKS.get(task, task)}", *parts))
+    if not sections:
+        return [section("Figures", tag("p", "The run has not been evaluated yet.", class_="note"))]
+    return sections
+
+
+def _by_part(found: Mapping[str, Mapping[str, float | None]], keys: Sequence[str]) -> list[Html]:
+    """Tables of the figures whose names end with a class, a time of day or a modality."""
+    split = [key.partition("-")[::2] for key in keys if "-" in key]
+    groups: dict[str, dict[str, None]] = {"class": {}, "time of day": {}, "shown by": {}}
+    for _, part in split:
+        kind = "time of day" if part in TIMES else "shown by" if part in SHOWN_IN else "class"
+        groups[kind][part] = None
+    tables = []
+    for kind, parts in groups.items():
+        figures = list(dict.fromkeys(name for name, part in split if part in parts))
+        head = [f"{name} {run}" if len(found) > 1 else name for run in found for name in figures]
+        rows = [
+            [part, *(bar(f.get(f"{name}-{part}")) for f in found.values() for name in figures)]
+            for part in parts
+        ]
+        if rows:
+            tables.append(table([kind, *head], rows))
+    return tables
+
+
+def _losses(run: Run) -> Html:
+    parts = {key: run.series(key) for key in run.measured() if key.startswith("loss")}
+    size = {key: sum(y for _, y in line) / len(line) for key, line in parts.items() if line}
+    largest = sorted(size, key=size.get, reverse=True)[:MOST_LOSSES]  # type: ignore[arg-type]
+    title = (
+        "Loss" if len(largest) == len(size) else f"Loss, and the largest {MOST_LOSSES} of {len(size)} parts"
+    )
+    return line_chart(title, {"total": run.series(LOSS), **{key: parts[key] for key in largest}}, "iteration")
+
+
+def _evaluations(run: Run) -> list[Html]:
+    """A chart of the figures of each task that was evaluated more than once, and one of its classes."""
+    drawn = []
+    for task, title in TASKS.items():
+        keys = [key for key in run.measured() if key.startswith(f"{task}/")]
+        lines = {key.partition("/")[2]: run.series(key) for key in keys}
+        lines = {name: line for name, line in lines.items() if len(line) > 1}
+        whole = {name: line for name, line in lines.items() if "-" not in name}
+        first = next(iter(lines), "").partition("-")[0]
+        first = next((name for name in ("AP", "IoU") if any(n.startswith(f"{name}-") for n in lines)), first)
+        parts = {name.partition("-")[2]: line for name, line in lines.items() if name.startswith(f"{first}-")}
+        drawn.append(line_chart(f"Evaluation, {title}", whole, "iteration"))
+        drawn.append(line_chart(f"{first} by part", parts, "iteration"))
+    return drawn
+
+
+def _folded(title: str, text: str) -> Html:
+    return tag("details", tag("summary", title), tag("pre", Html(escape(text))))

@@ -1,0 +1,169 @@
+"""The predictions of a run's model on its test set: made where they are missing, kept in the run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+from omegaconf import OmegaConf
+from PIL import Image
+from pycocotools import mask as mask_util
+
+from ..data.catalog import listed
+from ..engine.checks import check_evaluation
+from ..errors import UserError
+from ..predictor import Prediction, Predictor
+from ..predictor.folder import JSON, SUMMARY, Settings, predict_records
+from ..predictor.journal import NAME, Journal
+from ..utils.text import read_json, read_text
+from ..visualization.gallery import read_dataset
+from .runs import Run
+
+FOLDER = "predictions"  # in the run's folder
+_MAKER = {"made_by": "report"}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for the records of a set.
+
+    Attributes:
+        dataset: name of the registered set.
+        records: its dataset dicts, in the order of the set.
+        classes: names by label.
+        weights: what predicted, as the page shows it.
+        kind: "boxes", "labels" or "scores".
+        entries: of each image by "image_id": the results in the form of COCO's, or one entry that names the
+            label map or has the scores.
+        folder: where the files are.
+        categories: category ids by label.
+    """
+
+    dataset: str
+    records: list[dict]
+    classes: list[str]
+    weights: str
+    kind: str
+    entries: dict[Any, list[dict]]
+    folder: Path
+    categories: list[int]
+
+    def of(self, record: dict) -> Prediction:
+        """The prediction for one record, as a :class:`..predictor.Predictor` gives it."""
+        entries = self.entries.get(record["image_id"], [])
+        if self.kind == "labels":
+            with Image.open(self.folder / entries[0]["label_map"]) as image:
+                return np.asarray(image)
+        if self.kind == "scores":
+            return torch.tensor(entries[0]["scores"])
+        boxes = np.array([entry["bbox"] for entry in entries], float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        found = Instances((record["height"], record["width"]))
+        found.pred_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))
+        found.scores = torch.tensor([entry["score"] for entry in entries])
+        found.pred_classes = torch.tensor([self.categories.index(e["category_id"]) for e in entries]).long()
+        if entries and all("segmentation" in entry for entry in entries):
+            masks = np.stack([mask_util.decode(entry["segmentation"]) for entry in entries])
+            found.pred_masks = torch.as_tensor(masks).bool()
+        return found
+
+
+def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
+    """The predictions for the test set, read from the run's folder or made by its model first.
+
+    Predictions of other weights or of another config are made again.
+
+    Args:
+        weights: a checkpoint, or its name; None: see :attr:`.runs.Run.model`.
+
+    Returns:
+        None where the run has no checkpoint yet.
+
+    Raises:
+        UserError: weights or data that are missing or do not belong together, or several test sets.
+    """
+    model = (weights, None) if weights else run.model
+    if model is None:
+        return None
+    file, adapter = os.fspath(model[0]), model[1]
+    cfg = run.cfg
+    names = listed(OmegaConf.select(cfg, "dataloader.test.dataset.names") or [])
+    if len(names) > 1:
+        raise UserError(
+            f"the run is evaluated on {', '.join(names)}: name one of them, dataloader.test.dataset.names="
+            f"{names[0]}"
+        )
+    check_evaluation(cfg, file, adapter)
+    records, classes = read_dataset(names[0])
+    test = cfg.dataloader.test
+    settings = Settings(test.get("batch_size", 1), test.get("num_workers", 0))
+    options = {
+        **_MAKER,
+        "weights": _identity(file),
+        "adapter": adapter and _identity(adapter),
+        "config": _digest({"model": cfg.model, "test": test}),
+    }
+    folder = run.path / FOLDER
+    if not _is_finished(folder, records, options, settings):
+        predict_records(lambda: Predictor(cfg, file, adapter), records, folder, settings, options, names[0])
+    return _read(folder, names[0], records, list(classes), _shown(file, adapter))
+
+
+def _read(folder: Path, name: str, records: list[dict], classes: list[str], weights: str) -> Predictions:
+    """The predictions in a folder that is finished."""
+    summary, entries = read_json(folder / SUMMARY), defaultdict(list)
+    for entry in read_json(folder / JSON):
+        entries[entry["image_id"]].append(entry)
+    categories = [category["id"] for category in summary["categories"]]
+    return Predictions(name, records, classes, weights, summary["predicts"], entries, folder, categories)
+
+
+def _is_finished(folder: Path, records: list[dict], options: dict, settings: Settings) -> bool:
+    """Whether the folder holds predictions for all records; what an earlier report left of others goes."""
+    if not (folder / NAME).is_file():
+        return False
+    whole = {**options, "batch": settings.batch, "draw": settings.draw, "threshold": settings.threshold}
+    try:
+        journal = Journal(folder, whole)
+    except UserError:
+        if not _is_ours(folder / NAME):
+            raise
+        shutil.rmtree(folder)
+        return False
+    return all(record in journal for record in records) and (folder / JSON).is_file()
+
+
+def _is_ours(journal: Path) -> bool:
+    """Whether a report has made the folder of this file, rather than the user."""
+    try:
+        options = json.loads(read_text(journal).splitlines()[0])["options"]
+    except (ValueError, LookupError, TypeError):
+        return False
+    return isinstance(options, dict) and _MAKER.items() <= options.items()
+
+
+def _identity(file: str) -> list:
+    """A file with its size and time, which tell another one of the same name; a name of weights as it is."""
+    if not os.path.isfile(file):
+        return [file]
+    facts = os.stat(file)
+    return [os.path.basename(file), facts.st_size, facts.st_mtime_ns]
+
+
+def _digest(nodes: dict) -> str:
+    text = OmegaConf.to_yaml(OmegaConf.create(nodes, flags={"allow_objects": True}))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shown(weights: str, adapter: str | None) -> str:
+    names = [name if "://" in name else os.path.basename(name) for name in (weights, adapter) if name]
+    return " + ".join(names)
