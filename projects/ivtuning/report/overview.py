@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from omegaconf import OmegaConf
@@ -17,8 +17,9 @@ TASKS = {
     "bbox": "boxes",
     "segm": "masks",
     "sem_seg": "label maps",
-    "classification": "classes of images",
+    "classification": "image classes",
 }
+MAIN = ("AP", "IoU", "mIoU")  # of the figures of a part, the one in its chart
 MOST_LOSSES = 8  # parts of the loss in a chart, the largest ones
 
 
@@ -71,12 +72,12 @@ def results(names: Mapping[str, Run]) -> list[Html]:
     tasks = dict.fromkeys(task for run in names.values() for task in run.results)
     sections = []
     for task in tasks:
-        found = {name: run.results.get(task, {}) for name, run in names.items()}
+        found = {name: run.results[task] for name, run in names.items() if task in run.results}
         keys = list(dict.fromkeys(key for figures in found.values() for key in figures))
         whole = [key for key in keys if "-" not in key]
         parts = [table(["", *found], [[key, *(bar(f.get(key)) for f in found.values())] for key in whole])]
         parts += _by_part(found, keys)
-        sections.append(section(f"Figures of {TASKS.get(task, task)}", *parts))
+        sections.append(section(f"Figures of {TASKS.get(task, task)}", tag("div", *parts, class_="tables")))
     if not sections:
         return [section("Figures", tag("p", "The run has not been evaluated yet.", class_="note"))]
     return sections
@@ -85,21 +86,25 @@ def results(names: Mapping[str, Run]) -> list[Html]:
 def _by_part(found: Mapping[str, Mapping[str, float | None]], keys: Sequence[str]) -> list[Html]:
     """Tables of the figures whose names end with a class, a time of day or a modality."""
     split = [key.partition("-")[::2] for key in keys if "-" in key]
-    groups: dict[str, dict[str, None]] = {"class": {}, "time of day": {}, "shown by": {}}
-    for _, part in split:
-        kind = "time of day" if part in TIMES else "shown by" if part in SHOWN_IN else "class"
-        groups[kind][part] = None
     tables = []
-    for kind, parts in groups.items():
+    for kind, parts in _grouped(part for _, part in split).items():
         figures = list(dict.fromkeys(name for name, part in split if part in parts))
         head = [f"{name} {run}" if len(found) > 1 else name for run in found for name in figures]
         rows = [
             [part, *(bar(f.get(f"{name}-{part}")) for f in found.values() for name in figures)]
             for part in parts
         ]
-        if rows:
-            tables.append(table([kind, *head], rows))
+        tables.append(table([kind, *head], rows))
     return tables
+
+
+def _grouped(parts: Iterable[str]) -> dict[str, list[str]]:
+    """The parts that a set is divided into by what divides it; each part once."""
+    groups: dict[str, list[str]] = {"class": [], "time of day": [], "modality": []}
+    for part in dict.fromkeys(parts):
+        kind = "time of day" if part in TIMES else "modality" if part in SHOWN_IN else "class"
+        groups[kind].append(part)
+    return {kind: group for kind, group in groups.items() if group}
 
 
 def _losses(run: Run) -> Html:
@@ -113,18 +118,22 @@ def _losses(run: Run) -> Html:
 
 
 def _evaluations(run: Run) -> list[Html]:
-    """A chart of the figures of each task that was evaluated more than once, and one of its classes."""
+    """Charts of the figures of each task that was evaluated more than once, of the set and its parts."""
     drawn = []
     for task, title in TASKS.items():
-        keys = [key for key in run.measured() if key.startswith(f"{task}/")]
-        lines = {key.partition("/")[2]: run.series(key) for key in keys}
+        prefix = f"{task}/"
+        lines = {
+            key.removeprefix(prefix): run.series(key) for key in run.measured() if key.startswith(prefix)
+        }
         lines = {name: line for name, line in lines.items() if len(line) > 1}
         whole = {name: line for name, line in lines.items() if "-" not in name}
-        first = next(iter(lines), "").partition("-")[0]
-        first = next((name for name in ("AP", "IoU") if any(n.startswith(f"{name}-") for n in lines)), first)
-        parts = {name.partition("-")[2]: line for name, line in lines.items() if name.startswith(f"{first}-")}
         drawn.append(line_chart(f"Evaluation, {title}", whole, "iteration"))
-        drawn.append(line_chart(f"{first} by part", parts, "iteration"))
+        split = [name.partition("-")[::2] for name in lines if "-" in name]
+        for kind, parts in _grouped(part for _, part in split).items():
+            names = [*MAIN, *(name for name, _ in split)]
+            best = next(n for n in names if any(f"{n}-{part}" in lines for part in parts))
+            of_part = {part: lines[f"{best}-{part}"] for part in parts if f"{best}-{part}" in lines}
+            drawn.append(line_chart(f"{best} by {kind}", of_part, "iteration"))
     return drawn
 
 

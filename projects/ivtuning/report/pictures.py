@@ -45,7 +45,8 @@ def pictures(run: Run, predictions: Predictions, details: Details, count: int) -
         image, _ = painter.draw(record, vis, ir, predictions.of(record))
         title = f"{stem}, {record['time']}" if "time" in record else stem
         caption = tag("figcaption", title, tag("small", details.scores[i].note))
-        drawn[i] = tag("figure", picture(image, title), caption, class_="pair")
+        enlarge = tag("button", picture(image, title), type="button", title="enlarge, or make small again")
+        drawn[i] = tag("figure", enlarge, caption, class_="pair")
     return [
         *_part("Worst pairs", worst, drawn, details.rule),
         *_part("Best pairs", best, drawn, details.rule),

@@ -52,7 +52,11 @@ class Run:
     @property
     def iterations(self) -> int:
         """How many are done."""
-        return max(self.metrics, default=-1) + 1
+        return self._done(max(self.metrics))
+
+    def _done(self, iteration: int) -> int:
+        """How many are done with `iteration`. The last evaluation has the number after the last step's."""
+        return min(iteration + 1, self.cfg.train.max_iter)
 
     @property
     def model(self) -> tuple[Path | str, str | None] | None:
@@ -89,9 +93,9 @@ class Run:
             "model": kind("model"),
             "trunk": kind("model.backbone.net"),
             "started from": train.init_checkpoint or "random weights",
-            "trained": _sets(get("dataloader.train.dataset.names")),
-            "evaluated": _sets(get("dataloader.test.dataset.names")),
-            "trains": _match(r"backbone trains (.+)", self.log),
+            "training set": _sets(get("dataloader.train.dataset.names")),
+            "test set": _sets(get("dataloader.test.dataset.names")),
+            "trained in the backbone": _match(r"backbone trains (.+)", self.log),
             "batch": batch and f"{batch * train.get('gradient_accumulation', 1)} pairs, {train.precision}",
             "learning rate": get("optimizer.lr") and f"{get('optimizer.lr'):g}, {kind('optimizer')}",
             "seed": train.seed,
@@ -109,7 +113,7 @@ class Run:
     def series(self, key: str) -> list[tuple[float, float]]:
         """(iteration, value) of a figure, by iteration."""
         found = ((i, line.get(key)) for i, line in sorted(self.metrics.items()))
-        return [(i + 1, float(v)) for i, v in found if isinstance(v, (int, float))]
+        return [(self._done(i), float(v)) for i, v in found if isinstance(v, (int, float))]
 
     def measured(self) -> list[str]:
         """Names of all figures that the run has measured."""

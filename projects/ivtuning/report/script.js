@@ -1,4 +1,7 @@
-// Shows the values of a chart's lines at the pointer. Without scripts the page lacks nothing else.
+// Shows the values of a chart's lines at the pointer, and enlarges pictures. Without scripts the page lacks nothing else.
+for (const pair of document.querySelectorAll(".pair")) {
+  pair.querySelector("button").addEventListener("click", () => pair.classList.toggle("wide"));
+}
 for (const chart of document.querySelectorAll(".chart")) {
   const svg = chart.querySelector("svg");
   const { x: label, lines } = JSON.parse(chart.querySelector("script").textContent);
@@ -10,7 +13,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   const cursor = document.createElementNS(svg.namespaceURI, "line");
   cursor.setAttribute("class", "cursor");
   cursor.setAttribute("y1", 12);
-  cursor.setAttribute("y2", height - 40);
+  cursor.setAttribute("y2", height - 46);
 
   const nearest = (points, x) => points.reduce((a, b) => (Math.abs(b[2] - x) < Math.abs(a[2] - x) ? b : a));
 
