@@ -49,10 +49,11 @@ def test_the_wheel_carries_modules_configs_and_types(wheel):
     package = ROOT / "projects"
     modules = {str(p.relative_to(package)) for p in (package / "ivtuning").rglob("*.py")}
     configs = {f"ivtuning/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.py")}
-    assert {*modules, *configs, "ivtuning/py.typed"} <= packed
+    page = {f"ivtuning/report/{name}" for name in ("template.html", "style.css", "script.js")}
     assert {name for name in packed if name.startswith("ivtuning/")} == {
         *modules,
         *configs,
+        *page,
         "ivtuning/py.typed",
     }
 

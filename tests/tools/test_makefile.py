@@ -143,6 +143,13 @@ def test_visualize(argv, config):
     assert argv("visualize", f"ARGS=--config-file {config}") == start
 
 
+def test_report(argv):
+    given = ["RUN=my output/run", "ARGS=other --pairs 3", "train.device=cpu"]
+    assert argv("report", *given) == [
+        *("tools/report.py", "my output/run", "other", "--pairs", "3", "train.device=cpu"),
+    ]
+
+
 def test_predict(argv, config):
     given = [
         f"CONFIG={config}",
@@ -195,6 +202,7 @@ def test_lint_checks_style_imports_and_types():
         (["eval", "CONFIG=pyproject.toml"], "name the weights: make eval CONFIG=pyproject.toml WEIGHTS="),
         (["predict"], "name a config: make predict CONFIG="),
         (["visualize"], "name a config: make visualize CONFIG="),
+        (["report"], "name a run: make report RUN="),
         (
             ["convert", "CONFIG=pyproject.toml"],
             "name the weights: make convert CONFIG=pyproject.toml WEIGHTS=",

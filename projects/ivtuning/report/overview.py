@@ -110,7 +110,7 @@ def _grouped(parts: Iterable[str]) -> dict[str, list[str]]:
 def _losses(run: Run) -> Html:
     parts = {key: run.series(key) for key in run.measured() if key.startswith("loss")}
     size = {key: sum(y for _, y in line) / len(line) for key, line in parts.items() if line}
-    largest = sorted(size, key=size.get, reverse=True)[:MOST_LOSSES]  # type: ignore[arg-type]
+    largest = sorted(size, key=lambda key: -size[key])[:MOST_LOSSES]
     title = (
         "Loss" if len(largest) == len(size) else f"Loss, and the largest {MOST_LOSSES} of {len(size)} parts"
     )

@@ -86,7 +86,7 @@ def _disagreement(run: Run, details: Details) -> str:
         if known is not None and not math.isclose(known, value, abs_tol=AGREES):
             return (
                 f" They give {key} {value:.1f}, where the evaluation had {known:.1f}: that was of other "
-                "weights, another set or another machine."
+                "weights or with other settings."
             )
     return ""
 

@@ -65,7 +65,8 @@ class Run:
         Where averaged weights were evaluated, these are in the best checkpoint alone.
         """
         if weights := self.evaluated.get("weights"):
-            return weights, self.evaluated.get("adapter")
+            moved = self.path / os.path.basename(weights)  # the run, with its checkpoints
+            return moved if moved.is_file() else weights, self.evaluated.get("adapter")
         files = [self.path / BEST] if self.cfg.train.get("ema_decay") else []
         files += [self.path / FINAL, *reversed(run_checkpoints(self.path)), self.path / BEST]
         return next(((file, None) for file in files if file.is_file()), None)

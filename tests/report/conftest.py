@@ -1,0 +1,60 @@
+"""Folders of tiny runs: a detector that was trained, and models that were not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.runs import TINY, untrained
+from PIL import Image
+
+from ivtuning.config import load_config
+from ivtuning.data.datasets.detection import register_known
+from ivtuning.engine import run as engine
+
+DETECTION, SEGMENTATION = "configs/synthetic/ivtuning.py", "configs/synthetic/seg_ivtuning.py"
+# Random weights score low: everything passes, so that there is something to count.
+EVERYTHING = "model.roi_heads.box_predictor.test_score_thresh=0.0"
+SMALL_SWIN = [
+    "model.backbone.net.embed_dim=8",
+    "model.backbone.net.depths=[1,1,2,2]",
+    "model.backbone.net.num_heads=[1,1,2,2]",
+    "train.init_checkpoint=",
+    "dataloader.test.num_workers=0",
+]
+
+
+@pytest.fixture(scope="session")
+def trained(synthetic, tmp_path_factory) -> Path:
+    """The folder of a detector that was trained for two steps, and evaluated after each."""
+    folder = tmp_path_factory.mktemp("runs") / "<b>ours"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(synthetic))
+        register_known()
+        options = ["train.max_iter=2", "train.log_period=1", "train.eval_period=1", "train.device=cpu"]
+        engine.train(load_config(DETECTION, [*TINY, EVERYTHING, *options, f"train.output_dir={folder}"]))
+    register_known()
+    return folder
+
+
+@pytest.fixture
+def segmentor(pairs, tmp_path) -> Path:
+    return untrained(tmp_path / "labels", SEGMENTATION, *TINY[:3], "train.init_checkpoint=")
+
+
+@pytest.fixture
+def classifier(tmp_path) -> Callable[..., Path]:
+    """A function (*overrides) that makes the folder of a classifier of images of one color."""
+    colors = {"<i>red": (250, 20, 20), "blue & co": (20, 20, 250)}
+    for part in ("train", "val"):
+        for name, color in colors.items():
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.fromarray(np.full((40, 40, 3), color, np.uint8)).save(
+                tmp_path / part / name / f"{part}.png"
+            )
+    sets = [f"data.{part}={tmp_path / part}" for part in ("train", "val")]
+    return lambda *overrides: untrained(
+        tmp_path / "images", "configs/custom/classification.py", *sets, *SMALL_SWIN, *overrides
+    )
