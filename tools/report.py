@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> None:
         parser.error("name the output folder of a run")
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold:g} is not a score: give a number from 0 to 1")
+    if args.weights and len(folders) > 1:
+        raise UserError("--weights goes with one run: pages of several runs show no predictions")
     if args.pairs < 0:
         raise UserError(f"--pairs {args.pairs}: give a number from 0")
 

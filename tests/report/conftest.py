@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,9 +40,16 @@ def trained(synthetic, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def random_segmentor(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "labels"
+    return untrained(folder, SEGMENTATION, *TINY[:3], "train.init_checkpoint=")
+
+
 @pytest.fixture
-def segmentor(pairs, tmp_path) -> Path:
-    return untrained(tmp_path / "labels", SEGMENTATION, *TINY[:3], "train.init_checkpoint=")
+def segmentor(random_segmentor, pairs, tmp_path) -> Path:
+    """The folder of a segmentor with random weights, which a test may damage."""
+    return Path(shutil.copytree(random_segmentor, tmp_path / "labels"))
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.browser import needs_browser, run_page
-from helpers.runs import untrained, write_metrics
+from helpers.runs import write_metrics
 from helpers.tools import line_of, load_tool
 
+from ivtuning.data.datasets.segmentation import register_known
 from ivtuning.errors import UserError
 from ivtuning.report import page, predictions
 from ivtuning.report.runs import read_run
@@ -202,6 +203,8 @@ DAMAGE = {
     "gone weights": (lambda f: None, ["--weights", "gone.pth"], "gone.pth"),
     "a key of no config": (lambda f: None, ["train.sead=1"], "train.sead"),
     "a threshold": (lambda f: None, ["--threshold", "2"], "--threshold 2 is not a score"),
+    "weights of two runs": (lambda f: None, ["output/other", "--weights", "a.pth"], "goes with one run"),
+    "no name of a run": (lambda f: None, [], "name the output folder of a run"),
     "a number of pairs": (lambda f: None, ["--pairs", "-1"], "--pairs -1"),
     "a folder as page": (lambda f: None, ["--output", "."], "is a folder: name a file"),
     "a page below a file": (
@@ -217,28 +220,20 @@ def test_bad_input_ends_in_one_line(segmentor, capsys, case):
     damage, flags, words = DAMAGE[case]
     damage(segmentor)
     before = sorted(segmentor.rglob("*"))
-    assert words in line_of(capsys, [str(segmentor), *flags], "report")
+    named = ["train.seed=1"] if case == "no name of a run" else [str(segmentor)]
+    assert words in line_of(capsys, [*named, *flags], "report")
     assert sorted(segmentor.rglob("*")) == before
 
 
-def test_a_missing_image_is_named_and_no_page_is_left(synthetic, tmp_path, monkeypatch, capsys):
-    from ivtuning.data.datasets.detection import register_known
-
+def test_a_missing_image_is_named_and_no_page_is_left(segmentor, synthetic, tmp_path, monkeypatch, capsys):
     shutil.copytree(synthetic, tmp_path / "data")
     with monkeypatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
         register_known()
-        folder = untrained(
-            tmp_path / "labels",
-            "configs/synthetic/seg_ivtuning.py",
-            "model.backbone.net.embed_dim=24",
-            "model.backbone.net.num_heads=2",
-            "train.init_checkpoint=",
-        )
         image = sorted((tmp_path / "data/synthetic/val/ir").iterdir())[0]
         image.unlink()
-        assert image.name in line_of(capsys, [str(folder)], "report")
-        assert not (folder / "report.html").exists() and not (folder / "predictions").exists()
+        assert image.name in line_of(capsys, [str(segmentor)], "report")
+        assert not (segmentor / "report.html").exists() and not (segmentor / "predictions").exists()
     register_known()
 
 

@@ -55,10 +55,10 @@ def test_a_chart_has_lines_and_their_values():
         "Title", {"one": line, "gone": [(0, float("inf"))], "two": [(0, 0.5)]}, "x", None, (0, 1)
     )
     one, two = data(chart)["lines"]
-    # The axes go from 58 to 548 and from 254 up to 12 pixels.
-    assert one == {"name": "one", "color": COLORS[0], "points": [[0, 0, 58.0, 254.0], [100, 1, 548.0, 12.0]]}
-    assert two == {"name": "two", "color": COLORS[2], "points": [[0, 0.5, 58.0, 133.0]]}
-    assert 'points="58,254 548,12"' in chart
+    # The axes go from 58 to 548 and from 250 up to 12 pixels.
+    assert one == {"name": "one", "color": COLORS[0], "points": [[0, 0, 58.0, 250.0], [100, 1, 548.0, 12.0]]}
+    assert two == {"name": "two", "color": COLORS[2], "points": [[0, 0.5, 58.0, 131.0]]}
+    assert 'points="58,250 548,12"' in chart
     assert line_chart("Title", {"gone": [(0, float("nan"))]}, "x") == ""
     many = line_chart("Title", {"long": [(i, i) for i in range(5000)]}, "x")
     points = data(many)["lines"][0]["points"]

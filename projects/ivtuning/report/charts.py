@@ -12,7 +12,7 @@ import numpy as np
 from .html import Html, tag
 
 WIDTH, HEIGHT = 560, 300  # of a chart, in pixels of its own
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 46  # around the axes
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 50  # around the axes
 POINTS = 400  # most points of a line; more would not be seen
 # Dark enough for lines on white, and distinguishable with the common color-vision deficiencies.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a3e9d", "#4d4d4d")
@@ -58,7 +58,7 @@ def line_chart(
     for x in x_ticks:
         if x0 <= x <= x1:
             place = at(np.array([[x, y0]]))[0, 0]
-            parts.append(tag("text", _number(x), x=place, y=HEIGHT - BOTTOM + 18, class_="x"))
+            parts.append(tag("text", _number(x), x=place, y=HEIGHT - BOTTOM + 21, class_="x"))
     parts.append(tag("text", x_label, x=LEFT + wide / 2, y=HEIGHT - 5, class_="x"))
     legend, data = [], []
     for name, line in kept.items():

@@ -8,6 +8,7 @@ from html import escape
 from omegaconf import OmegaConf
 
 from ..data.modalities import SHOWN_IN, TIMES
+from ..engine.metrics import WINDOW
 from ..visualization.curves import LOSS, METRICS
 from .charts import charts, line_chart
 from .html import Html, bar, figure, section, table, tag
@@ -63,7 +64,7 @@ def curves(names: Mapping[str, Run]) -> Html:
             for key, title in {LOSS: "Total loss", "lr": "Learning rate", **METRICS}.items()
             if key in measured
         ]
-    note = tag("p", "Losses are medians of the last 20 iterations.", class_="note")
+    note = tag("p", f"Losses are medians of the last {WINDOW} iterations.", class_="note")
     return section("Curves", *charts(*drawn), note)
 
 

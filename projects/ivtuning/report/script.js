@@ -13,7 +13,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   const cursor = document.createElementNS(svg.namespaceURI, "line");
   cursor.setAttribute("class", "cursor");
   cursor.setAttribute("y1", 12);
-  cursor.setAttribute("y2", height - 46);
+  cursor.setAttribute("y2", height - 50);
 
   const nearest = (points, x) => points.reduce((a, b) => (Math.abs(b[2] - x) < Math.abs(a[2] - x) ? b : a));
 
