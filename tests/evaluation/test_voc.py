@@ -13,6 +13,7 @@ from PIL import Image
 from ivtuning.config import load_config
 from ivtuning.data.datasets.visible import visible_dicts
 from ivtuning.errors import UserError
+from ivtuning.evaluation.coco import PairCOCOEvaluator
 from ivtuning.evaluation.voc import VOCEvaluator
 
 XML = """<annotation><size><width>60</width><height>40</height><depth>3</depth></size>{}</annotation>"""
@@ -114,3 +115,11 @@ def test_a_set_that_is_not_there_is_named(voc):
     for act in (visible_dicts, VOCEvaluator):
         with pytest.raises(UserError, match=r"tiny_voc: .*test\.txt is missing.*DETECTRON2_DATASETS"):
             act("tiny_voc")
+
+
+def test_precision_by_recall_takes_images_whose_ids_are_text(voc):
+    evaluator = PairCOCOEvaluator("tiny_voc")
+    dog = {"image_id": "000002", "category_id": DOG, "bbox": [30, 10, 10, 10], "score": 0.5}
+    precision = evaluator.precision_by_recall([dog])
+    assert (precision[:, :, DOG] == 1).all() and (precision[:, :, CAT] == 0).all()
+    assert (precision[:, :, PERSON] == -1).all()  # the set has none

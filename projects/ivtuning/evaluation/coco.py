@@ -164,9 +164,14 @@ class PairCOCOEvaluator(DatasetEvaluator):
             (10 IoUs .50:.05:.95, 101 recalls 0:.01:1, classes) float64 in 0..1; -1 for classes without ground
             truth.
         """
-        found = self._index(_detections(results, "bbox"))
-        truth = self._index(_truth(self._truth or []))
-        ids = sorted(self._images)
+        # The ids of VOC's images are text, which the matcher refuses.
+        numbers = {image: number for number, image in enumerate(sorted(self._images))}
+
+        def index(boxes: list[dict]) -> COCO:
+            return self._index([box | {"image_id": numbers[box["image_id"]]} for box in boxes])
+
+        truth, found = index(_truth(self._truth or [])), index(_detections(results, "bbox"))
+        ids = list(numbers.values())
         return precision(truth, found, "bbox", ids, self._categories, (ALL,), self._limit)[..., 0]
 
     def _eval_predictions(self, predictions: list[dict], img_ids: Sequence[int] | None = None) -> None:
