@@ -155,7 +155,7 @@ def test_lines_that_are_no_metrics_are_named(tmp_path, line):
     run = write_run(tmp_path / "run", [4.0])
     path = run / "metrics.json"
     path.write_text(f"{line}\n{path.read_text()}")
-    with pytest.raises(UserError, match=r"metrics.json line 1 is not"):
+    with pytest.raises(UserError, match=r"metrics.json:1: not a line"):
         read_curves(run)
 
 
