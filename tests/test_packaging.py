@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import email
+import itertools
 import os
 import re
 import shutil
@@ -67,7 +68,7 @@ def test_the_wheel_requires_ranges_and_no_developers_tools(wheel):
     assert len(needed) == len(PROJECT["dependencies"])
     assert not [line for line in needed if "==" in line]
     assert not TOOLS_OF_DEVELOPERS & {package_name(line) for line in needed}
-    assert set(metadata.get_all("Provides-Extra")) == {"dev", "hub", "export", "video"}
+    assert set(metadata.get_all("Provides-Extra")) == {"dev", "hub", "export", "video", "wandb"}
 
 
 def test_the_wheel_finds_its_configs_from_any_folder(wheel, tmp_path):
@@ -100,7 +101,8 @@ def test_every_dependency_and_tool_is_pinned():
         if line and not line.lstrip().startswith("#"):
             requirement = Requirement(line)
             pins.setdefault(package_name(line), []).append(next(iter(requirement.specifier)).version)
-    for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]):
+    extras = PROJECT["optional-dependencies"].values()
+    for text in itertools.chain(PROJECT["dependencies"], *extras):
         requirement = Requirement(text)
         versions = pins.get(package_name(text))
         assert versions, f"{text} is not pinned: run make pins"
@@ -121,7 +123,8 @@ def test_what_the_package_imports_is_required():
     }
     # detectron2 comes with `make setup`, triton with torch.
     known |= {"detectron2", "triton", "ivtuning"}
-    known |= {package_name(text) for text in PROJECT["optional-dependencies"]["hub"]}
+    extras = PROJECT["optional-dependencies"]
+    known |= {package_name(text) for extra in extras.keys() - {"dev"} for text in extras[extra]}
     for path in (ROOT / "projects/ivtuning").rglob("*.py"):
         modules = set()
         for node in ast.walk(ast.parse(path.read_text())):
