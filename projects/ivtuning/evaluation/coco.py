@@ -139,6 +139,36 @@ class PairCOCOEvaluator(DatasetEvaluator):
         self._eval_predictions(list(chain(*gathered)), img_ids)
         return copy.deepcopy(self._results)
 
+    @property
+    def truth(self) -> dict:
+        """Content of the COCO JSON that is evaluated against; empty "annotations" where it has none."""
+        return {**self._shared, "annotations": self._truth or []}
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Names by category id, in the order of the model's classes."""
+        return {category: self._names[category] for category in self._categories}
+
+    @property
+    def max_dets_per_image(self) -> int:
+        """How many detections of each class count in an image."""
+        return self._limit
+
+    def precision_by_recall(self, results: list[dict]) -> np.ndarray:
+        """Interpolated precision of boxes, whose means are the figures of :meth:`evaluate`.
+
+        Args:
+            results: in the form of COCO's results, as ``coco_instances_results.json`` has them.
+
+        Returns:
+            (10 IoUs .50:.05:.95, 101 recalls 0:.01:1, classes) float64 in 0..1; -1 for classes without ground
+            truth.
+        """
+        found = self._index(_detections(results, "bbox"))
+        truth = self._index(_truth(self._truth or []))
+        ids = sorted(self._images)
+        return precision(truth, found, "bbox", ids, self._categories, (ALL,), self._limit)[..., 0]
+
     def _eval_predictions(self, predictions: list[dict], img_ids: Sequence[int] | None = None) -> None:
         """Fill `self._results`."""
         results = [dict(r) for p in predictions for r in p["instances"]]
