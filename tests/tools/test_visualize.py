@@ -24,7 +24,7 @@ from ivtuning.data.datasets.classification import register_folder
 from ivtuning.data.datasets.segmentation import register_segmentation
 from ivtuning.data.labels import read_labels
 from ivtuning.errors import UserError
-from ivtuning.visualization import gallery, label_maps
+from ivtuning.visualization import gallery, panels
 from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
 from ivtuning.visualization.label_maps import WRONG
 from ivtuning.visualization.pair_files import pair_files
@@ -235,8 +235,8 @@ def test_tool_draws_label_maps_of_a_dataset(tool, labeled, tmp_path, monkeypatch
     assert "threshold" not in html and "in ground truth" not in html
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
     both, single = (np.asarray(Image.open(tmp_path / "out" / f"{stem}.png")) for stem in ("1D", "2N"))
-    assert (both == WRONG).all(-1).sum() > 400 * 49 and both.shape[1] == 3 * 560 + 8
-    assert single.shape[1] == 2 * 560 + 4  # no column for what is missing
+    assert (both == WRONG).all(-1).sum() > 400 * 49 and both.shape[1] == 4 * 560 + 12
+    assert single.shape[1] == 3 * 560 + 8  # no column for what is missing
 
     tool.main([*argv, "--output", str(tmp_path / "truth"), "--no-predictions"])
     html = (tmp_path / "truth" / "index.html").read_text()
@@ -307,7 +307,7 @@ def test_files_are_drawn_as_the_configs_task(tool, labeled, tmp_path, monkeypatc
         (tmp_path / "set" / "segmentation" / "val.json").unlink()
     legends = []
     monkeypatch.setattr(
-        label_maps, "lay_out", lambda rows, legend: legends.append(dict(legend)) or lay_out(rows, legend)
+        panels, "lay_out", lambda rows, legend, *_: legends.append(dict(legend)) or lay_out(rows, legend)
     )
     pair = ["--vis", str(tmp_path / "set/vis/1D.png"), "--ir", str(tmp_path / "set/ir/1D.jpg")]
     argv = [*pair, "--config-file", "c.py"]
