@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.drawings import CLASSES, annotation, count, gray_pair, instances, panels
+from PIL import Image, ImageDraw
 
 from ivtuning.errors import UserError
 from ivtuning.visualization import boxes
@@ -101,6 +102,35 @@ def test_labels_avoid_each_other():
     )
     boxes.draw_label(pen, [180, 1, 199, 20], "person", color(0), font, (200, 200), taken)
     assert taken[-1][0] >= 0 and taken[-1][2] <= 200 and taken[-1][1] >= 0  # stays on the picture
+
+
+def crowd(labels: str) -> list[str]:
+    """The labels of a lone box and of five in one place, best first."""
+    texts = []
+    boxes_ = [[10, 50, 14, 54], *[[50 + k, 20, 56 + k, 26] for k in range(5)]]
+    prediction = instances(boxes_, [0.95, 0.9, 0.8, 0.7, 0.6, 0.5], [0, 1, 1, 1, 1, 1])
+    pen_text = ImageDraw.ImageDraw.text
+
+    def text(pen, place, words, *rest, **more):
+        texts.append(words)
+        return pen_text(pen, place, words, *rest, **more)
+
+    image = Image.new("RGB", (560, 420))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "text", text)
+        objects = boxes.from_instances(prediction)
+        boxes.draw_objects(image, objects, CLASSES, 7, boxes.caption_font(560), labels)
+    return texts
+
+
+def test_labels_in_a_crowd_give_way():
+    scores = ["person 0.95", *(f"car 0.{k}0" for k in (9, 8, 7, 6, 5))]
+    assert crowd("all") == scores
+    assert crowd("class") == ["person"] + ["car"] * 5
+    assert crowd("none") == []
+    fitting = crowd("auto")
+    assert fitting[:3] == scores[:3] and 3 <= len(fitting) < 6
+    assert set(fitting) <= {*scores, "car"}
 
 
 def test_nothing_detected_and_no_objects_are_pictures_too():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from helpers.drawings import count, panels
 
+from ivtuning.data.datasets.segmentation_layouts import KNOWN
 from ivtuning.errors import UserError
+from ivtuning.visualization.colors import NEAR, distances
 from ivtuning.visualization.label_maps import IGNORED, WRONG, caption, draw_label_maps, palette
 from ivtuning.visualization.panels import color
 
@@ -90,6 +92,23 @@ def test_palette_has_a_color_for_every_label():
     table = palette(PAINT)
     assert table.shape == (256, 3) and table[:3].tolist() == PAINT and tuple(table[255]) == IGNORED
     assert tuple(table[7]) == color(7)
+
+
+def test_pictures_tell_apart_what_a_release_paints_alike():
+    """MSRS has two pairs of near colors; the second of each changes, in pictures alone."""
+    release = list(KNOWN["msrs"].classes.values())
+    names = list(KNOWN["msrs"].classes)
+    shown = [tuple(rgb) for rgb in palette(release)[: len(release)].tolist()]
+    changed = [name for name, a, b in zip(names, release, shown, strict=True) if a != b]
+    assert changed == ["car_stop", "guardrail"] and shown[0] == (0, 0, 0)
+    apart = distances(shown) + 1e9 * np.eye(len(shown))
+    assert distances(release)[2, 5] < NEAR < apart.min()
+    assert [c["color"] for c in KNOWN["msrs"].categories] == [list(rgb) for rgb in release]
+
+
+def test_palettes_too_large_to_tell_apart_stay():
+    release = list(KNOWN["ade20k"].classes.values())
+    assert palette(release)[:150].tolist() == [list(rgb) for rgb in release]
 
 
 def test_label_maps_of_another_size_are_reported():
