@@ -20,6 +20,8 @@ ground truth of a dataset
   one pair of files, or two folders whose files have the same stems
     tools/visualize.py --config-file {CONFIG} --weights base.pth --adapter adapter.safetensors \\
         --vis my/visible --ir my/infrared --output out/mine --threshold 0.4
+  less text in crowded pictures
+    tools/visualize.py --dataset m3fd_scene_val --output out/plain --labels none
   label maps: the same, with a segmentation set and config
     tools/visualize.py --config-file {SEGMENTATION} --weights model.pth --dataset msrs_seg_test \\
         --output out/labels
