@@ -15,8 +15,6 @@ from ..errors import UserError
 from .panels import PAPER, RGB, Drawing, Panel, caption_font, class_name, color, enlargement
 
 PANELS = ("visible", "infrared", "blend")
-# What is written at a box: name and score, the name alone, nothing, or as much as finds room.
-LABELS = ("auto", "all", "class", "none")
 
 
 @dataclass
@@ -55,7 +53,7 @@ def draw_pair(
             None: no such row.
         classes: names by contiguous class id.
         threshold: least score of a drawn prediction.
-        labels: one of LABELS, see :func:`draw_objects`.
+        labels: see :func:`draw_objects`.
 
     Returns:
         The drawing. Without `truth` and `prediction`: one row of bare panels.
