@@ -68,9 +68,12 @@ class BoxPainter(Painter):
             fields |= score_boxes(truth, judged, self.classes, self.threshold)
             if isinstance(prediction, Mapping):
                 fields["remark"] = f"{list(prediction)[-1]}: {fields['remark']}"
-        elif truth is not None or judged is not None:
-            ids = judged.pred_classes[judged.scores >= self.threshold].tolist() if truth is None else ()
-            ids = ids if truth is None else [a["category_id"] for a in truth]
+        else:
+            ids = []
+            if truth is not None:
+                ids = [a["category_id"] for a in truth]
+            elif judged is not None:
+                ids = judged.pred_classes[judged.scores >= self.threshold].tolist()
             fields["classes"] = {class_name(k, self.classes): Outcomes() for k in ids}
         return drawing, fields
 
