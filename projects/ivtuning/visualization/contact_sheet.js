@@ -75,7 +75,7 @@
     }
     // How many pictures each choice would leave, the others being as they are.
     for (const key of Object.keys(filters)) {
-      (choices[key].length ? choices[key] : []).forEach(([value, text], i) => {
+      choices[key].forEach(([value, text], i) => {
         const left = pictures.filter(picture => shows(picture, { ...choice, [key]: value })).length;
         selects[key].options[i].text = `${text} (${left})`;
       });
@@ -93,11 +93,11 @@
   }
 
   bar.addEventListener("submit", event => event.preventDefault());
+  const address = () => `#${new URLSearchParams(Object.entries(read()).filter(([, value]) => value))}`;
   bar.addEventListener("input", () => {
-    const chosen = Object.entries(read()).filter(([, value]) => value);
-    location.replace(`#${new URLSearchParams(chosen)}`);
+    location.replace(address());
     update();
   });
-  addEventListener("hashchange", restore);
+  addEventListener("hashchange", () => { if (location.hash !== address()) restore(); });
   restore();
 }
