@@ -44,17 +44,22 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_the_wheel_carries_modules_configs_and_types(wheel):
+def test_the_wheel_carries_modules_pages_configs_and_types(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
     package = ROOT / "projects"
     modules = {str(p.relative_to(package)) for p in (package / "ivtuning").rglob("*.py")}
+    pages = {
+        str(p.relative_to(package))
+        for kind in ("html", "css", "js")
+        for p in (package / "ivtuning").rglob(f"*.{kind}")
+    }
     configs = {f"ivtuning/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.py")}
-    page = {f"ivtuning/report/{name}" for name in ("template.html", "style.css", "script.js")}
+    assert "ivtuning/visualization/page.html" in pages
     assert {name for name in packed if name.startswith("ivtuning/")} == {
         *modules,
+        *pages,
         *configs,
-        *page,
         "ivtuning/py.typed",
     }
 

@@ -20,6 +20,8 @@ ground truth of a dataset
   one pair of files, or two folders whose files have the same stems
     tools/visualize.py --config-file {CONFIG} --weights base.pth --adapter adapter.safetensors \\
         --vis my/visible --ir my/infrared --output out/mine --threshold 0.4
+  less text in crowded pictures
+    tools/visualize.py --dataset m3fd_scene_val --output out/plain --labels none
   label maps: the same, with a segmentation set and config
     tools/visualize.py --config-file {SEGMENTATION} --weights model.pth --dataset msrs_seg_test \\
         --output out/labels
@@ -61,6 +63,12 @@ def parse(argv: Sequence[str]):
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="least score of a drawn box (default: 0.5)"
     )
+    parser.add_argument(
+        "--labels",
+        choices=("auto", "all", "class", "none"),
+        default="auto",
+        help="at boxes: names and scores, names alone, nothing, or by default as much as has room",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="draw only the first N pairs")
     parser.add_argument(
         "--grid", action="store_true", help="also write contact_sheet.png, one image of the first 24 pictures"
@@ -100,26 +108,20 @@ def main(argv: Sequence[str]) -> None:
     from ivtuning.config import load_config
     from ivtuning.data.own import find_set
     from ivtuning.predictor import Predictor, QueryTracer
-    from ivtuning.visualization.gallery import (
-        BoxPainter,
-        QueryPainter,
-        draw_records,
-        painter_of,
-        painter_of_config,
-        read_dataset,
-    )
+    from ivtuning.visualization.gallery import draw_records, painter_of, painter_of_config, read_dataset
+    from ivtuning.visualization.painters import BoxPainter, QueryPainter
     from ivtuning.visualization.pair_files import file_records
 
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
     if args.dataset:
         args.dataset = find_set(args.dataset)
         records = read_dataset(args.dataset)[0]
-        painter = painter_of(args.dataset, args.threshold)
+        painter = painter_of(args.dataset, args.threshold, args.labels)
     else:
         records = file_records(args.vis, args.ir)
-        painter = painter_of_config(cfg, args.threshold)
+        painter = painter_of_config(cfg, args.threshold, args.labels)
     if args.queries and isinstance(painter, BoxPainter):
-        painter = QueryPainter(painter.classes, args.threshold, args.queries)
+        painter = QueryPainter(painter.classes, args.threshold, args.queries, args.labels)
     records = records[: args.limit]
     kind = QueryTracer if args.queries else Predictor
     predict = kind(cfg, args.weights, args.adapter) if args.predict else None

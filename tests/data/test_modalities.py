@@ -24,7 +24,8 @@ from ivtuning.data.modalities import IMAGE_KEYS, MODALITIES, TIMES, absent_modal
 from ivtuning.data.verify.verification import verify
 from ivtuning.errors import UserError
 from ivtuning.heads.segmentation.inference import MultiScaleFlip, SlidingWindow
-from ivtuning.visualization import gallery
+from ivtuning.visualization import gallery, painters
+from ivtuning.visualization.boxes import draw_pair
 
 KEYS = dict(zip(MODALITIES, IMAGE_KEYS, strict=True))
 CONFIG = "configs/synthetic/ivtuning.py"
@@ -345,10 +346,12 @@ def test_verification_looks_at_what_is_there(declared):
 
 def test_missing_image_is_drawn_black(declared, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(gallery, "draw_pair", lambda vis, ir, *rest: drawn.append((vis, ir)) or vis)
+    monkeypatch.setattr(
+        painters, "draw_pair", lambda vis, ir, *rest: drawn.append((vis, ir)) or draw_pair(vis, ir, *rest)
+    )
     records = DatasetCatalog.get("declared_val")[:3]
     facts = {"source": "declared_val"}
-    painter = gallery.BoxPainter(["a"] * 4, threshold=0.5)
+    painter = painters.BoxPainter(["a"] * 4, threshold=0.5)
     gallery.draw_records(records, painter, None, tmp_path / "out", grid=False, facts=facts)
     assert [(vis.any(), ir.any()) for vis, ir in drawn] == [(True, False), (False, True), (True, True)]
     assert all(vis.shape == ir.shape == (72, 96, 3) for vis, ir in drawn)

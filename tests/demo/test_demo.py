@@ -6,10 +6,12 @@ import json
 import re
 from collections import defaultdict
 from html import escape
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
+from helpers.browser import needs_browser, run_page
 from helpers.runs import TINY
 from omegaconf import OmegaConf
 
@@ -19,6 +21,8 @@ from ivtuning.config import load_config
 from ivtuning.data.datasets.segmentation import segmentation_dicts
 from ivtuning.data.labels import read_labels
 from ivtuning.demo import detection, segmentation
+from ivtuning.demo.page import write_demo_page
+from ivtuning.demo.rows import Table
 from ivtuning.errors import UserError
 from ivtuning.visualization.gallery import read_dataset
 
@@ -76,9 +80,30 @@ def test_demo_writes_table_results_adapters_and_pictures(pairs, tmp_path, monkey
         assert (tmp_path / "demo" / link).is_file()
     assert 'href="pictures/index.html"' in page and 'href="pictures/segmentation/index.html"' in page
     out = capsys.readouterr().out
-    for text in (detection.table(results), segmentation.table(results)):
-        assert text in out and escape(text) in page
+    for table in (detection.table(results), segmentation.table(results)):
+        assert table.text() in out and table.html() in page
+        for cell in (*table.heads, *table.notes, *chain(*table.body)):
+            assert escape(cell) in page
     assert "IV-tuning" in out and "AP50" in out and "mIoU" in out and "results.json" in out
+
+
+@needs_browser
+def test_the_page_fits_a_phone(tmp_path):
+    names = ["a row with a long name"] * 3
+    table = Table(
+        ["", *(f"figure\n{k}" for k in range(12))], [[n, *["1,234,567"] * 12] for n in names], ["A note."]
+    )
+    page = write_demo_page(
+        tmp_path, {"boxes <b>": table}, {"boxes <b>": tmp_path / "pictures" / "index.html"}
+    )
+    script = """const { scrollWidth, clientWidth } = document.documentElement;
+      const box = document.querySelector(".table"), name = box.querySelector("tbody th");
+      const before = name.getBoundingClientRect().left; box.scrollLeft = 200; await pause();
+      return [scrollWidth <= clientWidth, box.scrollLeft, name.getBoundingClientRect().left - before,
+              document.querySelectorAll("td").length, document.querySelector("h2").textContent]"""
+    visit = run_page(page, script, width=360, height=700)
+    assert visit.value == [True, 200, 0, 36, "boxes <b>"] and visit.requests == []
+    assert all("contact_sheet.png" in error for error in visit.errors)  # which is not there
 
 
 def test_a_wrong_override_stops_before_anything_is_made(tmp_path, monkeypatch):

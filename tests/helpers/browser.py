@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = ("chromium", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on the PATH")
 
@@ -42,7 +42,8 @@ addEventListener("load", async () => {
   await pause();
   let value = null;
   try { value = await (async () => { %s })(); } catch (e) { __errors.push(String(e.stack || e)); }
-  const requests = performance.getEntriesByType("resource").map(entry => entry.name);
+  const requests = performance.getEntriesByType("resource").map(entry => entry.name)
+    .filter(name => !name.startsWith("file:") && !name.startsWith("data:"));
   parent.postMessage(JSON.stringify({ value: value ?? null, errors: __errors, requests }), "*");
 });
 </script>"""
@@ -60,7 +61,7 @@ class Visit:
 
     value: Any  # what the script returned
     errors: list[str] = field(default_factory=list)  # of scripts, on the console, and files that did not load
-    requests: list[str] = field(default_factory=list)  # URLs of what the page loaded
+    requests: list[str] = field(default_factory=list)  # URLs of what the page asked a host for; no files
 
 
 def run_page(path: Path, script: str = "", width: int = 1280, height: int = 900, hash: str = "") -> Visit:
@@ -116,6 +117,7 @@ def _browse(page: Path, width: int, height: int, *flags: str) -> subprocess.Comp
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--disable-dev-shm-usage",
             "--disable-quic",
             "--no-first-run",
             "--disable-background-networking",

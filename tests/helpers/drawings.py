@@ -28,14 +28,14 @@ def gray_pair(height=60, width=80):
 
 
 def panels(picture, rows, scale=7, width=80, height=60):
-    """{(row, column): (height*scale, width*scale, 3)} below each row's caption strip."""
+    """{(row, column): (height*scale, width*scale, 3)} below each row's caption strip, of all columns."""
     wide, tall = width * scale, height * scale
     footer_and_strips = picture.shape[0] - rows * tall
     strip = footer_and_strips // (rows + 1)
     return {
         (r, c): picture[(r + 1) * strip + r * tall :][:tall, c * (wide + GAP) :][:, :wide]
         for r in range(rows)
-        for c in range(3)
+        for c in range((picture.shape[1] + GAP) // (wide + GAP))
     }
 
 

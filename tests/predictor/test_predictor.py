@@ -200,7 +200,7 @@ def fake(monkeypatch):
     from ivtuning.data.mappers.pairs import PairedDatasetMapper
 
     loaded = []
-    monkeypatch.setattr(run, "load_weights", lambda model, path, adapter=None: loaded.append((path, adapter)))
+    monkeypatch.setattr(run, "load_weights", lambda model, *files, **options: loaded.append(files))
 
     def make(model=None, weights=None, adapter=None, mapper=None, **options):
         cfg = OmegaConf.create({"train": {"init_checkpoint": "base.pth", "device": "cpu"}})

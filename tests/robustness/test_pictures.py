@@ -33,6 +33,12 @@ CASES = [
     Case("a nested list", VISUALIZE, metrics("[" * 100_000 + f"\n{LINE}"), ["line 1"]),
     Case("no run", VISUALIZE, given("--curves", "gone", "--output", "out"), ["gone/metrics.json"]),
     Case("two sets", VISUALIZE, given("--dataset", "a,b", "--output", "out"), ["a,b", "one set after"]),
+    Case(
+        "labels of a kind that is none",
+        VISUALIZE,
+        given("--dataset", "a", "--output", "out", "--labels", "names"),
+        ["--labels", "names", "class"],
+    ),
     Case("an unknown flag", VISUALIZE, given("--outptu", "x"), ["--help"]),
     Case("an unknown part", BENCHMARK, given("setp"), ["setp", "step"]),
     Case("a size of text", BENCHMARK, given("step", "--size", "big"), ["--size big", "in pixels"]),

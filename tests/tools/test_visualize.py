@@ -24,13 +24,19 @@ from ivtuning.data.datasets.classification import register_folder
 from ivtuning.data.datasets.segmentation import register_segmentation
 from ivtuning.data.labels import read_labels
 from ivtuning.errors import UserError
-from ivtuning.visualization import gallery, label_maps
+from ivtuning.visualization import gallery, panels
 from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
 from ivtuning.visualization.label_maps import WRONG
 from ivtuning.visualization.pair_files import pair_files
 from ivtuning.visualization.panels import lay_out
 
 TOOL = ROOT / "tools" / "visualize.py"
+
+
+def page_data(page: Path) -> list[dict]:
+    """What a page knows about its pictures."""
+    html = page.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="pictures">(.*?)</script>', html)[1])
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +186,18 @@ def test_tool_draws_truth_and_predictions_of_a_dataset(tool, dataset, tmp_path, 
     html = (tmp_path / "out" / "index.html").read_text()
     for piece in ("c.py", "w.pth", "train.seed=3", ">0.4<", "1D, day", "2 in ground truth, 1 predicted"):
         assert piece in html, piece
+    assert page_data(tmp_path / "out" / "index.html") == [
+        {"score": 100.0, "time": "day", "classes": {"car": [0, 0]}},
+        {"score": pytest.approx(200 / 3), "time": "night", "classes": {"car": [1, 0]}},
+    ]
+    for side in ("visible", "infrared"):
+        assert f'class="{side}" src="thumbs/{side}/1D.jpg"' in html
+        assert Image.open(tmp_path / "out" / "thumbs" / side / "1D.jpg").size == (560, 420)
     with_both = Image.open(tmp_path / "out" / "2N.png").size
 
     seen.clear()
     tool.main([*argv, "--output", str(tmp_path / "truth"), "--no-predictions"])
+    assert [picture["score"] for picture in page_data(tmp_path / "truth" / "index.html")] == [None, None]
     assert "weights" not in seen and "w.pth" not in (tmp_path / "truth" / "index.html").read_text()
     assert Image.open(tmp_path / "truth" / "2N.png").height < with_both[1]
 
@@ -235,8 +249,11 @@ def test_tool_draws_label_maps_of_a_dataset(tool, labeled, tmp_path, monkeypatch
     assert "threshold" not in html and "in ground truth" not in html
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
     both, single = (np.asarray(Image.open(tmp_path / "out" / f"{stem}.png")) for stem in ("1D", "2N"))
-    assert (both == WRONG).all(-1).sum() > 400 * 49 and both.shape[1] == 3 * 560 + 8
-    assert single.shape[1] == 2 * 560 + 4  # no column for what is missing
+    scores = [picture["score"] for picture in page_data(tmp_path / "out" / "index.html")]
+    assert scores == [pytest.approx(70.4545, abs=1e-4)] * 2
+    assert html.count('<div class="compare">') == 1  # the second pair has one image
+    assert (both == WRONG).all(-1).sum() > 400 * 49 and both.shape[1] == 4 * 560 + 12
+    assert single.shape[1] == 3 * 560 + 8  # no column for what is missing
 
     tool.main([*argv, "--output", str(tmp_path / "truth"), "--no-predictions"])
     html = (tmp_path / "truth" / "index.html").read_text()
@@ -293,6 +310,9 @@ def test_several_models_are_compared_by_name(labeled, tmp_path):
     page = gallery.draw_records(records[:1], painter, models, tmp_path / "out", False, {"source": "x"})
     html = page.read_text()
     assert "full pixel accuracy 91.7, mIoU 70.5; tuned pixel accuracy 100.0, mIoU 100.0" in html
+    assert page_data(page) == [
+        {"score": 100.0, "time": "day", "classes": {"ground": [0, 0], "car": [0, 0]}}  # of the last model
+    ]
     assert "mIoU here full</dt><dd>70.5" in html and "mIoU here tuned</dt><dd>100.0" in html
 
 
@@ -307,7 +327,7 @@ def test_files_are_drawn_as_the_configs_task(tool, labeled, tmp_path, monkeypatc
         (tmp_path / "set" / "segmentation" / "val.json").unlink()
     legends = []
     monkeypatch.setattr(
-        label_maps, "lay_out", lambda rows, legend: legends.append(dict(legend)) or lay_out(rows, legend)
+        panels, "lay_out", lambda rows, legend, *_: legends.append(dict(legend)) or lay_out(rows, legend)
     )
     pair = ["--vis", str(tmp_path / "set/vis/1D.png"), "--ir", str(tmp_path / "set/ir/1D.jpg")]
     argv = [*pair, "--config-file", "c.py"]

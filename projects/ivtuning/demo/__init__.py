@@ -26,7 +26,7 @@ from ..data.synthetic.generate import generate
 from ..engine import run
 from ..utils.files import atomic_write, make_folder
 from . import detection, segmentation
-from .page import write_page
+from .page import write_demo_page
 from .rows import final, load
 
 
@@ -87,10 +87,10 @@ def main(output: Path, overrides: list[str]) -> dict:
     with atomic_write(output / "results.json") as temp:
         temp.write_text(json.dumps(results, indent=2) + "\n")
     tables = {"boxes": detection.table(results), "label maps": segmentation.table(results)}
-    for title, text in tables.items():
-        print(f"\n{title}\n\n{text}")
+    for title, table in tables.items():
+        print(f"\n{title}\n\n{table.text()}")
     print(f"\n{results['seconds']:.0f} s in all.\n")
-    print(f"{output / 'results.json'}\n{write_page(output, tables, pictures)}")
+    print(f"{output / 'results.json'}\n{write_demo_page(output, tables, pictures)}")
     return results
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from ..engine import run
 from ..predictor import Predictor
 from ..visualization.gallery import draw_records, painter_of, read_dataset
-from .rows import COSTS, final, layout, train_row
+from .rows import COSTS, Table, final, layout, train_row
 
 CONFIG = "configs/synthetic/ivtuning.py"
 # The table's rows, and the method of each.
@@ -46,8 +46,8 @@ def _figures(results: dict) -> dict:
     return {key.replace("-", "_"): results["bbox"][key] for key in FIGURES}
 
 
-def table(results: dict) -> str:
-    """The rows as a readable table, with their conditions below it."""
+def table(results: dict) -> Table:
+    """The rows as a table, with their conditions below it."""
     columns = [
         ("", "name", "{}"),
         ("AP", "AP", "{:.1f}"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -65,8 +67,34 @@ def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> di
     }
 
 
-def layout(rows: Sequence[Mapping], columns: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:
-    """`rows` as a readable table of `columns` (header, key, format), with `notes` below."""
+@dataclass(frozen=True)
+class Table:
+    """A table with `notes` below it. Lines of a head end with a line break."""
+
+    heads: Sequence[str]
+    body: Sequence[Sequence[str]]
+    notes: Sequence[str]
+
+    def text(self) -> str:
+        """The table for a terminal."""
+        table = tabulate(self.body, self.heads, stralign="right", disable_numparse=True)
+        return "\n".join([table, "", *self.notes])
+
+    def html(self) -> str:
+        """The table for a page."""
+        heads = "".join(f"<th>{escape(head)}</th>" for head in self.heads)
+        rows = "\n".join(
+            f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+            for name, *cells in self.body
+        )
+        notes = "\n".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return (
+            f'<div class="table">\n<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n'
+            f"</table>\n</div>\n{notes}\n"
+        )
+
+
+def layout(rows: Sequence[Mapping], columns: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> Table:
+    """`rows` as a table of `columns` (head, key, format), the first of which has the rows' names."""
     body = [[form.format(row[key]) for _, key, form in columns] for row in rows]
-    heads = [head for head, _, _ in columns]
-    return "\n".join([tabulate(body, heads, stralign="right", disable_numparse=True), "", *notes])
+    return Table([head for head, _, _ in columns], body, notes)

@@ -14,7 +14,7 @@ from ..data.synthetic.generate import LABELS
 from ..predictor import Predictor
 from ..visualization.gallery import draw_records, painter_of, read_dataset
 from .detection import PICTURES
-from .rows import COSTS, final, layout, train_row
+from .rows import COSTS, Table, final, layout, train_row
 
 CONFIG = "configs/synthetic/seg_ivtuning.py"
 # The table's rows, and the method of each.
@@ -61,8 +61,8 @@ def recall(cfg: DictConfig) -> dict[str, float]:
     return {f"found_{shown}": 100 * float(np.mean(values)) for shown, values in sorted(hits.items())}
 
 
-def table(results: dict) -> str:
-    """The rows as a readable table, with their conditions below it."""
+def table(results: dict) -> Table:
+    """The rows as a table, with their conditions below it."""
     rows = results["segmentation"]["rows"]
     columns = [
         ("", "name", "{}"),

@@ -149,7 +149,7 @@ class Predictor:
         painter = painter_of_prediction(prediction, *self._names, threshold)
         vis, ir = painter.read(record, self.ir_range)
         if vis is not None and ir is not None:
-            return painter.draw(record, vis, ir, prediction)[0]
+            return painter.draw(record, vis, ir, prediction)[0].picture()
         return draw_on_image(ir if vis is None else vis, prediction, *self._names, threshold)
 
     @property

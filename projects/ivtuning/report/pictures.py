@@ -42,10 +42,12 @@ def pictures(run: Run, predictions: Predictions, details: Details, count: int) -
     for i in track([*worst, *best], "drawing"):
         record, stem = of_id[i]
         vis, ir = painter.read(record, ir_range)
-        image, _ = painter.draw(record, vis, ir, predictions.of(record))
+        drawing, _ = painter.draw(record, vis, ir, predictions.of(record))
         title = f"{stem}, {record['time']}" if "time" in record else stem
         caption = tag("figcaption", title, tag("small", details.scores[i].note))
-        enlarge = tag("button", picture(image, title), type="button", title="enlarge, or make small again")
+        enlarge = tag(
+            "button", picture(drawing.picture(), title), type="button", title="enlarge, or make small again"
+        )
         drawn[i] = tag("figure", enlarge, caption, class_="pair")
     return [
         *_part("Worst pairs", worst, drawn, details.rule),

@@ -12,7 +12,7 @@ from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
-from .panels import PAPER, RGB, Panel, caption_font, class_name, color, enlargement, lay_out
+from .panels import PAPER, RGB, Drawing, Panel, caption_font, class_name, color, enlargement
 
 PANELS = ("visible", "infrared", "blend")
 
@@ -39,7 +39,8 @@ def draw_pair(
     prediction: Instances | None = None,
     classes: Sequence[str] = (),
     threshold: float = 0.0,
-) -> np.ndarray:
+    labels: str = "auto",
+) -> Drawing:
     """Draw one pair as three captioned panels side by side, a row each for ground truth and predictions.
 
     Args:
@@ -52,9 +53,10 @@ def draw_pair(
             None: no such row.
         classes: names by contiguous class id.
         threshold: least score of a drawn prediction.
+        labels: see :func:`draw_objects`.
 
     Returns:
-        (H', W', 3) uint8 RGB. Without `truth` and `prediction`: one row of bare panels.
+        The drawing. Without `truth` and `prediction`: one row of bare panels.
 
     Raises:
         UserError: the two images differ in size.
@@ -82,12 +84,14 @@ def draw_pair(
     font = caption_font(size[0])
     panels = []
     for title, objects in rows:
-        drawn = [i if objects is None else draw_objects(i, objects, classes, scale, font) for i in images]
+        drawn = [
+            i if objects is None else draw_objects(i, objects, classes, scale, font, labels) for i in images
+        ]
         panels.append([Panel(i, name, title) for i, name in zip(drawn, PANELS, strict=True)])
     shown = sorted({c for _, objects in rows if objects for c in objects.classes})
     dashed = any(any(objects.dashed) for _, objects in rows if objects)
     legend = [(class_name(c, classes), color(c)) for c in shown]
-    return lay_out(panels, legend, "dashed: only one camera shows it" if dashed else "")
+    return Drawing(panels, legend, "dashed: only one camera shows it" if dashed else "")
 
 
 def from_annotations(annotations: Sequence[dict], height: int, width: int) -> Objects:
@@ -116,9 +120,20 @@ def from_instances(instances: Instances, threshold: float = 0.0) -> Objects:
 
 
 def draw_objects(
-    image: Image.Image, objects: Objects, classes: Sequence[str], scale: int, font: ImageFont.FreeTypeFont
+    image: Image.Image,
+    objects: Objects,
+    classes: Sequence[str],
+    scale: int,
+    font: ImageFont.FreeTypeFont,
+    labels: str = "auto",
 ) -> Image.Image:
-    """A copy of `image` with `objects` drawn on it, their coordinates multiplied by `scale`."""
+    """A copy of `image` with `objects` drawn on it, their coordinates multiplied by `scale`.
+
+    Args:
+        labels: what is written at each box: "all" writes the name and the score, "class" the name alone, and
+            "none" nothing. "auto" writes both where they cover no other label, or the name alone where that
+            finds room; else the color has to do.
+    """
     image = image.copy()
     for mask, category in zip(objects.masks, objects.classes, strict=False):
         if mask is not None:
@@ -132,13 +147,21 @@ def draw_objects(
         _outline(pen, box, color(category), line, 4 * line if broken else 0)
     taken: list[tuple] = []
     for i, (box, category) in enumerate(zip(boxes, objects.classes, strict=True)):
-        text = class_name(category, classes)
-        if objects.scores is not None:
-            text += f" {objects.scores[i]:.2f}"
-        if objects.notes and objects.notes[i]:
-            text += f" ({objects.notes[i]})"
-        draw_label(pen, box, text, color(category), font, image.size, taken)
+        for text in _texts(objects, i, classes, labels):
+            if draw_label(pen, box, text, color(category), font, image.size, taken, labels != "auto"):
+                break
     return image
+
+
+def _texts(objects: Objects, i: int, classes: Sequence[str], labels: str) -> list[str]:
+    """The labels of object `i` to try, in this order."""
+    name = class_name(objects.classes[i], classes)
+    full = name
+    if objects.scores is not None:
+        full += f" {objects.scores[i]:.2f}"
+    if objects.notes and objects.notes[i]:
+        full += f" ({objects.notes[i]})"
+    return {"all": [full], "class": [name], "none": [], "auto": list(dict.fromkeys([full, name]))}[labels]
 
 
 def _mask(segmentation, height: int, width: int) -> np.ndarray | None:
@@ -182,8 +205,17 @@ def draw_label(
     font: ImageFont.FreeTypeFont,
     size: tuple[int, int],
     taken: list[tuple],
-) -> None:
-    """Write `text` on a patch of `rgb`, at the place around `box` that other labels cover least."""
+    cover: bool = True,
+) -> bool:
+    """Write `text` on a patch of `rgb`, at the place around `box` that other labels cover least.
+
+    Args:
+        taken: the patches of the labels so far, (x0, y0, x1, y1) each, which this one joins.
+        cover: whether it may cover other labels.
+
+    Returns:
+        Whether it is written: False if it may not cover others, and there is no place left.
+    """
     pad = max(2, round(font.size / 6))
     wide, tall = round(pen.textlength(text, font)) + 2 * pad, round(font.size * 1.15) + pad
     x0, y0, x1, y1 = (int(v) for v in box)
@@ -199,12 +231,16 @@ def draw_label(
     for x, y in corners:
         x, y = min(max(x, 0), max(size[0] - wide, 0)), min(max(y, 0), max(size[1] - tall, 0))
         patches.append((x, y, x + wide, y + tall))
-    patch = min(patches, key=lambda p: sum(_overlap(p, t) for t in taken))
+    covered = [sum(_overlap(p, t) for t in taken) for p in patches]
+    patch = patches[covered.index(min(covered))]
+    if min(covered) and not cover:
+        return False
     taken.append(patch)
     pen.rectangle(patch, fill=rgb)
     dark = np.dot(rgb, (0.299, 0.587, 0.114)) < 120
     middle = (patch[0] + pad, (patch[1] + patch[3]) / 2)
     pen.text(middle, text, (255, 255, 255) if dark else (0, 0, 0), font, anchor="lm")
+    return True
 
 
 def _overlap(a: tuple, b: tuple) -> int:

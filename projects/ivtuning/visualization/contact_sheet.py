@@ -1,10 +1,10 @@
-"""Contact sheets: an HTML page with thumbnails of many pictures and, optionally, one image of them."""
+"""Contact sheets: an HTML page that compares, filters and sorts many pictures, or one image of them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -12,23 +12,12 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..utils.files import atomic_write
+from .pages import embedded_json, read_part, write_page
 from .panels import FAINT, INK, PAPER, one_line, save_image
+from .scores import Outcomes
 
 THUMB = 640  # width of a thumbnail in pixels
 GRID = 24  # most pictures in contact_sheet.png
-
-_STYLE = """
-body{margin:0;padding:2rem;background:#16181d;color:#eef0f3;font:15px/1.5 system-ui,sans-serif}
-h1{font-size:1.4rem;margin:0 0 1rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:0 0 1.5rem}
-dt{color:#969ca6} dd{margin:0;overflow-wrap:anywhere}
-main{display:grid;gap:1.2rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr))}
-figure{margin:0;background:#21242b;border-radius:6px;overflow:hidden}
-img{width:100%;height:auto;display:block}
-figcaption{display:flex;justify-content:space-between;gap:1rem;padding:.5rem .8rem} small{color:#969ca6}
-a{color:inherit}
-"""
 
 
 @dataclass
@@ -39,13 +28,17 @@ class Picture:
     title: str
     truth: int | None = None
     predictions: int | None = None
-    score: str = ""  # of the predictions, in words
+    remark: str = ""  # about the predictions
+    score: float | None = None  # by which pictures are sorted, on 0..100; higher is better
+    time: str | None = None  # "day" or "night"
+    classes: Mapping[str, Outcomes] = field(default_factory=dict)  # of all that the picture shows, by name
+    sides: Mapping[str, str] = field(default_factory=dict)  # files of the two drawn images, by modality
 
     @property
     def note(self) -> str:
         parts = [(self.truth, "in ground truth"), (self.predictions, "predicted")]
         counts = ", ".join(f"{n} {what}" for n, what in parts if n is not None)
-        return ", ".join(filter(None, (counts, self.score)))
+        return ", ".join(filter(None, (counts, self.remark)))
 
 
 def write_contact_sheet(
@@ -57,7 +50,8 @@ def write_contact_sheet(
 ) -> Path:
     """Write ``index.html`` and ``thumbs/*.jpg`` for `pictures`, whose files are in `folder` already.
 
-    All links are relative, so the folder can be moved or served as it is.
+    All links are relative, so the folder can be moved or served as it is, and the page loads nothing else.
+    Without JavaScript it shows all pictures in order.
 
     Args:
         facts: lines of the header, such as the names of the config and the weights.
@@ -77,27 +71,47 @@ def write_contact_sheet(
         save_image(np.asarray(thumb), folder / name)
         if grid and len(thumbs) < GRID:
             thumbs.append(thumb)
-        cards.append(
-            f'<figure><a href="{_link(picture.file)}"><img src="{_link(name)}" alt="{escape(picture.title)}"'
-            f' width="{THUMB}" height="{tall}" loading="lazy"></a>'
-            f"<figcaption>{escape(picture.title)}<small>{escape(picture.note)}</small></figcaption></figure>"
-        )
+        cards.append(_card(folder, picture, name, tall))
     lines = {"pictures": len(pictures)}
     for key, label in (("truth", "objects in ground truth"), ("predictions", "objects predicted")):
         counts = [getattr(p, key) for p in pictures if getattr(p, key) is not None]
         lines |= {label: sum(counts)} if counts else {}
     lines |= {k: v for k, v in (facts or {}).items() if v is not None}
     listed = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in lines.items())
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
-        f"<h1>{escape(title)}</h1><dl>{listed}</dl><main>\n" + "\n".join(cards) + "\n</main></html>\n"
-    )
+    data = [
+        {
+            "score": p.score,
+            "time": p.time,
+            "classes": {name: [o.missed, o.alarms] for name, o in p.classes.items()},
+        }
+        for p in pictures
+    ]
+    body = f"<dl>{listed}</dl>\n<main>\n{''.join(cards)}</main>\n{embedded_json('pictures', data)}"
     if thumbs:
         save_image(_grid(thumbs, pictures), folder / "contact_sheet.png")
-    with atomic_write(folder / "index.html") as temp:
-        temp.write_text(page, encoding="utf-8", errors="replace")
-    return folder / "index.html"
+    style, script = (read_part(f"contact_sheet.{kind}") for kind in ("css", "js"))
+    return write_page(folder / "index.html", title, body, style, script)
+
+
+def _card(folder: Path, picture: Picture, thumb: str, tall: int) -> str:
+    """The HTML of one picture: its two images, one over the other, above the whole of it."""
+    title = escape(picture.title)
+    compared = ""
+    for name, file in picture.sides.items():
+        with Image.open(folder / file) as image:
+            size = f'width="{image.width}" height="{image.height}"'
+        compared += f'<img class="{name}" src="{_link(file)}" alt="{name}" {size} loading="lazy">'
+    if compared:
+        compared = (
+            f'<div class="compare">{compared}<input type="range" min="0" max="100" value="50"'
+            f' aria-label="visible or infrared image of {title}"></div>\n'
+        )
+    return (
+        f"<figure>\n{compared}"
+        f'<a href="{_link(picture.file)}"><img src="{_link(thumb)}" alt="{title}" width="{THUMB}"'
+        f' height="{tall}" loading="lazy"></a>\n'
+        f"<figcaption>{title}<small>{escape(picture.note)}</small></figcaption>\n</figure>\n"
+    )
 
 
 def _link(file: str) -> str:

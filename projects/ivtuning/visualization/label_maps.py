@@ -1,4 +1,4 @@
-"""Pictures of label maps: over visible | over infrared | the map's errors, or the map itself."""
+"""Pictures of label maps: over visible | over infrared | the map itself | its errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from PIL import Image
 from ..data.labels import IGNORE
 from ..errors import UserError
 from ..evaluation.confusion import confusion, summary
-from .panels import RGB, Panel, class_name, color, enlargement, lay_out
+from .colors import distinct
+from .panels import RGB, Drawing, Panel, class_name, enlargement
 
 VEIL = 0.55  # opacity of a class' color over the image
 EDGE = 0.5  # and over white, on outlines
@@ -26,12 +27,12 @@ def draw_label_maps(
     prediction: np.ndarray | Mapping[str, np.ndarray] | None = None,
     classes: Sequence[str] = (),
     colors: Sequence[RGB] = (),
-) -> np.ndarray:
+) -> Drawing:
     """Draw the label maps of one pair, a row each for ground truth and prediction.
 
     A row shows the map over the visible image, over the infrared image, and alone. A prediction with a ground
-    truth shows its errors instead of the map alone, with ignored pixels in gray. A black class, which is the
-    background in every palette that has one, leaves the image unchanged.
+    truth also shows its errors, with ignored pixels in gray. A black class, which is the background in every
+    palette that has one, leaves the image unchanged.
 
     Args:
         vis, ir: (H, W, 3) uint8 RGB of equal size; one of them may be None, and has no column then.
@@ -39,10 +40,10 @@ def draw_label_maps(
         prediction: (H, W) uint8 class ids, or those of several models by name, a row each; None: no such
             row.
         classes: names by class id.
-        colors: RGB by class id; further classes get the colors of boxes.
+        colors: RGB by class id, see :func:`palette`.
 
     Returns:
-        (H', W', 3) uint8 RGB. Without `truth` and `prediction`: one row of bare images.
+        The drawing. Without `truth` and `prediction`: one row of bare images.
 
     Raises:
         UserError: a map and the image differ in size.
@@ -72,24 +73,21 @@ def draw_label_maps(
         title = f"{name} · {caption(truth, labels, len(classes))}" if judged else name
         large = _enlarge(labels, size)
         row = [Panel(Image.fromarray(overlay(image, large, table)), n, title) for n, image in images.items()]
+        count = len(np.setdiff1d(labels, IGNORE))
+        row.append(Panel(Image.fromarray(table[large]), "label map", f"{count} class{'es' * (count != 1)}"))
         if judged:
             wrong = (labels != truth) & (truth != IGNORE)
             wrong_shown |= bool(wrong.any())
             share = f"{100 * wrong.sum() / max((truth != IGNORE).sum(), 1):.1f} % of the pixels"
             picture = _errors(next(iter(images.values())), _enlarge(wrong, size), _enlarge(truth, size))
             row.append(Panel(Image.fromarray(picture), "errors", share))
-        else:
-            count = len(np.setdiff1d(labels, IGNORE))
-            row.append(
-                Panel(Image.fromarray(table[large]), "label map", f"{count} class{'es' * (count != 1)}")
-            )
         rows.append(row)
     rows = rows or [[Panel(Image.fromarray(image), name) for name, image in images.items()]]
     shown = sorted(set().union(*(np.unique(labels).tolist() for labels in maps.values())))
     legend = [(class_name(k, classes), tuple(table[k].tolist())) for k in shown if k != IGNORE]
     legend += [("wrong", WRONG)] if wrong_shown else []
     legend += [("ignored", IGNORED)] if IGNORE in shown else []
-    return lay_out(rows, legend)
+    return Drawing(rows, legend)
 
 
 def caption(truth: np.ndarray, prediction: np.ndarray, classes: int) -> str:
@@ -100,9 +98,13 @@ def caption(truth: np.ndarray, prediction: np.ndarray, classes: int) -> str:
 
 
 def palette(colors: Sequence[RGB] = ()) -> np.ndarray:
-    """The color of each label, (256, 3) uint8 RGB; 255 is gray."""
-    table = [colors[k] if k < len(colors) else color(k) for k in range(IGNORE)]
-    return np.array([*table, IGNORED], np.uint8)
+    """The color of each label in pictures, (256, 3) uint8 RGB; 255 is gray.
+
+    Args:
+        colors: those of a release by class id. Further classes, and those of which the color is hard to tell
+            from another's, get one of their own.
+    """
+    return np.array([*distinct(colors, IGNORE), IGNORED], np.uint8)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.modalities import MODALITIES
 from ..utils.files import atomic_write
 
 MIN_PANEL = 512  # narrower images are enlarged to at least this many pixels, or labels would cover them
@@ -30,6 +31,26 @@ class Panel:
     image: Image.Image
     name: str
     title: str = ""
+
+
+@dataclass
+class Drawing:
+    """What :func:`lay_out` makes a picture of: rows of panels, and the legend below them."""
+
+    rows: list[list[Panel]]
+    legend: list[tuple[str, RGB]] = field(default_factory=list)
+    remark: str = ""
+    compared: int = -1  # the row that shows best what the two images have in common
+
+    def picture(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB."""
+        return lay_out(self.rows, self.legend, self.remark)
+
+    def sides(self) -> dict[str, Image.Image]:
+        """The drawn visible and infrared image of one row, by name; none unless it has both."""
+        sides = {panel.name: panel.image for panel in self.rows[self.compared]}
+        both = {name: sides[name] for name in MODALITIES if name in sides}
+        return both if len(both) == len(MODALITIES) else {}
 
 
 def enlargement(width: int) -> int:

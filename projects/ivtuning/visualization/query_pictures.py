@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from ..heads.dino.boxes import to_corners
 from ..heads.dino.trace import Trace
 from .boxes import Objects, draw_objects
-from .panels import PAPER, RGB, Panel, caption_font, color, enlargement, lay_out
+from .panels import PAPER, RGB, Drawing, Panel, caption_font, color, enlargement
 
 DOT = (255, 255, 255)
 # Attention weights in the legend, relative to an equal distribution; the color scale ends with the last.
@@ -20,8 +20,13 @@ FAINTEST = 0.6  # brightness of the first box, relative to the last one
 
 
 def draw_queries(
-    vis: np.ndarray, ir: np.ndarray, queries: Trace, shown: Trace, classes: Sequence[str] = ()
-) -> np.ndarray:
+    vis: np.ndarray,
+    ir: np.ndarray,
+    queries: Trace,
+    shown: Trace,
+    classes: Sequence[str] = (),
+    labels: str = "auto",
+) -> Drawing:
     """Draw queries on both images, in two rows.
 
     The upper row has the boxes of `shown` through the decoder: from the encoder's selection, thin and dark,
@@ -34,9 +39,7 @@ def draw_queries(
         queries: all queries that the encoder selected.
         shown: the queries to draw.
         classes: names by contiguous class id.
-
-    Returns:
-        (H', W', 3) uint8 RGB.
+        labels: see :func:`.boxes.draw_objects`.
     """
     height, width = vis.shape[:2]
     scale = enlargement(width)
@@ -53,7 +56,7 @@ def draw_queries(
     layers = len(boxes) - 1
 
     moves = [_moves(i, boxes[:-1] * scale, objects, starts) for i in images.values()]
-    moves = [draw_objects(i, objects, classes, scale, font) for i in moves]
+    moves = [draw_objects(i, objects, classes, scale, font, labels) for i in moves]
     sampled = [_points(i, boxes[-1] * scale, objects, shown) for i in images.values()]
     titles = (
         f"best {len(objects)} of {len(starts)} queries",
@@ -72,7 +75,7 @@ def draw_queries(
         for i, share in enumerate(SHARES)
     ]
     remark = f"thin to thick: the encoder's box, then after layers 1 to {layers}; dots: start of all queries"
-    return lay_out(rows, legend, remark)
+    return Drawing(rows, legend, remark, compared=0)
 
 
 def _moves(image: Image.Image, boxes: np.ndarray, objects: Objects, starts: np.ndarray) -> Image.Image:
