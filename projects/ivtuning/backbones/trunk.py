@@ -37,8 +37,8 @@ class Trunk(Backbone):
             "triton"; see :meth:`ivtuning.backbones.block.OpenBlock.set_attn_backend`.
 
     Attributes:
-        layout: how the base's parameters are named: "vit", "swin" or "eva02". Pretrained files that name them
-            in another way are translated to it.
+        layout: how the base's parameters are named: "vit", "swin", "eva02" or "dinov3". Pretrained files that
+            name them in another way are translated to it.
         typical_size: height and width, in pixels, at which the trunk is measured by default.
 
     Raises:
@@ -198,7 +198,9 @@ class Trunk(Backbone):
         parts = name.split(".")
         if parts[0] == "blocks":
             return int(parts[1]) + 1
-        return 0 if parts[0] in ("patch_embed", "pos_embed", "cls_token") else len(self.blocks) + 1
+        return (
+            0 if parts[0] in ("patch_embed", "pos_embed", "cls_token", "reg_token") else len(self.blocks) + 1
+        )
 
 
 class TrunkPlace(NamedTuple):
