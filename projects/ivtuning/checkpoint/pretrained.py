@@ -240,14 +240,14 @@ def _diagnose(kind: str, own: dict[str, Tensor], file: dict[str, Tensor]) -> Non
     """Name the one reason behind a mismatch of many keys, where there is one; `kind` is the trunk's."""
     if is_swin(file) and not is_swin(own):
         raise UserError(f"is a Swin checkpoint, the trunk is {kind} (first keys {first(list(file))})")
-    for name in file:
-        for part in name.split("."):
-            if part in _FOREIGN and name not in own and not _unused(name):
-                raise UserError(f"has {_FOREIGN[part]} ({name}), which {kind} lacks: take weights without")
     for family, belongs in (("Swin", is_swin), ("EVA-02", is_eva), ("DINOv3", is_dinov3)):
         if belongs(own) and not belongs(file):
             keys = first(list(file))
             raise UserError(f"is no {family} checkpoint, the trunk is {kind} (first keys {keys})")
+    for name in file:
+        for part in name.split("."):
+            if part in _FOREIGN and name not in own and not _unused(name):
+                raise UserError(f"has {_FOREIGN[part]} ({name}), which {kind} lacks: take weights without")
     theirs, ours = _depths(file), _depths(own)
     if theirs != ours:
         option = f"depths={theirs}" if is_swin(own) else f"depth={sum(theirs)}"
