@@ -28,9 +28,9 @@ DINOV2_SIZES = {
 class DINOv2(PlainViT):
     """DINOv2: a plain ViT with LayerScale, patches of 14 px and, in its second release, register tokens.
 
-    Parameter names and outputs are those of timm's ``vit_*_patch14_{,reg4_}dinov2``, with the final norm
-    on all outputs. As there, positions are resized with a filter against aliasing. The
-    defaults are ViT-B with four registers: 86,582,016 base parameters.
+    Parameter names and outputs are those of timm's ``vit_*_patch14_{,reg4_}dinov2``, with the final norm on
+    all outputs. As there, positions are resized with a filter against aliasing. The defaults are ViT-B with
+    four registers: 86,582,016 base parameters.
 
     Images are padded with zeros at the right and the bottom to multiples of 14 px, so the maps cover up to
     13 px more than the image.

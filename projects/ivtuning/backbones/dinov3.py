@@ -27,10 +27,9 @@ class DINOv3(PlainViT):
     """DINOv3: LayerScale, register tokens, and rotary positions in place of absolute ones.
 
     Parameter names and outputs are those of timm's ``vit_*_patch16_dinov3``, with the final norm on all
-    outputs.
-    The defaults are ViT-B: 85,641,216 base parameters. The projections of query, key and value have no bias:
-    the released ones are zero. A rotary position is a patch's place in the image, from -1 to 1 along either
-    side, so the trunk takes any size.
+    outputs. The defaults are ViT-B: 85,641,216 base parameters. The projections of query, key and value have
+    no bias, since the released ones are zero. A rotary position is a patch's place in the image, from -1 to 1
+    along either side, so the trunk takes any size.
 
     Args:
         stem, tuner: the plugins.

@@ -17,6 +17,8 @@ from ..tuning.stems import STEMS, Stem, VisibleOnly
 from .block import ACTIVATION_CHECKPOINTING
 
 PLUGINS = ("stem", "tuner")
+# The first parts of names of parameters in front of the blocks.
+EMBEDDINGS = ("patch_embed", "pos_embed", "cls_token", "reg_token")
 
 
 class Trunk(Backbone):
@@ -198,9 +200,7 @@ class Trunk(Backbone):
         parts = name.split(".")
         if parts[0] == "blocks":
             return int(parts[1]) + 1
-        return (
-            0 if parts[0] in ("patch_embed", "pos_embed", "cls_token", "reg_token") else len(self.blocks) + 1
-        )
+        return 0 if parts[0] in EMBEDDINGS else len(self.blocks) + 1
 
 
 class TrunkPlace(NamedTuple):

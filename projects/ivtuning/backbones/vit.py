@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
-from ..tuning.options import need_rate, need_whole
+from ..tuning.options import need_number, need_rate, need_whole
 from ..tuning.sites import PatchTokenAdapters
 from ..tuning.stems import Stem
 from .attention.relpos import RelPosAttention
@@ -92,12 +92,12 @@ class VisionTransformer(Trunk):
         self.drop_path_rate = drop_path_rate
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
 
-    def build(self, grid: int, make_block: Callable[[int, float], OpenBlock]) -> None:
+    def build(self, grid: int | None, make_block: Callable[[int, float], OpenBlock]) -> None:
         """Make `pos_embed` for a square of `grid` patches, and blocks by ``make_block(index, drop_path)``.
 
-        With a `grid` of 0 there is no `pos_embed`.
+        Without a `grid` there is no `pos_embed`.
         """
-        self.pos_embed = self.token(grid * grid + self.slots) if grid else None
+        self.pos_embed = None if grid is None else self.token(grid * grid + self.slots)
         need_rate("drop_path_rate", self.drop_path_rate)
         rates = torch.linspace(0, self.drop_path_rate, self.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(make_block(i, rate) for i, rate in enumerate(rates))
@@ -244,11 +244,13 @@ class PlainViT(VisionTransformer):
         super().__init__(**options)
         self.check_indices("out_indices", out_indices)
         need_whole("reg_tokens", reg_tokens, least=0)
+        if init_values is not None:
+            need_number("init_values", init_values)
         self.init_values = init_values
         has_class, self.prefix = self.slots, self.slots + reg_tokens
-        if reg_tokens:
+        if reg_tokens or img_size is None:
             self.slots = 0
-        grid = img_size // self.size_divisibility if img_size else 0
+        grid = None if img_size is None else img_size // self.size_divisibility
         self.build(grid, lambda index, drop_path: self.make_block(drop_path))
         self.cls_token = self.token() if has_class else None
         self.reg_token = self.token(reg_tokens) if reg_tokens else None
