@@ -227,3 +227,18 @@ def test_layer_decay_counts_tokens_among_the_embeddings(make):
 def test_registers_are_a_whole_number(value):
     with pytest.raises(UserError, match="reg_tokens"):
         dinov2(reg_tokens=value)
+
+
+def test_a_plain_vit_without_positions_and_one_with_registers_alone():
+    image = torch.randn(1, 3, 24, 40)
+    trunk = plain_vit(VisibleOnly(), Frozen(), img_size=None)
+    assert trunk.pos_embed is None and trunk.prefix == 1
+    assert trunk(image)["block3"].shape == (1, 24, 3, 5)
+    trunk = plain_vit(VisibleOnly(), Frozen(), class_token=False, reg_tokens=3)
+    assert trunk.cls_token is None and trunk.prefix == 3 and trunk.pos_embed.shape == (1, 36, 24)
+    assert trunk(image)["block3"].shape == (1, 24, 3, 5)
+
+
+def test_options_of_another_kind():
+    with pytest.raises(UserError, match="init_values"):
+        dinov2(init_values="small")
