@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import plain_vit, swin, vitdet
+from helpers.tiny import dinov2, dinov3, plain_vit, swin, vitdet
 from timm.models import vision_transformer, vision_transformer_sam
 
 from ivtuning import compat
@@ -14,6 +14,7 @@ from ivtuning.backbones.trunk import find_trunk
 from ivtuning.backbones.vit import ViTDet
 from ivtuning.errors import UserError
 from ivtuning.necks.feature_pyramid import SimpleFeaturePyramid
+from ivtuning.necks.multi_scale import MultiScale
 from ivtuning.tuning import Frozen, Full, IVTuning
 from ivtuning.tuning.stems import STEMS, InfraredOnly, PromptStem, SumStem, VisibleOnly
 
@@ -184,6 +185,37 @@ def test_pyramid_strides():
     assert {n: s.stride for n, s in pyramid.output_shape().items()} == dict(p2=4, p3=8, p4=16, p5=32)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (1024, 768)])
+def test_the_pyramid_resamples_other_strides_to_powers_of_two(size):
+    """Every cell of a level holds what the map has at the cell's center, in pixels of the image."""
+    pyramid = SimpleFeaturePyramid(
+        dinov2(patch_size=14), in_feature="block3", out_channels=8, scale_factors=(2.0, 1.0, 0.5)
+    )
+    assert {n: s.stride for n, s in pyramid.output_shape().items()} == dict(p3=8, p4=16, p5=32)
+    assert pyramid.size_divisibility == 32
+
+    def centers(count, stride):
+        return (torch.arange(count) + 0.5) * stride
+
+    height, width = (-(-side // 14) for side in size)
+    rows, columns = centers(height, 14)[:, None], centers(width, 14)
+    places = torch.stack([rows.expand(height, width), columns.expand(height, width)])[None]
+    pyramid.net.forward = lambda image: {"block3": places}
+    for level in (3, 4, 5):
+        setattr(pyramid, f"simfp_{level}", torch.nn.Identity())
+    level = pyramid(torch.zeros(1, 3, *size))["p4"]
+    assert level.shape == (1, 2, size[0] // 16, size[1] // 16)
+    rows, columns = centers(size[0] // 16, 16)[:, None], centers(size[1] // 16, 16)
+    torch.testing.assert_close(level[0, 0], rows.expand_as(level[0, 0]))
+    torch.testing.assert_close(level[0, 1], columns.expand_as(level[0, 1]))
+
+
+def test_padding_goes_with_the_patches():
+    with pytest.raises(UserError, match="size_divisibility=32: the trunk's patches have 14 px"):
+        MultiScale(dinov2(patch_size=14))
+    assert MultiScale(dinov2(patch_size=14), 14).size_divisibility == 14
+
+
 def test_wrong_indices_are_reported():
     with pytest.raises(UserError, match="block 9"):
         vitdet(global_blocks=(1, 9))
@@ -198,7 +230,7 @@ def test_find_trunk_wants_exactly_one():
 
 
 @pytest.mark.parametrize("stem", STEMS.values())
-@pytest.mark.parametrize("build", [vitdet, plain_vit, swin])
+@pytest.mark.parametrize("build", [vitdet, plain_vit, swin, dinov2, dinov3])
 def test_blocks_get_maps_whose_channels_lie_side_by_side(build, stem):
     trunk = build(stem(), Frozen())
     seen = []

@@ -12,11 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.tiny import eva, plain_vit, swin, vitdet
+from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
 from ivtuning.tuning import Frozen
 from ivtuning.tuning.stems import VisibleOnly
 
-TRUNKS = {"ViTDet": vitdet, "PlainViT": plain_vit, "Swin": swin, "Eva02": eva}
+TRUNKS = {
+    "ViTDet": vitdet,
+    "PlainViT": plain_vit,
+    "Swin": swin,
+    "Eva02": eva,
+    "DINOv2": dinov2,
+    "DINOv3": dinov3,
+}
 
 
 class Weights:
@@ -117,9 +124,9 @@ def tuned_block(block: nn.Module, method: str, w: Weights, x: Tensor, p: Tensor,
             return t
         return at_patches(lambda m: m + bottleneck(w.below(f"adapter{number}"), m), t)
 
-    a = x + block.drop_path1(on_branch(1, block.attend(block.norm1(x), **options)))
+    a = x + block.drop_path1(on_branch(1, block.ls1(block.attend(block.norm1(x), **options))))
     a = after_branch(1, a)
-    b = a + block.drop_path2(on_branch(2, block.mlp(block.norm2(a))))
+    b = a + block.drop_path2(on_branch(2, block.ls2(block.mlp(block.norm2(a)))))
     if method == "AdaptFormer":
         b = at_patches(lambda m: m + 0.1 * bottleneck(w.below("branch"), patches(a)), b)
     return after_branch(2, b)
@@ -162,22 +169,26 @@ def reference(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     if kind == "Swin":
         return swin_forward(base, run, x, p0)
-    positions = base.pos_embed[:, base.prefix :]
-    side = round(positions.shape[1] ** 0.5)
-    grid = positions.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    x = x + F.interpolate(grid, size, mode="bicubic").permute(0, 2, 3, 1)
+    if kind != "DINOv3":
+        positions = base.pos_embed[:, base.slots :]
+        side = round(positions.shape[1] ** 0.5)
+        grid = positions.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        x = x + F.interpolate(grid, size, mode="bicubic", antialias=kind == "DINOv2").permute(0, 2, 3, 1)
     if kind == "ViTDet":
         for i in range(len(base.blocks)):
             x = run(i, x, p0 if i == 0 and p0 is not None else x)
         return {"last_feat": x.permute(0, 3, 1, 2)}
-    options = {"rope": base.rope.get_embed(size)} if kind == "Eva02" else {}
-    x = torch.cat([(base.cls_token + base.pos_embed[:, :1]).expand(len(x), -1, -1), x.flatten(1, 2)], 1)
+    options = {"rope": base.rope.get_embed(size)} if kind in ("Eva02", "DINOv3") else {}
+    front = [base.cls_token, base.reg_token] if "DINO" in kind else [base.cls_token + base.pos_embed[:, :1]]
+    prefix = sum(token.shape[1] for token in front)
+    x = torch.cat([*(token.expand(len(x), -1, -1) for token in front), x.flatten(1, 2)], 1)
     outputs = {}
     for i in range(len(base.blocks)):
-        patches = x[:, 1:].unflatten(1, size)
+        patches = x[:, prefix:].unflatten(1, size)
         x = run(i, x, p0 if i == 0 and p0 is not None else patches, **options)
         if i in base.out_indices:
-            outputs[f"block{i}"] = x[:, 1:].unflatten(1, size).permute(0, 3, 1, 2)
+            y = base.norm(x) if "DINO" in kind else x
+            outputs[f"block{i}"] = y[:, prefix:].unflatten(1, size).permute(0, 3, 1, 2)
     return outputs
 
 
@@ -198,7 +209,7 @@ def add_low_rank(base: nn.Module, w: Weights, rank: int) -> None:
         for j, target in ((0, "q"), (2, "v")):
             own = w.below(f"{i}.{target}")
             update = own["lora_B"] @ own["lora_A"] / rank
-            if hasattr(block.attn, f"{target}_proj"):
+            if getattr(block.attn, f"{target}_proj", None) is not None:
                 getattr(block.attn, f"{target}_proj").weight += update
             else:
                 block.attn.qkv.weight.unflatten(0, (3, -1))[j] += update

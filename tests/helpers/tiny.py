@@ -7,6 +7,8 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from ivtuning.backbones.dinov2 import DINOv2
+from ivtuning.backbones.dinov3 import DINOv3
 from ivtuning.backbones.eva import Eva02
 from ivtuning.backbones.swin import Swin
 from ivtuning.backbones.vit import PlainViT, ViTDet
@@ -116,3 +118,17 @@ def eva(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> Eva02
         img_size=48, patch_size=8, embed_dim=24, depth=4, num_heads=2, out_indices=(1, 3), rope_grid=4
     )
     return Eva02(*plugins(stem, tuner), **{**options, **kwargs})
+
+
+# LayerScale of 1, so that what an adapter does inside a block shows.
+DINO = dict(SIZE, embed_dim=32, out_indices=(1, 3), reg_tokens=2, init_values=1.0)
+
+
+def dinov2(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> DINOv2:
+    """Four blocks of width 32, patch 8, with a cls token, two registers and LayerScale."""
+    return DINOv2(*plugins(stem, tuner), **{**DINO, "img_size": 48, **kwargs})
+
+
+def dinov3(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> DINOv3:
+    """Like :func:`dinov2`, with rotary positions and gated MLPs."""
+    return DINOv3(*plugins(stem, tuner), **{**DINO, "swiglu_mlp": True, **kwargs})

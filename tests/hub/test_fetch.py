@@ -16,6 +16,8 @@ from helpers.weights import same
 from huggingface_hub import constants
 from safetensors.torch import save
 
+from ivtuning.backbones.dinov2 import DINOv2
+from ivtuning.backbones.dinov3 import DINOv3
 from ivtuning.backbones.eva import Eva02
 from ivtuning.backbones.swin import Swin
 from ivtuning.backbones.vit import PlainViT, ViTDet
@@ -208,6 +210,7 @@ def test_safetensors_come_first_and_pickles_are_read_without_running_them(hub, t
 
 VIT = dict(embed_dim=32, depth=2, num_heads=2, img_size=64)
 EVA = VIT | dict(img_size=56)
+DINO = dict(embed_dim=32, depth=2, num_heads=2)
 SAM = VIT | dict(global_attn_indexes=(1,))
 SWIN = dict(embed_dim=8, depths=(2, 2, 2), num_heads=(1, 2, 4))
 STAGES = SWIN | dict(out_indices=(0, 1, 2))
@@ -219,6 +222,10 @@ PUBLISHED = {
     "swin_base_patch4_window7_224.ms_in22k": (SWIN, partial(Swin, window_size=7, **STAGES)),
     "swin_large_patch4_window7_224.ms_in22k": (SWIN, partial(Swin, window_size=7, **STAGES)),
     "swin_large_patch4_window12_384.ms_in22k": (SWIN, partial(Swin, window_size=12, **STAGES)),
+    "vit_base_patch14_reg4_dinov2.lvd142m": (EVA, partial(DINOv2, out_indices=(1,), **EVA)),
+    "vit_large_patch14_reg4_dinov2.lvd142m": (EVA, partial(DINOv2, out_indices=(1,), **EVA)),
+    "vit_base_patch16_dinov3.lvd1689m": (DINO, partial(DINOv3, out_indices=(1,), **DINO)),
+    "vit_large_patch16_dinov3.lvd1689m": (DINO, partial(DINOv3, out_indices=(1,), **DINO)),
     "eva02_large_patch14_224.mim_m38m": (EVA, partial(Eva02, out_indices=(1,), patch_size=14, **EVA)),
 }
 

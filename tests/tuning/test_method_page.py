@@ -60,7 +60,7 @@ def test_counts_of_whole_trunks(trunk, column, expected):
 
 
 def test_all_tables_are_read():
-    assert len(whole_counts()) == 9 * 4 + 3 * 8
+    assert len(whole_counts()) == 11 * 4 + 3 * 8
 
 
 @pytest.mark.parametrize("row", rows("method")[-5:], ids=lambda row: row["method"])

@@ -6,33 +6,20 @@ from collections.abc import Sequence
 
 from timm.layers import create_rope_embed
 from timm.models import eva
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..tuning import Tuner
+from ..tuning.sites import ScaledBlock
 from ..tuning.stems import Stem
 from .block import OpenBlock
-from .vit import LayerNorm, PlainViT
+from .vit import PlainViT
 
 
-class Eva02Block(OpenBlock, eva.EvaBlock):
-    """An EVA-02 block on tokens, (B, N, C): rotary positions, and a SwiGLU MLP with a norm inside.
+class RopeBlock(OpenBlock, ScaledBlock, eva.EvaBlock):
+    """timm's EVA block on tokens, (B, N, C).
 
     Its attention takes `rope`, the rotary positions of the patches, (patches, 2 C / heads).
     """
-
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, prefix: int):
-        super().__init__(
-            dim,
-            num_heads,
-            qkv_fused=False,
-            mlp_ratio=mlp_ratio,
-            swiglu_mlp=True,
-            scale_mlp=True,
-            num_prefix_tokens=prefix,
-            drop_path=drop_path,
-            norm_layer=LayerNorm,
-        )
-        self.ls1 = self.ls2 = nn.Identity()
 
 
 class Eva02(PlainViT):
@@ -73,8 +60,14 @@ class Eva02(PlainViT):
             "cat", dim=embed_dim, num_heads=num_heads, in_pixels=False, ref_feat_shape=(rope_grid, rope_grid)
         )
 
-    def make_block(self, drop_path: float) -> Eva02Block:
-        return Eva02Block(self.embed_dim, self.num_heads, self.mlp_ratio, drop_path, self.prefix)
+    def make_block(self, drop_path: float) -> RopeBlock:
+        return RopeBlock(
+            **self.block_options(drop_path),
+            num_prefix_tokens=self.prefix,
+            qkv_fused=False,
+            swiglu_mlp=True,
+            scale_mlp=True,
+        )
 
     def attention_options(self, size: tuple[int, int]) -> dict[str, Tensor]:
         return {"rope": self.rope.get_embed(size)}

@@ -54,8 +54,10 @@ def by_product(image: Tensor, proj: nn.Conv2d) -> Tensor:
     return F.linear(patches.flatten(3), proj.weight.flatten(1), proj.bias)
 
 
-def resize_positions(grid: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_positions(grid: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
     """A position embedding (1, H, W, C), resized bicubically to `size`, (1, h, w, C): F.interpolate's values.
+
+    `antialias` is F.interpolate's as well. With it the values are timm's.
 
     Bicubic interpolation is linear, first along one side, then along the other: two matrix products. CUDA's
     kernel for it runs through all channels in each of h * w threads, many times slower.
@@ -64,12 +66,14 @@ def resize_positions(grid: Tensor, size: tuple[int, int]) -> Tensor:
         return grid
     with without_autocast(grid.device.type):  # which would round the positions
         x = at_least_float32(grid)
-        rows, columns = (_weights(old, new, x) for old, new in zip(x.shape[1:3], size, strict=True))
+        rows, columns = (
+            _weights(old, new, x, antialias) for old, new in zip(x.shape[1:3], size, strict=True)
+        )
         x = (rows @ x.flatten(2)).unflatten(2, x.shape[2:])
         return (columns @ x).to(grid.dtype)
 
 
-def _weights(old: int, new: int, like: Tensor) -> Tensor:
+def _weights(old: int, new: int, like: Tensor, antialias: bool) -> Tensor:
     """(new, old): a side's new values as weighted sums of the old ones."""
     identity = torch.eye(old, dtype=like.dtype, device=like.device)
-    return F.interpolate(identity[None, None], size=(new, old), mode="bicubic")[0, 0]
+    return F.interpolate(identity[None, None], size=(new, old), mode="bicubic", antialias=antialias)[0, 0]

@@ -17,6 +17,8 @@ from ..tuning.stems import STEMS, Stem, VisibleOnly
 from .block import ACTIVATION_CHECKPOINTING
 
 PLUGINS = ("stem", "tuner")
+# The first parts of names of parameters in front of the blocks.
+EMBEDDINGS = ("patch_embed", "pos_embed", "cls_token", "reg_token")
 
 
 class Trunk(Backbone):
@@ -37,8 +39,8 @@ class Trunk(Backbone):
             "triton"; see :meth:`ivtuning.backbones.block.OpenBlock.set_attn_backend`.
 
     Attributes:
-        layout: how the base's parameters are named: "vit", "swin" or "eva02". Pretrained files that name them
-            in another way are translated to it.
+        layout: how the base's parameters are named: "vit", "swin", "eva02" or "dinov3". Pretrained files that
+            name them in another way are translated to it.
         typical_size: height and width, in pixels, at which the trunk is measured by default.
 
     Raises:
@@ -198,7 +200,7 @@ class Trunk(Backbone):
         parts = name.split(".")
         if parts[0] == "blocks":
             return int(parts[1]) + 1
-        return 0 if parts[0] in ("patch_embed", "pos_embed", "cls_token") else len(self.blocks) + 1
+        return 0 if parts[0] in EMBEDDINGS else len(self.blocks) + 1
 
 
 class TrunkPlace(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
-from ..tuning.options import need_rate
+from ..tuning.options import need_number, need_rate, need_whole
 from ..tuning.sites import PatchTokenAdapters
 from ..tuning.stems import Stem
 from .attention.relpos import RelPosAttention
@@ -67,7 +67,13 @@ class VisionTransformer(Trunk):
         drop_path_rate: of the last block; it grows from 0 at the first.
         class_token: `pos_embed` carries a slot for a class token.
         options: those of :class:`ivtuning.backbones.trunk.Trunk`.
+
+    Attributes:
+        slots: how many tokens in front of the patches `pos_embed` has a slot for.
+        antialias: resize positions as timm does, with a filter against aliasing.
     """
+
+    antialias = False
 
     def __init__(
         self,
@@ -82,15 +88,16 @@ class VisionTransformer(Trunk):
     ):
         super().__init__(**options)
         self.embed_dim, self.depth, self.num_heads, self.mlp_ratio = embed_dim, depth, num_heads, mlp_ratio
-        self.prefix = int(class_token)
+        self.slots = int(class_token)
         self.drop_path_rate = drop_path_rate
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
 
-    def build(self, grid: int, make_block: Callable[[int, float], OpenBlock]) -> None:
-        """Make `pos_embed` for a square of `grid` patches, and blocks by ``make_block(index, drop_path)``."""
-        self.pos_embed = nn.Parameter(
-            trunc_normal_(torch.zeros(1, grid * grid + self.prefix, self.embed_dim), std=0.02)
-        )
+    def build(self, grid: int | None, make_block: Callable[[int, float], OpenBlock]) -> None:
+        """Make `pos_embed` for a square of `grid` patches, and blocks by ``make_block(index, drop_path)``.
+
+        Without a `grid` there is no `pos_embed`.
+        """
+        self.pos_embed = None if grid is None else self.token(grid * grid + self.slots)
         need_rate("drop_path_rate", self.drop_path_rate)
         rates = torch.linspace(0, self.drop_path_rate, self.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(make_block(i, rate) for i, rate in enumerate(rates))
@@ -99,6 +106,10 @@ class VisionTransformer(Trunk):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def token(self, count: int = 1) -> nn.Parameter:
+        """Initialized tokens or positions, (1, count, C)."""
+        return nn.Parameter(trunc_normal_(torch.zeros(1, count, self.embed_dim), std=0.02))
 
     def set_outputs(self, names: Sequence[str]) -> None:
         """Declare the feature maps, all of the trunk's width and stride, as detectron2 wants them."""
@@ -120,9 +131,9 @@ class VisionTransformer(Trunk):
 
     def positions(self, size: tuple[int, int]) -> Tensor:
         """Position embedding of the patches, resized bicubically to `size`: (1, h, w, C)."""
-        patches = self.pos_embed[:, self.prefix :]
+        patches = self.pos_embed[:, self.slots :]
         side = round(patches.shape[1] ** 0.5)
-        return resize_positions(patches.unflatten(1, (side, side)), size)
+        return resize_positions(patches.unflatten(1, (side, side)), size, self.antialias)
 
 
 class ViTDet(VisionTransformer):
@@ -200,34 +211,53 @@ class PlainViT(VisionTransformer):
 
     Args:
         stem, tuner: the plugins.
-        img_size: side of the images behind `pos_embed`, in pixels.
+        img_size: side of the images behind `pos_embed`, in pixels; None: there are no absolute positions.
         out_indices: indices of the blocks whose output is returned, as "block<i>".
         final_norm: end with a LayerNorm, applied to the last block's output.
+        reg_tokens: number of register tokens after the class token (arXiv 2309.16588). As in timm's models
+            with registers, `pos_embed` then has no slot for the class token.
+        init_values: what LayerScale starts from; None: the blocks have none.
         options: those of :class:`VisionTransformer`; with `class_token` a class token is prepended.
+
+    Attributes:
+        prefix: number of tokens in front of the patches. They pass through the blocks and are not returned.
+        norm_layer: makes all norms.
+        norm_everywhere: `final_norm` applies to all outputs.
 
     Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)}.
     """
+
+    norm_layer = staticmethod(LayerNorm)
+    norm_everywhere = False
 
     def __init__(
         self,
         stem: Stem,
         tuner: Tuner,
-        img_size: int = 224,
+        img_size: int | None = 224,
         out_indices: Sequence[int] = (11,),
         final_norm: bool = False,
+        reg_tokens: int = 0,
+        init_values: float | None = None,
         **options,
     ):
         super().__init__(**options)
         self.check_indices("out_indices", out_indices)
-        self.build(img_size // self.size_divisibility, lambda index, drop_path: self.make_block(drop_path))
-        width = self.embed_dim
-        self.cls_token = (
-            nn.Parameter(trunc_normal_(torch.zeros(1, 1, width), std=0.02)) if self.prefix else None
-        )
-        self.norm = LayerNorm(width) if final_norm else nn.Identity()
+        need_whole("reg_tokens", reg_tokens, least=0)
+        if init_values is not None:
+            need_number("init_values", init_values)
+        self.init_values = init_values
+        has_class, self.prefix = self.slots, self.slots + reg_tokens
+        if reg_tokens or img_size is None:
+            self.slots = 0
+        grid = None if img_size is None else img_size // self.size_divisibility
+        self.build(grid, lambda index, drop_path: self.make_block(drop_path))
+        self.cls_token = self.token() if has_class else None
+        self.reg_token = self.token(reg_tokens) if reg_tokens else None
+        self.norm = self.norm_layer(self.embed_dim) if final_norm else nn.Identity()
         self.out_indices = tuple(out_indices)
         self.set_outputs([f"block{i}" for i in self.out_indices])
-        self.attach(stem, tuner, [width] * self.depth)
+        self.attach(stem, tuner, [self.embed_dim] * self.depth)
 
     @classmethod
     def shortened(cls, options: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -238,25 +268,39 @@ class PlainViT(VisionTransformer):
 
     def make_block(self, drop_path: float) -> OpenBlock:
         """One block."""
-        return PlainBlock(
-            self.embed_dim,
-            self.num_heads,
+        return PlainBlock(**self.block_options(drop_path))
+
+    def block_options(self, drop_path: float) -> dict[str, Any]:
+        """What all kinds of blocks are made of."""
+        return dict(
+            dim=self.embed_dim,
+            num_heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             qkv_bias=True,
+            init_values=self.init_values,
             drop_path=drop_path,
-            norm_layer=LayerNorm,
+            norm_layer=self.norm_layer,
         )
 
     def attention_options(self, size: tuple[int, int]) -> dict[str, Tensor]:
         """What every block's attention needs besides its input, for a map of `size` patches."""
         return {}
 
+    def tokens(self, x: Tensor) -> Tensor:
+        """The first block's input, (B, prefix + h w, C), of the map `x`, (B, h, w, C)."""
+        if self.pos_embed is not None:
+            x = x + self.positions(tuple(x.shape[1:3]))
+        front = []
+        if self.cls_token is not None:
+            front.append(self.cls_token + self.pos_embed[:, :1] if self.slots else self.cls_token)
+        if self.reg_token is not None:
+            front.append(self.reg_token)
+        return torch.cat([*(token.expand(len(x), -1, -1) for token in front), x.flatten(1, 2)], 1)
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
         size = tuple(x.shape[1:3])
-        x = (x + self.positions(size)).flatten(1, 2)
-        if self.prefix:
-            x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
+        x = self.tokens(x)
         options = self.attention_options(size)
         features = {}
         last = len(self.blocks) - 1
@@ -266,6 +310,6 @@ class PlainViT(VisionTransformer):
             carried = x[:, self.prefix :].unflatten(1, size) if prompt is None or i else prompt
             x = block(x, adapters and PatchTokenAdapters(adapters, size, self.prefix), carried, **options)
             if i in self.out_indices:
-                y = self.norm(x) if i == last else x
+                y = self.norm(x) if i == last or self.norm_everywhere else x
                 features[f"block{i}"] = y[:, self.prefix :].unflatten(1, size).permute(0, 3, 1, 2)
         return features

@@ -20,6 +20,7 @@ from ..hub.names import base_name
 from ..utils.tensors import check_values, copy_into, named_tensors
 from .files import read_state
 from .report import LoadReport, brief, count, first, sizes
+from .trunks.dino import dinov2_to_timm, dinov3_to_timm, is_dinov3
 from .trunks.eva import is_eva, to_timm
 from .trunks.resize import fit, is_table
 from .trunks.swin import from_mmdet, is_output_norm, is_swin, to_official
@@ -32,7 +33,7 @@ _RENAMED = {"lin1": "fc1", "lin2": "fc2"}  # SAM's MLP
 _FOREIGN = {
     **dict.fromkeys(("ls1", "ls2", "gamma_1", "gamma_2"), "LayerScale"),
     **dict.fromkeys(("q_norm", "k_norm"), "query-key normalization"),
-    **dict.fromkeys(("reg_token", "register_tokens"), "register tokens"),
+    **dict.fromkeys(("reg_token", "register_tokens", "storage_tokens"), "register tokens"),
     **dict.fromkeys(("norm_pre", "ln_pre"), "a norm before the blocks"),
     "q_proj": "EVA-02's separate projections",
     **dict.fromkeys(("q_bias", "v_bias"), "BEiT's attention"),
@@ -50,11 +51,11 @@ def load_pretrained(
 ) -> LoadReport:
     """Fill `model` from the file at `path` (see :func:`ivtuning.checkpoint.files.read_state`).
 
-    It reads plain ViT weights (MAE, timm), SAM's image encoder, EVA-02 (its release, timm), Swin weights
-    (Microsoft, timm, mmdet), detectron2's ViTDet and Swin detectors, and our own files of a trunk or a whole
-    model. All base tensors of the trunk must be in the file, with two exceptions: relative positions, which
-    plain ViTs lack (they become zero), and the norms on a Swin's outputs, which ImageNet weights lack (they
-    become the identity). Position embeddings and tables are resized.
+    It reads plain ViT weights (MAE, timm), SAM's image encoder, EVA-02, DINOv2 and DINOv3 (their releases,
+    timm), Swin weights (Microsoft, timm, mmdet), detectron2's ViTDet and Swin detectors, and our own files of
+    a trunk or a whole model. All base tensors of the trunk must be in the file, with two exceptions: relative
+    positions, which plain ViTs lack (they become zero), and the norms on a Swin's outputs, which ImageNet
+    weights lack (they become the identity). Position embeddings and tables are resized.
 
     Stem, tuner, neck and heads are filled as far as the file has them; heads of another shape stay as
     initialized. A stem that the file did not fill starts from the base.
@@ -132,6 +133,8 @@ def _source(state: Mapping[str, Tensor], inner: Mapping[str, Tensor]) -> str:
         return "Swin of mmdetection" if any(".attn.w_msa." in n for n in state) else "Swin"
     if is_eva(inner) or any(n.endswith(".attn.q_bias") for n in inner):
         return "EVA-02"
+    if is_dinov3(inner):
+        return "DINOv3"
     return "ViT of SAM" if any(".mlp.lin1." in n for n in inner) else "ViT"
 
 
@@ -144,6 +147,10 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
         report.ignored += to_official(file)
     elif is_eva(own) and is_eva(file):
         report.ignored += to_timm(file)
+    elif is_dinov3(own) and is_dinov3(file):
+        report.ignored += dinov3_to_timm(file)
+    elif any(n.endswith(".ls1.gamma") for n in own):
+        dinov2_to_timm(file)
     _diagnose(type(trunk).__name__, own, file)
     unknown = [n for n in file if n not in own and not _unused(n)]
     has_tables = any(map(is_table, file))
@@ -164,6 +171,8 @@ def _base(trunk: Trunk, file: dict[str, Tensor], report: LoadReport) -> dict[str
             hint = "it has relative positions, which ViTDet with use_rel_pos=True takes"
         elif "cls_token" in absent:
             hint = "set class_token=False"
+        elif "reg_token" in absent:
+            hint = "set reg_tokens=0"
         elif "norm.weight" in absent:
             hint = "set final_norm=False"
         raise UserError(f"{' and '.join(what)}: {hint}")
@@ -231,14 +240,14 @@ def _diagnose(kind: str, own: dict[str, Tensor], file: dict[str, Tensor]) -> Non
     """Name the one reason behind a mismatch of many keys, where there is one; `kind` is the trunk's."""
     if is_swin(file) and not is_swin(own):
         raise UserError(f"is a Swin checkpoint, the trunk is {kind} (first keys {first(list(file))})")
+    for family, belongs in (("Swin", is_swin), ("EVA-02", is_eva), ("DINOv3", is_dinov3)):
+        if belongs(own) and not belongs(file):
+            keys = first(list(file))
+            raise UserError(f"is no {family} checkpoint, the trunk is {kind} (first keys {keys})")
     for name in file:
         for part in name.split("."):
             if part in _FOREIGN and name not in own and not _unused(name):
                 raise UserError(f"has {_FOREIGN[part]} ({name}), which {kind} lacks: take weights without")
-    for family, belongs in (("Swin", is_swin), ("EVA-02", is_eva)):
-        if belongs(own) and not belongs(file):
-            keys = first(list(file))
-            raise UserError(f"is no {family} checkpoint, the trunk is {kind} (first keys {keys})")
     theirs, ours = _depths(file), _depths(own)
     if theirs != ours:
         option = f"depths={theirs}" if is_swin(own) else f"depth={sum(theirs)}"

@@ -15,8 +15,15 @@ from ..config import build
 from ..config.parameters import locate_target
 from ..errors import UserError
 
-# Position tables are biases by nature, though they have more than one dimension.
-UNDECAYED = ("pos_embed", "cls_token", "rel_pos_h", "rel_pos_w", "relative_position_bias_table")
+# Positions and tokens are biases by nature, though they have more than one dimension.
+UNDECAYED = (
+    "pos_embed",
+    "cls_token",
+    "reg_token",
+    "rel_pos_h",
+    "rel_pos_w",
+    "relative_position_bias_table",
+)
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module, place: TrunkPlace) -> torch.optim.Optimizer:

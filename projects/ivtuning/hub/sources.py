@@ -40,6 +40,13 @@ SOURCES = {
     "sam_vit_h_4b8939.pth": f"{_FAIR}/segment_anything/sam_vit_h_4b8939.pth",
     **{f"swin_{name}.pth": f"{_SWIN}/v1.0.0/swin_{name}.pth" for name in _SWINS},
     "eva02_L_pt_m38m_p14to16.pt": f"{_EVA}/eva02_L_pt_m38m_p14to16.pt",
+    **{
+        f"dinov2_vit{size}14{kind}_pretrain.pth": (
+            f"{_FAIR}/dinov2/dinov2_vit{size}14/dinov2_vit{size}14{kind}_pretrain.pth"
+        )
+        for size in "sblg"
+        for kind in ("", "_reg4")
+    },
     "model_final_61ccd1.pkl": f"{_VITDET}/mask_rcnn_vitdet_b/f325346929/model_final_61ccd1.pkl",
     "model_final_6146ed.pkl": f"{_VITDET}/mask_rcnn_vitdet_l/f325599698/model_final_6146ed.pkl",
     "model_final_7224f1.pkl": f"{_VITDET}/mask_rcnn_vitdet_h/f329145471/model_final_7224f1.pkl",

@@ -1,5 +1,5 @@
 """Feature pyramids: FPN on maps of several strides (arXiv 1612.03144), and ViTDet's simple pyramid on one map
-of stride 16 (arXiv 2203.16527, section 3).
+(arXiv 2203.16527, section 3).
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from detectron2.modeling import FPN, Backbone
 from timm.layers import LayerNorm2d
@@ -38,13 +39,16 @@ class FeaturePyramid(FPN):
 class SimpleFeaturePyramid(Backbone):
     """Feature maps of several strides, made of the trunk's last one.
 
+    detectron2's pooling of regions wants strides that are powers of two. Where the trunk's is none, its map
+    is first resampled to the next one: a map of stride 14 becomes one of 16, bilinearly, place for place.
+
     Parameter names are those of detectron2's class of the same name, so its checkpoints load.
 
     Args:
         net: the trunk.
         in_feature: name of the trunk's output to use.
         out_channels: channels of every level.
-        scale_factors: size of each level relative to the input map, 4.0 | 2.0 | 1.0 | 0.5.
+        scale_factors: size of each level relative to the (resampled) map, 4.0 | 2.0 | 1.0 | 0.5.
         top_block: adds coarser levels, such as detectron2's LastLevelMaxPool.
 
     Forward: image (B, 3 or 6, H, W) -> {"p2": (B, out_channels, H/4, W/4), ...}, named by log2 of the stride.
@@ -61,9 +65,11 @@ class SimpleFeaturePyramid(Backbone):
         super().__init__()
         self.net, self.in_feature, self.top_block = net, in_feature, top_block
         shape = net.output_shape()[in_feature]
+        stride = 2 ** math.ceil(math.log2(shape.stride))
+        self.resample = shape.stride / stride
         self.levels = []
         for factor in scale_factors:
-            level = int(math.log2(shape.stride / factor))
+            level = int(math.log2(stride / factor))
             # Submodules are named by level directly, as detectron2 names them.
             self.add_module(f"simfp_{level}", _level(factor, shape.channels, out_channels))
             self.levels.append(level)
@@ -80,10 +86,11 @@ class SimpleFeaturePyramid(Backbone):
         return self._size_divisibility
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        features = self.net(x)
-        maps = {
-            f"p{level}": getattr(self, f"simfp_{level}")(features[self.in_feature]) for level in self.levels
-        }
+        features = self.net(x)[self.in_feature]
+        if self.resample != 1:
+            # With the factor, and not with the size, the map's padding beyond the image does not shift it.
+            features = F.interpolate(features, scale_factor=self.resample, mode="bilinear")
+        maps = {f"p{level}": getattr(self, f"simfp_{level}")(features) for level in self.levels}
         if self.top_block is not None:
             extra = self.top_block(maps[self.top_block.in_feature])
             maps.update(zip(self._out_features[len(maps) :], extra, strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..tuning import Tuner
 from ..tuning.base import BlockAdapters
-from ..tuning.sites import PatchTokenAdapters, SitedBlock
+from ..tuning.sites import PatchTokenAdapters, ScaledBlock, SitedBlock
 
 
 class Pass:
@@ -50,12 +50,8 @@ class Opened(SitedBlock):
         return self.run(x, adapters, shared.prompt, **options)
 
 
-class OpenedEva(Opened):
-    def ls1(self, y: Tensor) -> Tensor:
-        return y if self.gamma_1 is None else self.gamma_1 * y
-
-    def ls2(self, y: Tensor) -> Tensor:
-        return y if self.gamma_2 is None else self.gamma_2 * y
+class OpenedEva(Opened, ScaledBlock):
+    pass
 
 
 class OpenedSwin(Opened):

@@ -47,8 +47,21 @@ class SitedBlock:
         return adapters.after_mlp(x + self.drop_path2(y), x, prompt)
 
 
+class ScaledBlock(SitedBlock):
+    """Mixin of timm's EVA block, whose LayerScale is two parameters, `gamma_1` and `gamma_2`, or None."""
+
+    def ls1(self, y: Tensor) -> Tensor:
+        return y if self.gamma_1 is None else self.gamma_1 * y
+
+    def ls2(self, y: Tensor) -> Tensor:
+        return y if self.gamma_2 is None else self.gamma_2 * y
+
+
 class PatchTokenAdapters:
-    """Applies adapters to the patch tokens of a sequence, and leaves its prefix (the class token) alone."""
+    """Applies adapters to the patch tokens of a sequence, and leaves its prefix alone.
+
+    The prefix are the class token and register tokens.
+    """
 
     def __init__(self, adapters: BlockAdapters, size: tuple[int, int], prefix: int):
         self.adapters, self.size, self.prefix = adapters, size, prefix
