@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..utils.files import atomic_write
+from ..visualization.pages import read_part, write_page
 from ..visualization.panels import one_line
 from .classification import class_details
 from .details import Details
@@ -51,10 +50,8 @@ def write_report(
         sections += _predicted(runs[0], weights, threshold, pairs)
     first = headline(runs[0]) if len(runs) == 1 else Html()
     title = f"Report: {', '.join(names)}"
-    page = _fill(title, joined(first, *sections))
-    with atomic_write(output) as temp:
-        temp.write_text(page, encoding="utf-8")
-    return output
+    style, script = (read_part(name, __file__) for name in ("style.css", "script.js"))
+    return write_page(output, title, joined(first, *sections), style, script)
 
 
 def _predicted(run: Run, weights: str | None, threshold: float | None, pairs: int) -> list[Html]:
@@ -97,20 +94,3 @@ def _names(runs: Sequence[Run]) -> dict[str, Run]:
     if len(set(names)) < len(names):
         names = [f"{i} {name}" for i, name in enumerate(names, 1)]
     return dict(zip(names, runs, strict=True))
-
-
-def _fill(title: str, body: Html) -> str:
-    """The template with its parts; each is put in once, so that data cannot name a part."""
-    folder = files(__package__)
-    parts: Mapping[str, str] = {
-        "title": joined(title),
-        "style": folder.joinpath("style.css").read_text(encoding="utf-8"),
-        "body": body,
-        "script": folder.joinpath("script.js").read_text(encoding="utf-8"),
-    }
-    page = folder.joinpath("template.html").read_text(encoding="utf-8")
-    head, *rest = page.split("{{")
-    for piece in rest:
-        name, _, after = piece.partition("}}")
-        head += parts[name] + after
-    return head

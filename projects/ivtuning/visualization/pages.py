@@ -10,9 +10,9 @@ from string import Template
 from ..utils.files import atomic_write
 
 
-def read_part(name: str) -> str:
-    """The content of a file beside this module: a page's HTML, style or script."""
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+def read_part(name: str, module: str = __file__) -> str:
+    """The content of a file beside a module: a page's HTML, style or script."""
+    return Path(module).with_name(name).read_text(encoding="utf-8")
 
 
 def write_page(path: Path, title: str, body: str, style: str = "", script: str = "") -> Path:
