@@ -1,4 +1,4 @@
-"""Align the pairs of two cameras that do not coincide: warp infrared images into the frame of the visible ones.
+"""Align pairs of two cameras that do not coincide: warp infrared images into the frame of the visible ones.
 
 One warp is estimated for the whole set from a sample of its pairs, on the edges that both cameras see, or is
 taken from a calibration file. The result is <output>/infrared/, in the size of the visible images, with
@@ -14,7 +14,8 @@ from options import ScriptParser, run
 
 EXAMPLE = r"""python datasets/align_pairs.py --vis my/visible --ir my/infrared --output my/aligned
   python datasets/align_pairs.py --vis my/visible --ir my/infrared --output my/cropped --model affine --crop
-  python datasets/align_pairs.py --vis my/visible --ir my/infrared --output my/aligned --calibration rig.yml"""
+  python datasets/align_pairs.py --vis my/visible --ir my/infrared --output my/aligned \
+    --calibration rig.yml"""
 
 PARSER = ScriptParser(__doc__, EXAMPLE)
 PARSER.add_argument(

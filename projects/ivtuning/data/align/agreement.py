@@ -117,10 +117,9 @@ class Agreement:
         worst = sorted(self.clear, key=lambda r: -r.length)[:3]
         names = ", ".join(f"{r.name} ({r.length:.0f} px)" for r in worst)
         raise UserError(
-            f"the pairs disagree on one warp: a quarter of {len(self.clear)} is over {self.spread:.1f} px off, "
-            f"and the limit is {self.limit:.1f} px; the worst: {names}. Did the cameras move, or are scenes at "
-            "different distances near? Align each recording by itself, choose pairs of distant scenes, or "
-            "raise --limit"
+            f"the pairs disagree on one warp: a quarter of {len(self.clear)} is {self.spread:.1f} px off or "
+            f"more, and the limit is {self.limit:.1f} px; the worst: {names}. The cameras moved, or scenes "
+            "are near: align each recording by itself, choose pairs of distant scenes, or raise --limit"
         )
 
     def as_dict(self) -> dict:

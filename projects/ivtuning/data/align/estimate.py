@@ -1,7 +1,7 @@
 """Estimates the one warp from infrared to visible pixels that a set of pairs agrees on.
 
-Scores of all pairs are summed before their peak is looked for. So pairs that say little add up, and pairs that
-show two scenes, or nothing, add noise alone.
+Scores of all pairs are summed before their peak is looked for. So pairs that say little add up, and pairs
+that show two scenes, or nothing, add noise alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def edge_fields(pair: Pair, matrix: np.ndarray, width: int) -> tuple[np.ndarray,
 
 
 def search(pairs: Sequence[Pair], model: str, report: Report = lambda: None) -> np.ndarray:
-    """A first warp of scale, rotation (not for "shift") and translation: the one with the best summed score."""
+    """A first warp: the scale, rotation (not for "shift") and translation with the best summed score."""
     pairs = pairs[:_SEARCH_PAIRS]
     visible, infrared = pairs[0]
     unit = np.hypot(*visible.shape) / np.hypot(*infrared.shape)

@@ -43,7 +43,7 @@ def align_pairs(
     limit: float | None = None,
     crop: bool = False,
 ) -> dict:
-    """Write infrared/ (and visible/ if cropped), warp.json, seen.png, report.json and report.html, or nothing.
+    """Write infrared/ (and visible/ if cropped), warp.json, seen.png, report.json, report.html, or nothing.
 
     Args:
         visible, infrared: folders or patterns, see :func:`..prepare.folders.find_files`.
@@ -88,7 +88,7 @@ def align_pairs(
             **{name.replace(" ", "_"): agreement.as_dict() for name, agreement in groups.items()},
         }
         sources = [
-            f"{len(found)} pairs, infrared {sizes[1][0]}x{sizes[1][1]}, visible {sizes[0][0]}x{sizes[0][1]} px",
+            "{} pairs, visible {}x{} px, infrared {}x{} px".format(len(found), *sizes[0], *sizes[1]),
             f"warp: {warp.model}" + (f" from {calibration.name}" if calibration else ""),
         ]
         with atomic_folder(output) as folder:
@@ -132,10 +132,11 @@ def _sizes(pairs: Sequence[pairing.Pair]) -> tuple[Size, Size]:
         usual = max(counts, key=lambda size: counts[size])
         if len(counts) > 1:
             odd = next(i for i, size in enumerate(sizes) if size[role] != usual)
+            odd_ones = len(pairs) - counts[usual]
             path = (pairs[odd].visible, pairs[odd].infrared)[role]
             raise BadPair(
-                f"{path} is {'x'.join(map(str, sizes[odd][role]))}, and most are {'x'.join(map(str, usual))}: one "
-                f"warp fits one size, so align such pairs by themselves ({len(pairs) - counts[usual]} of them)",
+                "{} is {}x{}, and most are {}x{}".format(path, *sizes[odd][role], *usual)
+                + f": one warp fits one size, so align such pairs by themselves ({odd_ones} of them)",
                 str(path),
             )
     return sizes[0]

@@ -49,7 +49,8 @@ def _picture(pixels: np.ndarray, caption: str) -> str:
     bgr = pixels[..., ::-1] if pixels.ndim == 3 else pixels
     data = base64.b64encode(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
     text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/jpeg;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    image = f'<img alt="{text}" src="data:image/jpeg;base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
 def _figures(warp: Warp, plain: Warp, pair: Pair) -> str:
@@ -113,12 +114,15 @@ def page(
     matrix = "\n".join("  ".join(f"{value:14.6g}" for value in row) for row in warp.matrix)
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in sources)
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
         f"<title>Alignment</title><style>{_STYLE}</style><h1>Alignment of infrared to visible</h1>{lines}"
-        f"<p>The corners of the resized infrared image move by {corner_distance(warp, plain):.1f} px on average.</p>"
+        "<p>The corners of the resized infrared image move by "
+        f"{corner_distance(warp, plain):.1f} px on average.</p>"
         "<table><tr><th>pairs</th><th>sampled</th><th>clear</th><th>median left, px</th>"
-        "<th>three quarters within, px</th><th>limit, px</th><th>edge correlation before</th><th>after</th></tr>"
-        f"{''.join(rows)}</table><p>A pair is clear if its edges say where it belongs; others are left out of the "
-        "figures. What is left is the shift that would make a pair fit best after the warp.</p>"
+        "<th>three quarters within, px</th><th>limit, px</th><th>edge correlation before</th>"
+        f"<th>after</th></tr>{''.join(rows)}</table><p>A pair is clear if its edges say where it belongs; "
+        "others are left out of the figures. What is left is the shift that would make a pair fit best after "
+        "the warp.</p>"
         f"<pre>{matrix}</pre>{shown}</html>\n"
     )

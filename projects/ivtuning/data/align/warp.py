@@ -1,4 +1,4 @@
-"""A warp from infrared to visible pixels: its file, the images that it makes, and the view that both share."""
+"""A warp from infrared to visible pixels: its file, the images that it makes, and the view both share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Warp:
     visible_size: Size
 
     def check(self, source: str) -> Warp:
-        """This warp; UserError, which names `source`, unless it shows a part of the visible image right way up."""
+        """This warp; UserError, which names `source`, unless it shows a part of the visible image."""
         matrix = self.matrix
         if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
             raise UserError(
@@ -78,7 +78,7 @@ class Warp:
         return warped if warped.dtype == image.dtype else np.rint(warped).astype(image.dtype)
 
     def common_view(self) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) of the largest rectangle of visible pixels that infrared sees as a whole."""
+        """(left, top, right, bottom) of the largest rectangle of visible pixels that infrared sees whole."""
         step = max(1, max(self.visible_size) // 400)
         height, width = (n // step for n in self.visible_size[::-1])
         blocks = self.seen()[: height * step, : width * step].reshape(height, step, width, step)
@@ -127,7 +127,8 @@ def read_calibration(path: Path, infrared_size: Size, visible_size: Size) -> War
             for key, size in (("infrared_size", infrared_size), ("visible_size", visible_size)):
                 if key in content and content[key] != list(size):
                     raise UserError(
-                        f"{path}: {key} is {content[key]}, but the images have {list(size)}: calibrate for these"
+                        f"{path}: {key} is {content[key]}, but the images have {list(size)}: calibrate "
+                        "for these"
                     )
     else:
         matrix = _read_opencv(path)
