@@ -9,12 +9,14 @@ import numpy as np
 
 from ...errors import UserError
 from .edges import correlate
-from .estimate import Pair, Report, edge_fields
+from .estimate import COARSE, FINE, Pair, Report, edge_fields, refine, search, search_steps
 
 # The width in pixels to which visible images are reduced.
 _WIDTH = 256
 # A pair shows where it belongs if its highest score is this many times the highest one elsewhere.
 CLEAR = 1.5
+# How far a pair may be from the first, coarse warp to take part in the exact one, in widths of the image.
+_NEAR = 0.04
 # The fewest pairs with such a score from which a warp is taken.
 MIN_PAIRS = 5
 # Pairs agree if this share of the clear ones is within the limit.
@@ -63,6 +65,26 @@ def residual(name: str, pair: Pair, matrix: np.ndarray) -> Residual:
     dx = column - left + _between(scores[row], column)
     dy = row - top + _between(scores[:, column], row)
     return Residual(name, dx / down[0, 0], dy / down[1, 1], min(clearness, 100.0), correlation)
+
+
+def estimate(pairs: Sequence[Pair], model: str, report: Report = lambda: None) -> np.ndarray:
+    """The 3x3 matrix from infrared to visible pixels of one of MODELS that fits the pairs best.
+
+    Pairs that do not show where they belong, or belong elsewhere, only take part in its beginning.
+    """
+    matrix = refine(pairs, search(pairs, model, report), model, COARSE, report)
+    left = []
+    for pair in pairs:
+        left.append(residual("", pair, matrix))
+        report()
+    near = pairs[0][0].shape[1] * _NEAR
+    kept = [p for p, r in zip(pairs, left, strict=True) if r.is_clear and r.length < near]
+    return refine(kept if len(kept) >= MIN_PAIRS else pairs, matrix, model, FINE, report)
+
+
+def estimate_steps(pairs: int, model: str) -> int:
+    """How often :func:`estimate` calls `report` at most."""
+    return search_steps(model) + pairs * (len(COARSE) + 1 + len(FINE))
 
 
 def _between(line: np.ndarray, i: int) -> float:

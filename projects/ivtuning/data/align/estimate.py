@@ -22,9 +22,12 @@ _ANGLES = (-6, -3, 0, 3, 6)
 # The width in pixels to which visible images are reduced for that, and the number of pairs.
 _SEARCH_WIDTH, _SEARCH_PAIRS = 112, 20
 # Rounds of refinement: the width of the visible images and the largest displacement looked for, in pixels.
-_ROUNDS = ((256, 14), (256, 8), (512, 10), (512, 6), (1024, 8), (1024, 5))
+COARSE = ((256, 14), (256, 8))
+FINE = ((512, 10), (512, 6), (1024, 8), (1024, 5))
+# Infrared is enlarged up to this factor for them: edges are found between its pixels.
+_ENLARGED = 1.4
 # Cells in the width of an image, in which displacements are measured; they overlap by half.
-_CELLS = 10
+_CELLS = 8
 
 Pair = tuple[np.ndarray, np.ndarray]
 Report = Callable[[], object]
@@ -181,21 +184,28 @@ def best_move(scores: np.ndarray, model: str, size: tuple[int, int]) -> np.ndarr
 
 
 def refine(
-    pairs: Sequence[Pair], matrix: np.ndarray, model: str, report: Report = lambda: None
+    pairs: Sequence[Pair],
+    matrix: np.ndarray,
+    model: str,
+    rounds: Sequence[tuple[int, int]],
+    report: Report = lambda: None,
 ) -> np.ndarray:
-    """The warp of a model with the best summed scores of all cells, near `matrix`."""
+    """The warp of a model with the best summed scores of all cells, near `matrix`.
+
+    Args:
+        rounds: of each, the width in pixels of the reduced visible images and the largest displacement.
+    """
     visible, _ = pairs[0]
-    finest = int(visible.shape[1] / max(1.0, np.sqrt(abs(np.linalg.det(matrix[:2, :2])))))
-    for number, (width, reach) in enumerate(_ROUNDS):
+    density = np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+    finest = int(visible.shape[1] * min(1.0, _ENLARGED / density))
+    for width, reach in rounds:
         total, size, down = 0.0, (0, 0), np.eye(3)
         for pair in pairs:
             fixed, moving, down = edge_fields(pair, matrix, min(width, finest))
             size = fixed.shape[1::-1]
             total = total + cell_scores(fixed, moving, reach)
             report()
-        move = best_move(total, model if number else "shift", size)
+        # The first, wide one has few degrees of freedom, so that it cannot go astray.
+        move = best_move(total, "shift" if (width, reach) == COARSE[0] else model, size)
         matrix = np.linalg.inv(down) @ move @ down @ matrix
     return matrix / matrix[2, 2]
-
-
-REFINE_STEPS = len(_ROUNDS)

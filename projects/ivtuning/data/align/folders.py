@@ -20,14 +20,14 @@ from ..image_files import IMAGE_SUFFIXES, BadPair, decode, image_size, turned
 from ..images import inspect_infrared, read_photograph
 from ..prepare import pairing
 from ..prepare.folders import find_files, fixed_folder, pair_files
-from . import estimate, report
-from .agreement import Agreement, measure
+from . import report
+from .agreement import Agreement, estimate, estimate_steps, measure
+from .estimate import MODELS
+from .estimate import Pair as Images
 from .warp import Size, Warp, read_calibration, resizing
 
 # The share of the sample that only checks the warp, where the set has more pairs than the estimate takes.
 _HELD_OUT = 3
-# Visible images are reduced to this width in pixels while the warp is estimated.
-_WIDTH = 1024
 _SAVE = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}
 _SAVE[".jpeg"] = _SAVE[".jpg"]
 
@@ -61,8 +61,8 @@ def align_pairs(
         UserError: bad options or files, images of several sizes in one folder, too few pairs that show where
             they belong, or pairs that disagree.
     """
-    if model not in estimate.MODELS:
-        raise UserError(f"model {model!r} is unknown{nearest(model, estimate.MODELS)}")
+    if model not in MODELS:
+        raise UserError(f"model {model!r} is unknown{nearest(model, MODELS)}")
     if pairs < 5:
         raise UserError(f"--pairs {pairs}: give at least 5")
     if limit is not None and not 0 < limit < np.inf:
@@ -142,7 +142,7 @@ def _sizes(pairs: Sequence[pairing.Pair]) -> tuple[Size, Size]:
     return sizes[0]
 
 
-def _read(pair: pairing.Pair) -> estimate.Pair:
+def _read(pair: pairing.Pair) -> Images:
     """The two images as (H, W) uint8."""
     visible, infrared = (
         cv2.cvtColor(np.ascontiguousarray(read_photograph(str(path))), cv2.COLOR_RGB2GRAY)
@@ -158,7 +158,7 @@ def _find_warp(
     model: str,
     count: int,
     limit: float | None,
-) -> tuple[Warp, dict[str, Agreement], dict[str, estimate.Pair]]:
+) -> tuple[Warp, dict[str, Agreement], dict[str, Images]]:
     """The warp, the agreement of the pairs behind it and of others, and the sampled images by name."""
     drawn = random.Random(0).sample(range(len(found)), min(len(found), count + count // _HELD_OUT))
     chosen = [found[i] for i in drawn]
@@ -169,10 +169,8 @@ def _find_warp(
     behind = named[:count]
     if warp is None:
         used = [image for _, image in behind]
-        steps = estimate.search_steps(model) + estimate.REFINE_STEPS * len(used)
-        with track((), "estimating", steps) as bar:
-            matrix = estimate.search(used, model, bar.update)
-            matrix = estimate.refine(used, matrix, model, bar.update)
+        with track((), "estimating", estimate_steps(len(used), model)) as bar:
+            matrix = estimate(used, model, bar.update)
         warp = Warp(matrix, model, plain.infrared_size, plain.visible_size)
     parts: Mapping[str, list] = {"sample": behind, "held out": named[count:]}
     groups = {}
