@@ -70,7 +70,7 @@ def residual(name: str, pair: Pair, matrix: np.ndarray) -> Residual:
 def estimate(pairs: Sequence[Pair], model: str, report: Report = lambda: None) -> np.ndarray:
     """The 3x3 matrix from infrared to visible pixels of one of MODELS that fits the pairs best.
 
-    Pairs that do not show where they belong, or belong elsewhere, only take part in its beginning.
+    Pairs that belong elsewhere, or nowhere, only take part in its beginning.
     """
     matrix = refine(pairs, search(pairs, model, report), model, COARSE, report)
     left = []
@@ -78,7 +78,7 @@ def estimate(pairs: Sequence[Pair], model: str, report: Report = lambda: None) -
         left.append(residual("", pair, matrix))
         report()
     near = pairs[0][0].shape[1] * _NEAR
-    kept = [p for p, r in zip(pairs, left, strict=True) if r.is_clear and r.length < near]
+    kept = [p for p, r in zip(pairs, left, strict=True) if r.length < near]
     return refine(kept if len(kept) >= MIN_PAIRS else pairs, matrix, model, FINE, report)
 
 
@@ -124,7 +124,7 @@ class Agreement:
 
     def check_usable(self) -> None:
         """Raise UserError unless enough pairs show where they belong."""
-        if len(self.clear) < min(MIN_PAIRS, max(2, len(self.after))):
+        if len(self.clear) < MIN_PAIRS:
             raise UserError(
                 f"{len(self.clear)} of {len(self.after)} sampled pairs have edges that both images show, and "
                 f"{MIN_PAIRS} are needed: do the folders show the same scenes? Else raise --pairs, or give "
