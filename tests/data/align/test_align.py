@@ -61,7 +61,7 @@ def distance(matrix: np.ndarray, truth: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", PLACES)
+@pytest.mark.parametrize("model", ["homography", "affine"])
 def test_the_warp_is_recovered_though_a_third_of_the_pairs_are_none(scenes, model):
     truth = true_matrix(model)
     scenes = scenes if model == "homography" else scenes[:PAIRS]
@@ -154,7 +154,7 @@ def test_two_folders_are_aligned_and_the_warp_is_used_again(scenes, tmp_path):
     report = json.loads((out / "report.json").read_text())
     assert (report["sample"]["sampled"], report["held_out"]["sampled"]) == (9, 3)
     page = (out / "report.html").read_text()
-    assert page.count("<figure>") % 3 == 0 and page.count("<figure>") >= 6 and "http" not in page
+    assert page.count("<figure>") % 3 == 0 and page.count("<figure>") >= 6 and "://" not in page
     # What the pair's images are now: of equal size, in pairs by their names, and 16-bit where they were.
     found = pair_files(
         *(find_files(str(place), {".jpg", ".tif"}, "") for place in (folder / "vis", out / "infrared")),

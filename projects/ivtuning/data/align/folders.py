@@ -88,7 +88,7 @@ def align_pairs(
             **{name.replace(" ", "_"): agreement.as_dict() for name, agreement in groups.items()},
         }
         sources = [
-            "{} pairs, visible {}x{} px, infrared {}x{} px".format(len(found), *sizes[0], *sizes[1]),
+            "pairs: {}, visible {}x{} px, infrared {}x{} px".format(len(found), *sizes[0], *sizes[1]),
             f"warp: {warp.model}" + (f" from {calibration.name}" if calibration else ""),
         ]
         with atomic_folder(output) as folder:
