@@ -69,7 +69,7 @@ def read_pair(
     if absent is None and visible.shape != infrared.shape:
         raise BadPair(
             f"visible {path} is {_size(visible)} but infrared {ir_path} is {_size(infrared)}: "
-            "register the pair to one size",
+            "align them with datasets/align_pairs.py",
             path,
         )
     path, image = (ir_path, infrared) if visible is None else (path, visible)
@@ -95,7 +95,10 @@ def inspect_pair(visible: Path, infrared: Path, gray_visible: bool = False) -> t
         _check_visible(image, bits, str(visible), gray_visible)
     if (other := inspect_infrared(infrared)) != size:
         sizes = "{}x{} and {}x{}".format(*size, *other)
-        raise BadPair(f"{visible} and {infrared} differ in size ({sizes}): align them first", str(visible))
+        raise BadPair(
+            f"{visible} and {infrared} differ in size ({sizes}): align them with datasets/align_pairs.py",
+            str(visible),
+        )
     return size
 
 

@@ -64,7 +64,9 @@ def draw_pair(
     ir = np.repeat(ir[:, :, None], 3, axis=2) if ir.ndim == 2 else ir
     if vis.shape != ir.shape:
         sizes = [f"{a.shape[1]}x{a.shape[0]}" for a in (vis, ir)]
-        raise UserError(f"visible is {sizes[0]} but infrared {sizes[1]}: register the pair to one size")
+        raise UserError(
+            f"visible is {sizes[0]} but infrared {sizes[1]}: align them with datasets/align_pairs.py"
+        )
     height, width = vis.shape[:2]
     rows: list[tuple[str, Objects | None]] = []
     if truth is not None:

@@ -449,7 +449,14 @@ def test_size_of_a_turned_image(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["prepare_m3fd", "prepare_msrs_detection", "prepare_segmentation", "prepare_pairs", "check_pairs"],
+    [
+        "prepare_m3fd",
+        "prepare_msrs_detection",
+        "prepare_segmentation",
+        "prepare_pairs",
+        "check_pairs",
+        "align_pairs",
+    ],
 )
 def test_help_needs_nothing_heavy(name, tmp_path):
     shown = help_without_packages(name, "datasets", tmp_path)

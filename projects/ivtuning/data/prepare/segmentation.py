@@ -205,7 +205,10 @@ def _read(part: str, layout: SegmentationSet, source: Path, copies: Copies, pair
         files["ir_file_name"] = pair.infrared
         if (other := inspect_infrared(pair.infrared)) != size:
             sizes = f"{width}x{height} and {other[0]}x{other[1]}"
-            raise UserError(f"{pair.visible} and {pair.infrared} differ in size ({sizes}): align them first")
+            raise UserError(
+                f"{pair.visible} and {pair.infrared} differ in size ({sizes}): align them with "
+                "datasets/align_pairs.py"
+            )
         if layout.holes and (filled := _filled(pair)) is not None:
             files["ir_file_name"] = copies.put(f"ir/{part}/{pair.stem}.png", filled)
             notes.append("infrared images with holes filled")

@@ -23,7 +23,10 @@ KINDS = {
     "label size": ("error", "the label map belongs to another image or was resized: fetch it again"),
     "label mode": ("error", "labels are class indices in one channel: run prepare_segmentation.py"),
     "unknown value": ("error", "fix the label map, or list the value in categories or ignored"),
-    "unequal sizes": ("error", "align the pair again, or crop and resize one image to the other"),
+    "unequal sizes": (
+        "error",
+        "align the cameras with datasets/align_pairs.py, or crop and resize one image",
+    ),
     "wrong size": ("error", "the JSON was made from other files: prepare the set again"),
     "box outside": ("error", "clip the box to the image (the prepare scripts do), or fix the label"),
     "degenerate box": ("error", "remove the box: it is under 1 px wide or high"),
@@ -40,7 +43,10 @@ KINDS = {
     "duplicate box": ("warning", "two equal boxes of one class: remove one, or it counts as a missed object"),
     "only background": ("warning", "look at the image: are there objects without labels?"),
     "only ignored": ("warning", "the image is useless for training and evaluation: leave it out"),
-    "misaligned": ("warning", "look at the pair; align it again or leave it out"),
+    "misaligned": (
+        "warning",
+        "look at the pair: leave it out, or align the whole set with datasets/align_pairs.py",
+    ),
 }
 # The phase-correlation response from which a shift is trusted: of 126 deliberately mismatched MSRS pairs none
 # reached it.
