@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predict boxes, label maps or classes of pairs of images, and write them as JSON, CSV and PNG files."""
+"""Predict boxes, label maps or classes of pairs of images or videos, as JSON, CSV, PNG and MP4 files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ two folders whose files have the same stems
   one pair, with an adapter on its base
     tools/predict.py --config-file {CONFIG} --weights base.pth --adapter m3fd.safetensors \\
         --vis visible.png --ir infrared.png --output out/one
+  two videos of the same frames, or one that shows both cameras (needs the extra `video`)
+    tools/predict.py --config-file {CONFIG} --weights model.pth --vis visible.mp4 --ir infrared.mp4 \\
+        --output out/video --draw
+    tools/predict.py --config-file {CONFIG} --weights model.pth --vis both.mp4 --split left-right \\
+        --output out/video
   a registered set, or a COCO JSON whose images name their infrared partners
     tools/predict.py --config-file {CONFIG} --weights model.pth --dataset m3fd_scene_val --output out/val
     tools/predict.py --config-file {CONFIG} --weights model.pth --dataset my.json --images my --output out/my
@@ -37,8 +42,13 @@ def parse(argv: Sequence[str]) -> Namespace:
     add = parser.add_argument
     add("--weights", metavar="FILE", help="checkpoint, or the base of an adapter (default: init_checkpoint)")
     add("--adapter", metavar="FILE", help="adapter file to load on top of the weights")
-    add("--vis", metavar="PATH", help="visible image, or a folder of images")
-    add("--ir", metavar="PATH", help="infrared image, or a folder with the same stems")
+    add("--vis", metavar="PATH", help="visible image or video, or a folder of images")
+    add("--ir", metavar="PATH", help="infrared image or video, or a folder with the same stems")
+    add(
+        "--split", metavar="WAY", help="--vis shows both cameras: left-right (visible first), top-bottom, ..."
+    )
+    add("--sync", action="store_true", help="pair frames of two videos by their times")
+    add("--stride", type=int, metavar="N", help="predict every N-th frame of a video")
     add("--dataset", metavar="NAME", help="registered data set, or its JSON file")
     add("--images", metavar="DIR", help="where the images of a JSON are (default: two levels above it)")
     add("--output", required=True, metavar="DIR", help="folder for predictions.json, predictions.csv, ...")
@@ -47,7 +57,7 @@ def parse(argv: Sequence[str]) -> Namespace:
     add("--device", metavar="NAME", help="cpu, cuda, cuda:N (default: train.device)")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: fp32, as evaluation")
     add("--threshold", type=float, default=0.5, help="least score of a box in the CSV and in pictures (0.5)")
-    add("--draw", action="store_true", help="also write pictures")
+    add("--draw", action="store_true", help="also write pictures, or a video")
     add("--on-bad-pair", choices=("stop", "skip"), default="stop", help="what an unreadable pair does (stop)")
     add("--json", action="store_true", help="print one JSON object, last")
     args = parser.parse_args(argv)
@@ -55,6 +65,12 @@ def parse(argv: Sequence[str]) -> Namespace:
         raise UserError("give --dataset NAME, or --vis PATH and --ir PATH (or one of them)")
     if args.images and not str(args.dataset).endswith(".json"):
         raise UserError("--images goes with --dataset FILE.json")
+    if args.split and (args.ir or not args.vis):
+        raise UserError(f"--split {args.split} takes one video, --vis, which shows both cameras")
+    if args.sync and not (args.vis and args.ir):
+        raise UserError("--sync pairs two videos: give --vis and --ir")
+    if args.stride is not None and args.stride < 1:
+        raise UserError(f"--stride {args.stride}: give at least 1")
     if args.batch < 1 or args.workers < 0:
         raise UserError(f"--batch {args.batch} --workers {args.workers}: give at least 1 and 0")
     if not 0 <= args.threshold <= 1:
@@ -71,18 +87,23 @@ def main(argv: Sequence[str]) -> None:
 
     from ivtuning.predictor import Predictor
     from ivtuning.predictor.folder import Settings, predict_records
-    from ivtuning.visualization.gallery import read_dataset
-    from ivtuning.visualization.pair_files import file_records
+    from ivtuning.predictor.video_file import is_video
 
+    videos = any(path and is_video(path) for path in (args.vis, args.ir))
     dataset = _register(args.dataset, args.images) if args.dataset else None
-    records = read_dataset(dataset)[0] if dataset else file_records(args.vis, args.ir)
+    if videos:
+        source = _videos(args, bool(cfg.model.get("fill_missing") not in (None, "error")))
+        given = [_file(args.vis), _file(args.ir), args.split, args.sync, args.stride]
+    else:
+        source = _files(args, dataset)
+        given = args.dataset or [args.vis, args.ir]
     weights = args.weights or cfg.train.init_checkpoint
     options = {
         "config": args.config_file,
         "overrides": args.overrides,
         "weights": _file(weights),
         "adapter": _file(args.adapter),
-        "source": args.dataset or [args.vis, args.ir],
+        "source": given,
         "precision": args.precision,
     }
     settings = Settings(args.batch, args.workers, args.on_bad_pair == "skip", args.draw, args.threshold)
@@ -91,7 +112,7 @@ def main(argv: Sequence[str]) -> None:
         return Predictor(cfg, weights, args.adapter, device=args.device, precision=args.precision)
 
     try:
-        summary = predict_records(make, records, Path(args.output), settings, options, dataset)
+        summary = predict_records(make, source, Path(args.output), settings, options, dataset)
     except Stopped as stopped:
         raise Stopped(stopped.number, f"{stopped}: the same command goes on in {args.output}") from stopped
     if args.json:
@@ -99,8 +120,36 @@ def main(argv: Sequence[str]) -> None:
         return
     before = f", {summary['finished_before']} finished before" if summary["finished_before"] else ""
     skipped = f", {len(summary['skipped'])} left out" if summary["skipped"] else ""
-    rate = f" ({summary['images_per_second']:.1f} images/s)" if summary["images"] else ""
-    print(f"predicted {summary['images']} images{rate}{before}{skipped}: {args.output}")
+    rate = f" ({summary['images_per_second']:.1f} {source.unit}/s)" if summary["images"] else ""
+    print(f"predicted {summary['images']} {source.unit}{rate}{before}{skipped}: {args.output}")
+
+
+def _videos(args: Namespace, fills: bool):
+    """The frames of --vis and --ir; those without infrared partner are kept if the model fills it."""
+    from ivtuning.predictor.video_pairs import VideoPairs
+
+    if args.workers:
+        raise UserError("--workers read image files: a video is decoded in a thread, without it")
+    return VideoPairs(
+        args.vis,
+        args.ir,
+        split=args.split,
+        sync=args.sync,
+        fills=fills,
+        stride=args.stride or 1,
+        skip=args.on_bad_pair == "skip",
+    )
+
+
+def _files(args: Namespace, dataset: str | None):
+    """The pairs of a set, or of --vis and --ir."""
+    from ivtuning.predictor.sources import FilePairs
+    from ivtuning.visualization.gallery import read_dataset
+    from ivtuning.visualization.pair_files import file_records
+
+    if args.split or args.sync or args.stride:
+        raise UserError("--split, --sync and --stride go with videos")
+    return FilePairs(read_dataset(dataset)[0] if dataset else file_records(args.vis, args.ir))
 
 
 def _register(dataset: str, images: str | None) -> str:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from detectron2.data import DatasetCatalog
 from helpers.isolation import Case, refuse
-from helpers.runs import TINY
-from helpers.tools import ROOT, load_tool
+from helpers.predicting import DETECTION, SEGMENTATION, random_weights
+from helpers.tools import load_tool
 from PIL import Image
 
 from ivtuning.config import load_config
@@ -22,28 +21,10 @@ from ivtuning.engine import run
 from ivtuning.errors import UserError
 from ivtuning.predictor import Predictor
 
-DETECTION = [
-    "--config-file",
-    str(ROOT / "configs/synthetic/ivtuning.py"),
-    *TINY,
-    "train.device=cpu",
-    # Random weights score low.
-    "model.roi_heads.box_predictor.test_score_thresh=0.01",
-]
-SEGMENTATION = ["--config-file", str(ROOT / "configs/synthetic/seg_ivtuning.py"), *TINY[:3], TINY[-1]]
-
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> dict[str, str]:
-    """Checkpoints of random weights of both models."""
-    folder = tmp_path_factory.mktemp("weights")
-    files = {}
-    for name, (_, config, *overrides) in {"boxes": DETECTION, "labels": SEGMENTATION}.items():
-        torch.manual_seed(0)
-        model = run.build_model(load_config(config, overrides))
-        files[name] = str(folder / f"{name}.pth")
-        torch.save({"model": model.state_dict()}, files[name])
-    return files
+    return random_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

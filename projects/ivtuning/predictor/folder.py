@@ -1,50 +1,51 @@
-"""Predicts the pairs of a set or of folders, and writes the predictions as files."""
+"""Predicts pairs of files, sets or videos, and writes the predictions as files."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..data.image_files import BadPair
-from ..data.loaders.eval import build_test_loader
 from ..errors import UserError
 from ..utils.files import atomic_write, make_folder, remove_empty, remove_temporaries
 from ..utils.locks import FolderLock
 from ..utils.progress import track
-from ..visualization.panels import class_name, picture_stems, save_image
+from ..visualization.panels import class_name, save_image
 from .journal import Journal
+from .outputs import write_predictions
 from .predictor import Predictor
-from .results import COLUMNS, classes_of, kind_of, results_of, rows_of
+from .results import classes_of, kind_of, results_of
+from .sources import Lenient, Source
+from .video_drawing import draw_video
+from .video_pairs import VideoPairs
 
 logger = logging.getLogger("ivtuning")
-JSON, TABLE, SUMMARY, LABELS, PICTURES = (
+JSON, TABLE, SUMMARY, LABELS, PICTURES, VIDEO = (
     "predictions.json",
     "predictions.csv",
     "summary.json",
     "labels",
     "pictures",
+    "predictions.mp4",
 )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a set is predicted.
+    """How pairs are predicted.
 
     Attributes:
         batch: pairs in a batch.
-        workers: processes that read images; 0 reads in this one.
+        workers: processes that read images; 0 reads in this one. A video has its own thread instead.
         skip: leave out a pair that cannot be read; otherwise it ends the work.
-        draw: also write pictures.
+        draw: also write pictures, or a video.
         threshold: least score of a box in the table and in pictures.
     """
 
@@ -57,7 +58,7 @@ class Settings:
 
 def predict_records(
     make: Callable[[], Predictor],
-    records: Sequence[dict],
+    source: Source,
     output: Path,
     settings: Settings,
     options: Mapping[str, Any],
@@ -66,14 +67,15 @@ def predict_records(
     """Predict all pairs, except for those that an earlier call has finished in `output`.
 
     The folder gets ``predictions.json``, ``predictions.csv`` and ``summary.json`` when all is done. Until
-    then it holds ``progress.jsonl``, and the label maps and pictures of finished pairs. A call that fails
-    before the first pair leaves no trace.
+    then it holds ``progress.jsonl``, and the label maps and pictures of finished pairs. The pictures
+    of a video are ``predictions.mp4``, which is drawn last. A call that fails before the first pair leaves no
+    trace.
 
     Args:
         make: loads the model.
-        records: dataset dicts with "image_id" and "file_name".
+        source: the pairs.
         options: what the predictions depend on besides `settings`; a later call with others is refused.
-        dataset: the registered set that `records` are from; None: image files of the user's own.
+        dataset: the registered set that the pairs are from; None: files of the user's own.
 
     Returns:
         What ``summary.json`` holds.
@@ -81,7 +83,7 @@ def predict_records(
     Raises:
         UserError: a folder of other options, or one that cannot be written; a pair that cannot be read.
     """
-    if not records:
+    if not len(source):
         raise UserError("there is no pair to predict")
     options = {
         **options,
@@ -99,7 +101,7 @@ def predict_records(
                     f"{output / JSON} is of another tool: move it away, or choose another --output"
                 )
             with contextlib.closing(journal):
-                return _Run(make(), records, output, settings, journal, dataset).run()
+                return _Run(make(), source, output, settings, journal, dataset).run()
         finally:
             lock.release()
     finally:
@@ -112,16 +114,15 @@ class _Run:
     def __init__(
         self,
         predict: Predictor,
-        records: Sequence[dict],
+        source: Source,
         output: Path,
         settings: Settings,
         journal: Journal,
         dataset: str | None,
     ):
-        self.predict, self.records, self.output, self.settings = predict, records, output, settings
+        self.predict, self.source, self.output, self.settings = predict, source, output, settings
         self.journal = journal
         self.classes, self.categories = classes_of(predict.classes, dataset)
-        self.stems = picture_stems(records)
         self.skipped: list[dict] = []
         self.seconds: list[float] = []
 
@@ -129,25 +130,34 @@ class _Run:
         for folder in (self.output, self.output / LABELS, self.output / PICTURES):
             remove_temporaries(folder)
         done = len(self.journal)
-        todo = [i for i, record in enumerate(self.records) if record not in self.journal]
+        todo = [i for i, record in enumerate(self._records()) if record not in self.journal]
+        mapper = Lenient(self.predict.mapper, self.settings.skip)
+        batches = self.source.batches(todo, mapper, self.settings.batch, self.settings.workers)
         start = time.perf_counter()
-        with track((), "predicting", len(todo)) as bar:
-            bar.unit = " images"
-            for batch in self._batches(todo):
+        with contextlib.closing(batches), track((), "predicting", len(todo)) as bar:
+            bar.unit = f" {self.source.unit}"
+            for batch in batches:
                 self._batch(batch)
                 bar.update(len(batch))
         seconds = time.perf_counter() - start
-        entries = [entry for record in self.records if (entry := self.journal.entry(record))]
-        if not entries:
-            raise UserError(f"none of the {len(self.records)} pairs can be read: {self.skipped[0]['why']}")
-        return self._write(entries, len(self.journal) - done, seconds)
+        first = next(self._entries(), None)
+        if first is None:
+            raise UserError(f"none of the {len(self.source)} pairs can be read: {self.skipped[0]['why']}")
+        new = len(self.journal) - done
+        summary = self._write(first["kind"], new, seconds)
+        video = self.output / VIDEO
+        source, draw = self.source, self.settings.draw
+        if draw and isinstance(source, VideoPairs) and (new or not video.exists()):
+            threshold = self.settings.threshold
+            draw_video(video, source, self.journal, self.predict, self.categories, threshold)
+        return summary
 
-    def _batches(self, todo: Sequence[int]) -> Iterable[list[dict]]:
-        """The mapped samples of the records at these positions."""
-        numbered = [{**self.records[i], "number": i} for i in todo]
-        mapper = _Lenient(self.predict.mapper, self.settings.skip)
-        # The loader takes no empty list.
-        return build_test_loader(numbered, mapper, self.settings.batch, self.settings.workers) if todo else ()
+    def _records(self) -> Iterator[dict]:
+        return (self.source[number] for number in range(len(self.source)))
+
+    def _entries(self) -> Iterator[dict]:
+        """What is noted of the finished images, in their order."""
+        return (entry for record in self._records() if (entry := self.journal.entry(record)))
 
     def _batch(self, batch: list[dict]) -> None:
         samples = [sample for sample in batch if "bad_pair" not in sample]
@@ -165,43 +175,37 @@ class _Run:
     def _entry(self, sample: dict, prediction: Any) -> dict:
         """What is noted of an image, whose files are written before."""
         number = sample["number"]
-        record, stem = self.records[number], self.stems[number]
+        record, stem = self.source[number], self.source.stem(number)
         kind = kind_of(prediction)
-        entry = {"image_id": record["image_id"], "file_name": record["file_name"], "kind": kind}
+        noted = ("image_id", "file_name", *self.source.fields)
+        entry = {**{key: record[key] for key in noted}, "kind": kind}
         entry["results"] = results_of(prediction, record["image_id"], self.categories)
         if kind == "labels":
             entry["label_map"] = f"{LABELS}/{stem}.png"
             save_image(prediction, self.output / entry["label_map"])
-        if self.settings.draw:
+        if self.settings.draw and not isinstance(self.source, VideoPairs):
             picture = self.predict.draw(record, prediction, threshold=self.settings.threshold)
             save_image(picture, self.output / PICTURES / f"{stem}.png")
         return entry
 
-    def _write(self, entries: Sequence[dict], images: int, seconds: float) -> dict:
-        """Write the files that hold all predictions.
+    def _write(self, kind: str, images: int, seconds: float) -> dict:
+        """Write the files that hold all predictions, which are of one kind.
 
         Args:
-            entries: what is noted of all finished images, in the order of the records.
-            images: how many of them this call has predicted, in `seconds`.
+            images: how many images this call has predicted, in `seconds`.
         """
-        kind = entries[0]["kind"]
-        results: list[dict] = []
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(COLUMNS[kind])
-        for entry in entries:
-            name, found = entry["file_name"], entry["results"]
-            writer.writerows(
-                rows_of(kind, name, found, self.classes, self.categories, self.settings.threshold)
-            )
-            if kind == "boxes":
-                results += found
-            else:
-                more = {key: entry[key] for key in ("file_name", "label_map") if key in entry}
-                results += [{**more, **result} for result in found]
+        count = write_predictions(
+            self._entries(),
+            self.output / JSON,
+            self.output / TABLE,
+            fields=self.source.fields,
+            classes=self.classes,
+            categories=self.categories,
+            threshold=self.settings.threshold,
+        )
         summary = {
             "images": images,
-            "finished_before": len(entries) - images,
+            "finished_before": count - images,
             "skipped": self.skipped,
             "seconds": round(seconds, 3),
             "images_per_second": round(images / seconds, 3) if images else None,
@@ -213,13 +217,8 @@ class _Run:
                 for label, number in enumerate(self.categories)
             ],
         }
-        for name, text in (
-            (JSON, json.dumps(results)),
-            (TABLE, table.getvalue()),
-            (SUMMARY, json.dumps(summary, indent=2) + "\n"),
-        ):
-            with atomic_write(self.output / name) as temp:
-                temp.write_text(text, encoding="utf-8", errors="surrogateescape")
+        with atomic_write(self.output / SUMMARY) as temp:
+            temp.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8", errors="surrogateescape")
         return summary
 
     def _latency(self) -> dict[str, float] | None:
@@ -230,18 +229,3 @@ class _Run:
         points = (50, 90, 99)
         values = np.percentile(seconds, points)
         return {f"p{p}": round(1e3 * float(v), 3) for p, v in zip(points, values, strict=True)}
-
-
-class _Lenient:
-    """A mapper that, where bad pairs are left out, gives their error in place of a sample."""
-
-    def __init__(self, mapper: Callable[[dict], dict], skip: bool):
-        self.mapper, self.skip = mapper, skip
-
-    def __call__(self, record: dict) -> dict:
-        try:
-            return self.mapper(record)
-        except BadPair as error:
-            if not self.skip:
-                raise
-            return {"file_name": record["file_name"], "bad_pair": error}

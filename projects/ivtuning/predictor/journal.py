@@ -6,10 +6,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from ..errors import UserError
-from ..utils.text import read_text
 
 NAME = "progress.jsonl"
 Key = tuple[Any, str]
@@ -31,48 +30,71 @@ class Journal:
     def __init__(self, folder: Path, options: Mapping[str, Any]):
         self.path = folder / NAME
         self.options = json.loads(json.dumps(options))
-        self._entries: dict[Key, dict] = {}
-        self._file: TextIO | None = None
+        # Where the line of an image begins: the lines themselves may be more than the memory holds.
+        self._places: dict[Key, int] = {}
+        self._file: BinaryIO | None = None
         self._size = 0
         if self.path.exists():
             self._read()
 
     def __contains__(self, record: Mapping[str, Any]) -> bool:
-        return _key(record) in self._entries
+        return _key(record) in self._places
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
 
     def entry(self, record: Mapping[str, Any]) -> dict | None:
         """What was noted of an image, or None."""
-        return self._entries.get(_key(record))
+        place = self._places.get(_key(record))
+        if place is None:
+            return None
+        file = self._open()
+        file.seek(place)
+        return json.loads(file.readline())
 
     def add(self, entries: Iterable[dict]) -> None:
         """Note finished images, each with its "image_id" and "file_name"."""
-        entries = list(entries)
-        if self._file is None:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (until `close`)
-            self._file.truncate(self._size)
-        lines = [{"options": self.options}] if not self._size and not self._entries else []
-        for line in [*lines, *entries]:
-            self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._entries |= {_key(entry): entry for entry in entries}
+        file = self._open()
+        file.seek(0, os.SEEK_END)
+        if not self._size:
+            self._write(file, {"options": self.options})
+        for entry in entries:
+            self._places[_key(entry)] = self._write(file, entry)
+        file.flush()
+        os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
 
+    def _open(self) -> BinaryIO:
+        """The file for reading and appending, without a line that was cut off."""
+        if self._file is None:
+            self._file = open(self.path, "a+b")  # noqa: SIM115 (until `close`)
+            self._file.truncate(self._size)
+        return self._file
+
+    def _write(self, file: BinaryIO, entry: dict) -> int:
+        """Append a line; returns where it begins."""
+        line = f"{json.dumps(entry)}\n".encode()
+        place, self._size = self._size, self._size + len(line)
+        file.write(line)
+        return place
+
     def _read(self) -> None:
-        text = read_text(self.path)
-        whole = text[: text.rfind("\n") + 1]
-        self._size = len(whole.encode())
+        before = self.options
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-            before = lines[0]["options"] if lines else self.options
-            self._entries = {_key(entry): entry for entry in lines[1:]}
+            with open(self.path, "rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    entry = json.loads(line)
+                    if self._size:
+                        self._places[_key(entry)] = self._size
+                    else:
+                        before = {**entry["options"]}
+                    self._size += len(line)
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(
                 f"{self.path} is no list of finished images: remove it, or choose another --output"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
+import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
 
 from ..data.catalog import metadata
 from ..data.classes import class_names
@@ -15,11 +19,11 @@ from ..errors import UserError
 from ..visualization.panels import class_name
 from .predictor import Prediction
 
-# Columns of the table, by what is predicted.
+# Columns of the table, by what is predicted, after those that say of which image.
 COLUMNS = {
-    "boxes": ("file_name", "class", "score", "x", "y", "width", "height"),
-    "labels": ("file_name", "class", "pixels", "share"),
-    "scores": ("file_name", "class", "score"),
+    "boxes": ("class", "score", "x", "y", "width", "height"),
+    "labels": ("class", "pixels", "share"),
+    "scores": ("class", "score"),
 }
 
 
@@ -79,9 +83,34 @@ def results_of(prediction: Prediction, image_id: Any, categories: Sequence[int])
     return results
 
 
+def prediction_of(
+    results: Sequence[dict], label_map: Path | None, categories: Sequence[int], size: tuple[int, int]
+) -> Prediction:
+    """The prediction that :func:`results_of` gave `results` of, up to rounding of the boxes.
+
+    Args:
+        label_map: the file of a label map; None for boxes and class scores.
+        size: (height, width) of the image, pixels.
+    """
+    if label_map is not None:
+        return np.asarray(Image.open(label_map))
+    if results and "scores" in results[0]:
+        return torch.tensor(results[0]["scores"])
+    label_of = {number: label for label, number in enumerate(categories)}
+    boxes = torch.tensor([result["bbox"] for result in results]).reshape(-1, 4)
+    prediction = Instances(size)
+    prediction.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
+    prediction.scores = torch.tensor([result["score"] for result in results])
+    labels = [label_of.get(result["category_id"], result["category_id"]) for result in results]
+    prediction.pred_classes = torch.tensor(labels, dtype=torch.int64)
+    if results and "segmentation" in results[0]:
+        masks = [mask_util.decode(result["segmentation"]) for result in results]
+        prediction.pred_masks = torch.from_numpy(np.stack(masks)).bool()
+    return prediction
+
+
 def rows_of(
     kind: str,
-    file_name: str,
     results: Iterable[dict],
     classes: Sequence[str],
     categories: Sequence[int],
@@ -95,14 +124,14 @@ def rows_of(
             name = class_name(label_of.get(result["category_id"], result["category_id"]), classes)
             if result["score"] >= threshold:
                 box = (f"{value:.2f}" for value in result["bbox"])
-                rows.append((file_name, name, f"{result['score']:.4f}", *box))
+                rows.append((name, f"{result['score']:.4f}", *box))
         elif kind == "labels":
             total = sum(count for _, count in result["pixels"])
             rows += [
-                (file_name, class_name(label, classes), count, f"{count / total:.4f}")
+                (class_name(label, classes), count, f"{count / total:.4f}")
                 for label, count in result["pixels"]
             ]
         else:
             best = int(np.argmax(result["scores"]))
-            rows.append((file_name, class_name(best, classes), f"{result['scores'][best]:.4f}"))
+            rows.append((class_name(best, classes), f"{result['scores'][best]:.4f}"))
     return rows
