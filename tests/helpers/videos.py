@@ -20,17 +20,21 @@ def write_clip(
     stamps: Sequence[int] | None = None,
     codec: str = "ffv1",
     pix_fmt: str | None = None,
+    gop: int | None = None,
 ) -> Path:
     """Write (H, W, 3) uint8, (H, W) uint8 or (H, W) uint16 frames as a video, by default a lossless one.
 
     Args:
         stamps: times of the frames in milliseconds; None: all 1 / `rate` seconds apart.
+        gop: every such frame is a key frame.
     """
     given, lossless = _LOSSLESS[f"{frames[0].dtype} {frames[0].ndim}"]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pix_fmt or lossless
+        if gop:
+            stream.gop_size = gop
         unit = Fraction(1, rate) if stamps is None else Fraction(1, 1000)
         stream.codec_context.time_base = unit
         for number, pixels in enumerate(frames):

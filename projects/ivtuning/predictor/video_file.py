@@ -84,7 +84,7 @@ class Video:
 
         Gray frames are (H, W), of uint8, uint16 with the values that are stored, or float32; all others
         become (H, W, 3) uint8 RGB. They are turned as the file says. A frame that cannot be read gives an
-        error in its place.
+        error in its place, and so do those that are coded as changes of it.
         """
         decoded = self._decode()
         found, frame = -1, None
@@ -168,9 +168,10 @@ class Video:
             # That of FFV1 always does, but logs that the data does not match the checksum.
             logs = stream.codec_context.name == "ffv1"
             stream.thread_type = "SLICE" if logs else "AUTO"
-            last = -1
+            last, broken = -1, False
             packets = container.demux(stream)
             while True:
+                errors = None
                 try:
                     packet = next(packets)
                     with _logged_errors() if logs else contextlib.nullcontext() as errors:
@@ -178,11 +179,12 @@ class Video:
                 except StopIteration:
                     return
                 except av.FFmpegError:
-                    continue
-                if errors:
-                    continue
+                    broken, decoded = True, []
+                broken = broken or bool(errors)
                 for frame in decoded:
-                    if frame.pts is None or frame.is_corrupt:
+                    # What follows a damaged frame, up to the next key frame, may be coded as a change of it.
+                    broken = (broken and not frame.key_frame) or frame.is_corrupt
+                    if broken or frame.pts is None:
                         continue
                     number = int(np.searchsorted(self.pts, frame.pts))
                     if last < number < len(self) and self.pts[number] == frame.pts:
