@@ -48,7 +48,9 @@ def draw_video(
     records = source.read_ahead(done)
 
     def pictures() -> Iterator[tuple[int, np.ndarray]]:
-        for record in track(records, "drawing", len(done)):
+        bar = track(records, "drawing", len(done))
+        bar.unit = " frames"
+        for record in bar:
             if "bad_pair" in record:
                 raise record["bad_pair"]
             prediction = _noted(record, journal, path.parent, categories)

@@ -151,8 +151,8 @@ class Video:
         if not stated and len(container.streams) == 1:
             stated = (container.duration or 0) / av.time_base
         if broken or count < stream.frames or end + 1 / self.rate + _TOLERANCE < stated:
-            of = f"{stream.frames} frames" if count < stream.frames else f"{float(stated):.2f} s"
-            message = f"{name} is cut off after {count} frames at {end:.2f} s; its header says {of}"
+            whole = f"{stream.frames} frames" if count < stream.frames else f"{float(stated):.2f} s"
+            message = f"{name} is cut off after {count} frames at {end:.2f} s (its header says {whole})"
             if not self._skip:
                 raise UserError(
                     f"{message}: fetch it again, or give --on-bad-pair skip to take what is there"
@@ -180,7 +180,8 @@ class Video:
                     return
                 except av.FFmpegError:
                     broken, decoded = True, []
-                broken = broken or bool(errors)
+                if errors:
+                    broken, decoded = True, []
                 for frame in decoded:
                     # What follows a damaged frame, up to the next key frame, may be coded as a change of it.
                     broken = (broken and not frame.key_frame) or frame.is_corrupt
@@ -197,8 +198,8 @@ class Video:
         turns = round(frame.rotation / 90)
         if abs(frame.rotation - 90 * turns) > 1:  # PyAV cuts off the fraction of an angle
             raise UserError(
-                f"{self.role} {self.path} is to be shown turned by {frame.rotation} degrees: convert it to an "
-                "upright one"
+                f"{self.role} {self.path} is to be shown turned by {frame.rotation} degrees: convert it to "
+                "an upright one"
             )
         return np.rot90(pixels, turns)
 

@@ -176,9 +176,9 @@ def nearest_frames(visible: Video, infrared: Video) -> np.ndarray:
 def _partners(visible: Video, infrared: Video, sync: bool) -> np.ndarray:
     if sync:
         return nearest_frames(visible, infrared)
-    same = len(visible) == len(infrared)
-    if not same or np.abs(visible.times - infrared.times).max() > min(visible.period, infrared.period) / 2:
-        why = "" if same else " (not the same frames)"
+    gap = np.abs(visible.times - infrared.times).max() if len(visible) == len(infrared) else None
+    if gap is None or gap > min(visible.period, infrared.period) / 2:
+        why = "" if gap is None else f" (their times differ by up to {gap:.2f} s)"
         raise UserError(
             f"{visible}, and {infrared}{why}: --sync pairs each visible frame with the infrared one that is "
             "nearest in time"
