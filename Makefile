@@ -84,7 +84,7 @@ eval: .eval-ok $(READY) ## Evaluate weights, with an adapter on top if you name 
 	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) --eval-only $(call flag,--weights,WEIGHTS) \
 		$(call flag,--adapter,ADAPTER) $(OVERRIDES)
 
-predict: .predict-ok $(READY) ## Predict pairs of images, as JSON, CSV and PNG files | make predict CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=found ARGS="--vis my/visible --ir my/infrared"
+predict: .predict-ok $(READY) ## Predict pairs of images or videos, as JSON, CSV, PNG and MP4 files | make predict CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=found ARGS="--vis my/visible --ir my/infrared"
 	@$(PY) tools/predict.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
 		$(call flag,--adapter,ADAPTER) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
 

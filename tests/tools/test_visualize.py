@@ -27,7 +27,7 @@ from ivtuning.errors import UserError
 from ivtuning.visualization import gallery, panels
 from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
 from ivtuning.visualization.label_maps import WRONG
-from ivtuning.visualization.pair_files import pair_files
+from ivtuning.visualization.pair_files import file_records, pair_files
 from ivtuning.visualization.panels import lay_out
 
 TOOL = ROOT / "tools" / "visualize.py"
@@ -71,6 +71,22 @@ def test_pairs_by_what_names_share_and_by_patterns(tmp_path):
     for vis, ir in (("vis", "ir"), ("vis/*_rgb.png", "ir/*_ir.jpg")):
         found = pair_files(tmp_path / vis, tmp_path / ir)
         assert [(v.name, i.name) for v, i in found] == expected
+    vis, ir = write_pairs(tmp_path / "mixed", ["a", "b"])
+    assert pair_files(vis, f"{ir}/*.JPG") == pair_files(vis, ir)
+
+
+def test_ids_of_nested_files_are_their_paths(tmp_path):
+    for name in ("vis/day/1_rgb.JPG", "vis/night/1_rgb.JPG", "ir/day/1_ir.Tiff", "ir/night/1_ir.Tiff"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    vis, ir = f"{tmp_path}/vis/*/*_rgb.jpg", f"{tmp_path}/ir/*/*_ir.tiff"
+    records = file_records(vis, ir)
+    assert [r["image_id"] for r in records] == ["day/1_rgb.JPG", "night/1_rgb.JPG"]
+    assert [Path(r["ir_file_name"]).name for r in records] == ["1_ir.Tiff"] * 2
+    assert [r["image_id"] for r in file_records(None, ir)] == ["day/1_ir.Tiff", "night/1_ir.Tiff"]
+    assert [r["image_id"] for r in file_records(f"{tmp_path}/vis/day/*.jpg", None)] == ["1_rgb.JPG"]
+    with pytest.raises(UserError, match="no images in .*vis.*give a pattern"):
+        file_records(tmp_path / "vis", None)
 
 
 def test_bad_pairs_are_reported(tmp_path):
