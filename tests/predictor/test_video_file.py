@@ -32,7 +32,7 @@ def test_lossless_frames_are_bit_equal(tmp_path, dtype, channels):
     assert np.allclose(video.times, np.arange(5) / 10) and video.period == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "mov"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "mov"])
 def test_frames_of_lossy_videos_come_in_order_of_time(tmp_path, suffix):
     levels = [np.full((32, 32, 3), 12 * k, np.uint8) for k in range(20)]
     clip = write_clip(tmp_path / f"a.{suffix}", levels, codec="libx264", pix_fmt="yuv420p")
@@ -84,6 +84,13 @@ def test_files_that_are_cut_off(tmp_path, suffix, caplog):
     video = Video(clip, "infrared video", skip=True)
     assert "cut off" in caplog.text
     assert not any(isinstance(frame, BadPair) for frame in video.frames(range(12)))
+
+
+def test_time_stamps_of_another_order_are_refused(tmp_path):
+    levels = [np.full((64, 64, 3), 10 * k, np.uint8) for k in range(24)]
+    clip = write_clip(tmp_path / "a.avi", levels, codec="libx264", pix_fmt="yuv420p")
+    with pytest.raises(UserError, match="has time stamps in another order than its frames"):
+        frames_of(Video(clip, "visible video"))
 
 
 def test_an_mp4_without_its_index_is_no_video(tmp_path):

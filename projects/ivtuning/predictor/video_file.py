@@ -168,7 +168,7 @@ class Video:
             # That of FFV1 always does, but logs that the data does not match the checksum.
             logs = stream.codec_context.name == "ffv1"
             stream.thread_type = "SLICE" if logs else "AUTO"
-            last, broken = -1, False
+            last, stamp, broken = -1, self.pts[0], False
             packets = container.demux(stream)
             while True:
                 errors = None
@@ -187,6 +187,12 @@ class Video:
                     broken = (broken and not frame.key_frame) or frame.is_corrupt
                     if broken or frame.pts is None:
                         continue
+                    if frame.pts < stamp:
+                        raise UserError(
+                            f"{self.role} {self.path} has time stamps in another order than its frames, as "
+                            "AVI files of H.264 may: convert it, such as by ffmpeg -i OLD NEW.mp4"
+                        )
+                    stamp = frame.pts
                     number = int(np.searchsorted(self.pts, frame.pts))
                     if last < number < len(self) and self.pts[number] == frame.pts:
                         last = number
