@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ pytest.importorskip("av", reason="videos need PyAV")
 import av
 from helpers.videos import damage, noise, write_clip
 
-from ivtuning.errors import UserError
+from ivtuning.errors import UserError, user_message
 from ivtuning.predictor.ahead import iterate_ahead
 from ivtuning.predictor.video_drawing import write_video
 from ivtuning.predictor.video_pairs import SPLITS, VideoPairs
@@ -164,4 +165,15 @@ def test_a_video_has_one_size(tmp_path):
     pictures = [(0, np.zeros((24, 32, 3), np.uint8)), (1, np.zeros((24, 30, 3), np.uint8))]
     with pytest.raises(UserError, match="frames change their size, 32x24 then 30x24"):
         write_video(tmp_path / "out.mp4", pictures, Fraction(10), Fraction(1, 10))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_that_cannot_be_written_names_its_place(tmp_path, monkeypatch):
+    def full(self, *_):
+        raise av.error.OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ivtuning.predictor.video_drawing._encode", full)
+    with pytest.raises(OSError) as caught:
+        write_video(tmp_path / "out.mp4", [], Fraction(10), Fraction(1, 10))
+    assert user_message(caught.value).startswith(f"the disk is full while writing {tmp_path / 'out.mp4'}")
     assert not list(tmp_path.iterdir())

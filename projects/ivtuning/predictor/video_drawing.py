@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,23 +103,35 @@ def write_video(
         UserError: the size changes.
     """
     av = import_av()
+    with atomic_write(path) as temp:
+        try:
+            with av.open(str(temp), "w", format="mp4") as container:
+                _encode(container, pictures, rate, time_base)
+        except av.FFmpegError as error:
+            # PyAV's own kinds of OSError do not take the name of the file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _encode(
+    container: Any, pictures: Iterable[tuple[int, np.ndarray]], rate: Fraction, time_base: Fraction
+) -> None:
+    av = import_av()
     codec = next(name for name in _ENCODERS if name in av.codecs_available)
     options, limit = _ENCODERS[codec]
     stream = shape = None
-    with atomic_write(path) as temp, av.open(str(temp), "w", format="mp4") as container:
-        for stamp, picture in pictures:
-            if stream is None:
-                shape = picture.shape
-                stream = container.add_stream(codec, rate=rate, options=options)
-                stream.height, stream.width = (side + side % 2 for side in shape[:2])
-                stream.pix_fmt = "yuv420p"
-                exact = time_base.denominator <= limit
-                stream.codec_context.time_base = time_base if exact else Fraction(1, 1000)
-            if picture.shape != shape:
-                sizes = " then ".join(f"{s[1]}x{s[0]}" for s in (shape, picture.shape))
-                raise UserError(f"frames change their size, {sizes}: a video has one; leave out --draw")
-            even = np.pad(picture, [(0, shape[0] % 2), (0, shape[1] % 2), (0, 0)], "edge")
-            frame = av.VideoFrame.from_ndarray(even, "rgb24")
-            frame.pts, frame.time_base = stamp, time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    for stamp, picture in pictures:
+        if stream is None:
+            shape = picture.shape
+            stream = container.add_stream(codec, rate=rate, options=options)
+            stream.height, stream.width = (side + side % 2 for side in shape[:2])
+            stream.pix_fmt = "yuv420p"
+            exact = time_base.denominator <= limit
+            stream.codec_context.time_base = time_base if exact else Fraction(1, 1000)
+        if picture.shape != shape:
+            sizes = " then ".join(f"{s[1]}x{s[0]}" for s in (shape, picture.shape))
+            raise UserError(f"frames change their size, {sizes}: a video has one; leave out --draw")
+        even = np.pad(picture, [(0, shape[0] % 2), (0, shape[1] % 2), (0, 0)], "edge")
+        frame = av.VideoFrame.from_ndarray(even, "rgb24")
+        frame.pts, frame.time_base = stamp, time_base
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
