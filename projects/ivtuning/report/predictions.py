@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..predictor import Prediction, Predictor
 from ..predictor.folder import JSON, SUMMARY, Settings, predict_records
 from ..predictor.journal import NAME, Journal
+from ..predictor.sources import FilePairs
 from ..utils.text import read_json, read_text
 from ..visualization.gallery import read_dataset
 from .runs import Run
@@ -114,7 +115,8 @@ def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
     }
     folder = run.path / FOLDER
     if not _is_finished(folder, records, options, settings):
-        predict_records(lambda: Predictor(cfg, file, adapter), records, folder, settings, options, names[0])
+        pairs = FilePairs(records)
+        predict_records(lambda: Predictor(cfg, file, adapter), pairs, folder, settings, options, names[0])
     return _read(folder, names[0], records, list(classes), _shown(file, adapter))
 
 
