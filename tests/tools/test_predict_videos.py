@@ -249,7 +249,7 @@ def test_bad_input_is_refused(case, tmp_path):
 def test_sizes_and_kinds_follow_the_rules_of_images(predict, tmp_path):
     _clips(tmp_path)
     for visible, infrared, words in (
-        ("v", "small", "is 32x24 but infrared .* is 24x24: register the pair to one size"),
+        ("v", "small", "is 32x24 but infrared .* is 24x24: align them with"),
         ("gray", "gray", "set data.gray_visible=true"),
     ):
         clips = ["--vis", tmp_path / f"{visible}.mkv", "--ir", tmp_path / f"{infrared}.mkv"]

@@ -50,7 +50,7 @@ class FilePairs:
     """
 
     unit = "images"
-    fields = ()
+    fields: tuple[str, ...] = ()
 
     def __init__(self, records: Sequence[dict]):
         self.records = records
