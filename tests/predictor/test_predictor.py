@@ -289,7 +289,7 @@ BAD = {
     "deep colors": ((VISIBLE, VISIBLE.astype(np.float32)), r"infrared array is float32 .*\(H, W\) of uint8"),
     "complex infrared": ((VISIBLE, GRAY.astype(complex)), "infrared array is complex128"),
     "infinite infrared": ((VISIBLE, np.full((6, 8), np.inf)), "image array: 48 of its pixels are not finite"),
-    "sizes": ((VISIBLE, GRAY[:5]), "visible array is 8x6 but infrared array is 8x5: register"),
+    "sizes": ((VISIBLE, GRAY[:5]), "visible array is 8x6 but infrared array is 8x5: align"),
     "a tensor": ((torch.zeros(3, 6, 8),), "visible image is a Tensor: give a numpy array"),
     "nothing": ((None, None), "neither a visible nor an infrared image"),
     "lengths": (([VISIBLE, VISIBLE], [GRAY]), "2 visible and 1 infrared images"),
