@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -146,7 +147,7 @@ class Agreement:
 
     def as_dict(self) -> dict:
         """Figures for the JSON file: medians over the clear pairs in pixels, and every pair."""
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"after": asdict(after), "before": asdict(before), "clear": after.is_clear}
             for before, after in zip(self.before, self.after, strict=True)
         ]

@@ -88,7 +88,8 @@ def search(pairs: Sequence[Pair], model: str, report: Report = lambda: None) -> 
     fixed = [edge_field(_resized(image, factor)[0]) for image, _ in pairs]
 
     def score(scale: float, angle: float) -> tuple[float, np.ndarray]:
-        total, start, turn, own = 0.0, (0, 0), np.eye(3), np.eye(3)
+        total: np.ndarray = np.zeros(())
+        start, turn, own = (0, 0), np.eye(3), np.eye(3)
         for still, (_, image) in zip(fixed, pairs, strict=True):
             small, own = _resized(image, scale * factor)
             size = small.shape[1::-1]

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ from .warp import Size, Warp, read_calibration, resizing
 
 # The share of the sample that only checks the warp, where the set has more pairs than the estimate takes.
 _HELD_OUT = 3
-_SAVE = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}
+_SAVE: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}
 _SAVE[".jpeg"] = _SAVE[".jpg"]
 
 
@@ -71,8 +72,8 @@ def align_pairs(
     if places[0] == places[1]:
         raise UserError(f"--vis and --ir are both {visible!r}: give the place of each kind of image")
     _check_output(output, places)
-    files = [find_files(p, IMAGE_SUFFIXES, o) for p, o in zip(places, ("--vis", "--ir"), strict=True)]
-    found = pair_files(*files, places)
+    vis, ir = (find_files(p, IMAGE_SUFFIXES, o) for p, o in zip(places, ("--vis", "--ir"), strict=True))
+    found = pair_files(vis, ir, places)
     sizes = _sizes(found)
     pairing.check_not_swapped(found)
     plain = resizing(sizes[1], sizes[0])
