@@ -3,18 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.exportable import MODELS, export
-
-from ivtuning.export.options import Options
-
-CASES = {
-    # Width and height that no patch or window divides.
-    "plain_vit": (Options((37, 53), dynamic=("batch",)), {"fill_missing": "mean"}),
-    "eva": (Options((37, 53)), {"fill_missing": "zero"}),
-    "vitdet": (Options((40, 56), dynamic=("batch", "size")), {}),
-    "swin": (Options((37, 53), dynamic=("batch", "size"), stage="raw"), {}),
-    "classifier": (Options((40, 40), batch=2), {}),
-}
+from helpers.exportable import CASES, MODELS, export
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers.exportable import MODELS, export, images, plain_vit, samples
+from helpers.exportable import CASES, MODELS, export, images, plain_vit, samples
 
 from ivtuning import __version__
 from ivtuning.backbones.trunk import find_trunk
@@ -36,7 +36,7 @@ def softmax(logits):
     return torch.from_numpy(logits).softmax(1).numpy()
 
 
-@pytest.mark.parametrize("name", ["eva", "vitdet", "swin", "classifier", "plain_vit"])
+@pytest.mark.parametrize("name", list(CASES))
 def test_files_compute_what_the_model_does(exported, name):
     model, options, path, comparison = exported(name)
     assert comparison.pairs >= 4

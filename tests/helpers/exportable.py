@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from helpers import tiny
 from ivtuning.export.check import Comparison
 from ivtuning.export.export import export_model
+from ivtuning.export.options import Options
 from ivtuning.heads.classification import ImageClassifier
 from ivtuning.heads.segmentation.segformer import SegFormer
 from ivtuning.heads.segmentation.segmentor import PairedSemanticSegmentor
@@ -73,6 +74,16 @@ def eva(**kwargs) -> nn.Module:
     return segmentor(tiny.eva(**SHALLOW), **kwargs)
 
 
+def dinov2(**kwargs) -> nn.Module:
+    torch.manual_seed(0)
+    return segmentor(tiny.dinov2(SumStem(), Frozen(), **SHALLOW), **kwargs)
+
+
+def dinov3(**kwargs) -> nn.Module:
+    torch.manual_seed(0)
+    return segmentor(tiny.dinov3(SumStem(), Frozen(), **SHALLOW), **kwargs)
+
+
 def vitdet(**kwargs) -> nn.Module:
     torch.manual_seed(0)
     return segmentor(tiny.vitdet(SumStem(), Frozen(), depth=2, global_blocks=(1,)), **kwargs)
@@ -98,10 +109,24 @@ MODELS = {
     "plain_vit": plain_vit,
     "setr": setr,
     "eva": eva,
+    "dinov2": dinov2,
+    "dinov3": dinov3,
     "vitdet": vitdet,
     "swin": swin,
     "upernet": upernet,
     "classifier": classifier,
+}
+
+# How each of them is exported, and its options.
+CASES = {
+    # Width and height that no patch or window divides.
+    "plain_vit": (Options((37, 53), dynamic=("batch",)), {"fill_missing": "mean"}),
+    "eva": (Options((37, 53)), {"fill_missing": "zero"}),
+    "dinov2": (Options((40, 56)), {}),
+    "dinov3": (Options((40, 56)), {}),
+    "vitdet": (Options((40, 56), dynamic=("batch", "size")), {}),
+    "swin": (Options((37, 53), dynamic=("batch", "size"), stage="raw"), {}),
+    "classifier": (Options((40, 40), batch=2), {}),
 }
 
 
