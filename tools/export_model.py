@@ -69,12 +69,12 @@ def main(argv: Sequence[str]) -> None:
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.overrides, ("dataloader", "model", "train"))
 
-    from ivtuning.checkpoint.files import check_output
     from ivtuning.engine.run import load_model
     from ivtuning.export.check import pairs_of_config
     from ivtuning.export.export import export_model
     from ivtuning.export.options import FORMATS, Options, file_format, known, parse_size
     from ivtuning.export.writing import need_exporters
+    from ivtuning.hub.names import check_output
 
     output = Path(args.output)
     if args.format:

@@ -14,6 +14,7 @@ from ..backbones.trunk import find_trunk
 from ..checkpoint.adapter import fingerprint
 from ..heads.classification import ImageClassifier
 from ..heads.segmentation.segmentor import PairedSemanticSegmentor
+from ..hub.names import base_name
 from .graph import ExportedModel, Padding
 from .options import Options
 from .writing import OPSET
@@ -59,7 +60,7 @@ def describe(
         "pixel_std": graph.pixel_std.flatten().tolist(),
         "preprocessing": PREPROCESSING,
         "base_fingerprint": fingerprint(find_trunk(model).trunk),
-        "adapter": os.path.basename(adapter) if adapter else "",
+        "adapter": base_name(adapter) if adapter else "",
         "opset": OPSET,
         "ivtuning": __version__,
         "torch": torch.__version__,
