@@ -18,7 +18,8 @@ from ivtuning.errors import UserError
 from ivtuning.export.runner import OnnxModel
 
 CONFIG = "configs/synthetic/seg_ivtuning.py"
-SMALL = [*TINY[:3], "train.init_checkpoint=", "train.device=cpu"]
+ONE_BLOCK = ["model.backbone.net.depth=1", "model.backbone.net.global_blocks=[0]"]
+SMALL = [*TINY[:3], *ONE_BLOCK, "train.init_checkpoint=", "train.device=cpu"]
 TOOL = "tools/export_model.py"
 
 
