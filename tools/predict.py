@@ -8,9 +8,13 @@ import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ivtuning.config import find_config, load_config, tool_parser
 from ivtuning.errors import Stopped, UserError, run_tool
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONFIG = "configs/M3FD/vitdet_ivtuning_b.py"
 EXAMPLE = f"""\
@@ -25,6 +29,8 @@ two folders whose files have the same stems
         --output out/video --draw
     tools/predict.py --config-file {CONFIG} --weights model.pth --vis both.mp4 --split left-right \\
         --output out/video
+  a file of tools/export_model.py
+    tools/predict.py --onnx m3fd.onnx --vis my/visible --ir my/infrared --output out/onnx
   a registered set, or a COCO JSON whose images name their infrared partners
     tools/predict.py --config-file {CONFIG} --weights model.pth --dataset m3fd_scene_val --output out/val
     tools/predict.py --config-file {CONFIG} --weights model.pth --dataset my.json --images my --output out/my
@@ -38,10 +44,15 @@ def parse(argv: Sequence[str]) -> Namespace:
     Raises:
         UserError: flags that need others or exclude each other, or a value out of range.
     """
-    parser = tool_parser(__doc__, EXAMPLE)
+    parser = tool_parser(__doc__, EXAMPLE, config_required=False)
     add = parser.add_argument
     add("--weights", metavar="FILE", help="checkpoint, or the base of an adapter (default: init_checkpoint)")
     add("--adapter", metavar="FILE", help="adapter file to load on top of the weights")
+    add(
+        "--onnx",
+        metavar="FILE",
+        help="file of tools/export_model.py instead; --config-file defaults to its config",
+    )
     add("--vis", metavar="PATH", help="visible image or video, or a folder of images")
     add("--ir", metavar="PATH", help="infrared image or video, or a folder with the same stems")
     add(
@@ -61,6 +72,10 @@ def parse(argv: Sequence[str]) -> Namespace:
     add("--on-bad-pair", choices=("stop", "skip"), default="stop", help="what an unreadable pair does (stop)")
     add("--json", action="store_true", help="print one JSON object, last")
     args = parser.parse_args(argv)
+    if not (args.config_file or args.onnx):
+        parser.error("the following arguments are required: --config-file, or --onnx")
+    if args.onnx and args.precision != "fp32":
+        raise UserError(f"--precision {args.precision} goes with --weights: an ONNX file has its own")
     if bool(args.dataset) == bool(args.vis or args.ir):
         raise UserError("give --dataset NAME, or --vis PATH and --ir PATH (or one of them)")
     if args.images and not str(args.dataset).endswith(".json"):
@@ -82,7 +97,12 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 def main(argv: Sequence[str]) -> None:
     args = parse(argv)
-    args.config_file = find_config(args.config_file)
+    if args.onnx:
+        from ivtuning.export.config import use_config_of_file
+
+        use_config_of_file(args)
+    else:
+        args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.overrides, ("dataloader", "model", "train"))
 
     from ivtuning.predictor import Predictor
@@ -92,12 +112,12 @@ def main(argv: Sequence[str]) -> None:
     videos = any(path and is_video(path) for path in (args.vis, args.ir))
     dataset = _register(args.dataset, args.images) if args.dataset else None
     if videos:
-        source = _videos(args, bool(cfg.model.get("fill_missing") not in (None, "error")))
+        source = _videos(args, _fills(cfg, args.onnx))
         given = [_file(args.vis), _file(args.ir), args.split, args.sync, args.stride]
     else:
         source = _files(args, dataset)
         given = args.dataset or [args.vis, args.ir]
-    weights = args.weights or cfg.train.init_checkpoint
+    weights = args.onnx or args.weights or cfg.train.init_checkpoint
     options = {
         "config": args.config_file,
         "overrides": args.overrides,
@@ -109,6 +129,8 @@ def main(argv: Sequence[str]) -> None:
     settings = Settings(args.batch, args.workers, args.on_bad_pair == "skip", args.draw, args.threshold)
 
     def make() -> Predictor:
+        if args.onnx:
+            return Predictor.from_onnx(args.onnx, cfg, device=args.device)
         return Predictor(cfg, weights, args.adapter, device=args.device, precision=args.precision)
 
     try:
@@ -122,6 +144,16 @@ def main(argv: Sequence[str]) -> None:
     skipped = f", {len(summary['skipped'])} left out" if summary["skipped"] else ""
     rate = f" ({summary['images_per_second']:.1f} {source.unit}/s)" if summary["images"] else ""
     print(f"predicted {summary['images']} {source.unit}{rate}{before}{skipped}: {args.output}")
+
+
+def _fills(cfg: DictConfig, onnx: str | None) -> bool:
+    """Whether the model, or the exported file, takes a pair that lacks an image."""
+    fill = cfg.model.get("fill_missing")
+    if onnx:
+        from ivtuning.export.runner import read_metadata
+
+        fill = read_metadata(onnx)["fill_missing"]
+    return fill not in (None, "error")
 
 
 def _videos(args: Namespace, fills: bool):

@@ -10,13 +10,14 @@ EXAMPLE = """\
 tools/train_net.py --config-file configs/synthetic/ivtuning.py train.max_iter=100
   tools/train_net.py --config-file X --resume
   tools/train_net.py --config-file X --eval-only --weights base.pth --adapter m3fd.safetensors
+  tools/train_net.py --eval-only --onnx m3fd.onnx
   tools/train_net.py --config-file configs/M3FD/vitdet_ivtuning_b.py method=Full
   torchrun --nproc_per_node 2 tools/train_net.py --config-file X model.backbone.net.tuner=Frozen
 """
 
 
 def main(argv):
-    parser = tool_parser(__doc__, EXAMPLE)
+    parser = tool_parser(__doc__, EXAMPLE, config_required=False)
     parser.add_argument(
         "--resume", action="store_true", help="continue from the last checkpoint of train.output_dir"
     )
@@ -30,10 +31,23 @@ def main(argv):
     parser.add_argument(
         "--adapter", help="adapter to load on top of --weights, a file or a name; with --eval-only"
     )
+    parser.add_argument(
+        "--onnx",
+        metavar="FILE",
+        help="evaluate a file of tools/export_model.py; --config-file defaults to its config",
+    )
     args = parser.parse_args(argv)
-    if args.adapter and not args.eval_only:
-        parser.error("--adapter goes with --eval-only")
-    args.config_file = find_config(args.config_file)  # it is printed into the log
+    for flag in ("adapter", "onnx"):
+        if getattr(args, flag) and not args.eval_only:
+            parser.error(f"--{flag} goes with --eval-only")
+    if args.onnx:
+        from ivtuning.export.config import use_config_of_file
+
+        use_config_of_file(args)
+    elif args.config_file:
+        args.config_file = find_config(args.config_file)  # it is printed into the log
+    else:
+        parser.error("the following arguments are required: --config-file")
     cfg = load_config(args.config_file, args.overrides, RUN_GROUPS)
     if args.weights:
         cfg.train.init_checkpoint = args.weights
@@ -42,7 +56,7 @@ def main(argv):
 
     run.setup(cfg, args)
     if args.eval_only:
-        run.record_evaluation(cfg, cfg.train.init_checkpoint, args.adapter)
+        run.record_evaluation(cfg, cfg.train.init_checkpoint, args.adapter, args.onnx)
         return
     try:
         run.train(cfg, resume=args.resume)

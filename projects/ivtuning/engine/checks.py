@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from ..data.classes import align_classes, class_names
 from ..data.datasets.detection import check_masks
 from ..data.listed_files import check_presence, shared_files
 from ..errors import UserError, nearest
+from ..export.config import check_images
+from ..export.meta_arch import check_stage
 from ..hub.names import local_path
 from .parallel import on_main
 from .wandb_writer import check_wandb
@@ -29,6 +31,12 @@ logger = logging.getLogger("ivtuning")
 
 # What sets hold, by their `evaluator_type`; all others hold boxes.
 _KINDS = {"sem_seg": "label maps", "classification": "labels of whole images"}
+# What exported files predict, by their tasks.
+_OF_TASKS = {
+    "detection": "boxes",
+    "segmentation": "label maps",
+    "classification": "labels of whole images",
+}
 
 
 def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
@@ -93,6 +101,32 @@ def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.Pat
     _check_count(cfg, [*train, *test], classes)
 
 
+def check_onnx(cfg: DictConfig, file: str, facts: Mapping[str, Any]) -> None:
+    """Check that an exported file can be evaluated on the test set of `cfg`.
+
+    Args:
+        facts: the file's metadata, see :mod:`..export.metadata`.
+
+    Raises:
+        UserError: something is missing, or does not go with the rest.
+    """
+    check_stage(file, facts)
+    check_images(file, facts, cfg)
+    check_evaluation(cfg, file)
+    for name in _set_names(cfg, "test"):
+        kind = _kind(name)
+        if kind != _OF_TASKS[facts["task"]]:
+            raise UserError(
+                f"{file} predicts {_OF_TASKS[facts['task']]}, and {name} has {kind}: give another config"
+            )
+    classes, names = sets_classes(cfg), list(facts["classes"])
+    if classes and names and classes != names:
+        raise UserError(
+            f"{file} has the classes {_listed(names)}, and the config's sets {_listed(classes)}: give the config "
+            "that it was exported from"
+        )
+
+
 def sets_classes(cfg: DictConfig) -> list[str]:
     """The classes of the config's sets in the order of the model's labels, as evaluation has them.
 
@@ -151,11 +185,20 @@ def _set_names(cfg: DictConfig, part: str) -> list[str]:
     return names
 
 
+def _kind(name: str) -> str:
+    """What a registered set holds."""
+    return _KINDS.get(metadata(name).get("evaluator_type"), "boxes")
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+
+
 def _classes(names: Sequence[str]) -> list[str]:
     """The classes of all sets, which are given one order; none where there is no set."""
     if not names:
         return []
-    kinds = {name: _KINDS.get(metadata(name).get("evaluator_type"), "boxes") for name in names}
+    kinds = {name: _kind(name) for name in names}
     if other := next((name for name in names if kinds[name] != kinds[names[0]]), None):
         raise UserError(
             f"{names[0]} has {kinds[names[0]]} and {other} has {kinds[other]}: name sets of one kind in "
@@ -170,10 +213,9 @@ def _check_count(cfg: DictConfig, names: Sequence[str], classes: Sequence[str]) 
     for node in class_counts(cfg) if names else ():
         if node.num_classes != len(classes):
             key = node._get_full_key("num_classes")
-            listed = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
             raise UserError(
-                f"{key}={node.num_classes}, but {names[0]} has {len(classes)} classes ({listed}): give "
-                f"{key}={len(classes)} or {key}=auto"
+                f"{key}={node.num_classes}, but {names[0]} has {len(classes)} classes ({_listed(classes)}): "
+                f"give {key}={len(classes)} or {key}=auto"
             )
 
 

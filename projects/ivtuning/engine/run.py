@@ -7,6 +7,7 @@ import contextlib
 import logging
 import shlex
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
 from ..config import build
 from ..errors import UserError
+from ..export.meta_arch import OnnxMetaArch
+from ..export.runner import read_metadata
 from ..utils.files import make_folder, remove_empty
 from ..utils.heap import keep_freed_memory
 from ..utils.progress import track
-from .checks import check_evaluation, check_files, check_run, find_device
+from .checks import check_evaluation, check_files, check_onnx, check_run, find_device
 from .folder import RESULTS, RunFolder, run_folder, write_results
 from .hooks import EMA, BestCheckpoint, ProgressBar
 from .logs import start_log, versions, write_log
@@ -99,21 +102,36 @@ def evaluate_checkpoint(cfg: DictConfig, weights: str, adapter: str | None = Non
     return evaluate(cfg, wrap_ddp(load_model(cfg, weights, adapter)))
 
 
-def record_evaluation(cfg: DictConfig, weights: str, adapter: str | None = None) -> dict:
+def evaluate_onnx(cfg: DictConfig, file: str) -> dict:
+    """Evaluate a file of tools/export_model.py, on `train.device`."""
+    check_onnx(cfg, file, read_metadata(file))
+    return evaluate(cfg, OnnxMetaArch(file, cfg.train.device))
+
+
+def record_evaluation(
+    cfg: DictConfig, weights: str, adapter: str | None = None, onnx: str | None = None
+) -> dict:
     """Like :func:`evaluate_checkpoint`; the results go to results.json in `train.output_dir`, with the log.
+
+    Args:
+        onnx: an exported file, which is evaluated in the place of weights.
 
     Raises:
         UserError: nothing can be written there, which is found before the evaluation.
     """
+    evaluate_it = (
+        partial(evaluate_onnx, cfg, onnx) if onnx else partial(evaluate_checkpoint, cfg, weights, adapter)
+    )
+    facts = {"onnx": onnx} if onnx else {"weights": weights, "adapter": adapter}
     folder = Path(cfg.train.output_dir) if cfg.train.output_dir else None
     if folder is None:
-        return evaluate_checkpoint(cfg, weights, adapter)
+        return evaluate_it()
     new = on_main(lambda: make_folder(folder))
     try:
-        results = evaluate_checkpoint(cfg, weights, adapter)
+        results = evaluate_it()
         if comm.is_main_process():
             write_log(folder)
-            write_results(folder, results, weights=weights, adapter=adapter)
+            write_results(folder, results, **facts)
             logger.info("results: %s", folder / RESULTS)
     finally:
         remove_empty(new or [])

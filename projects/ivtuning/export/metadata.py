@@ -48,7 +48,7 @@ def describe(
     facts: dict[str, Any] = {
         "task": _task(model),
         "stage": options.stage or "predictions",
-        "config": _public(config),
+        "config": public_name(config),
         "overrides": list(overrides),
         "classes": list(classes),
         "size": f"{width}x{height}",
@@ -65,6 +65,8 @@ def describe(
         "ivtuning": __version__,
         "torch": torch.__version__,
     }
+    if getattr(model, "pad_value", None) is not None:
+        facts["pad_value"] = model.pad_value
     if padding.square and padding.dynamic:
         facts["largest_side"] = padding.square
     return facts
@@ -76,7 +78,7 @@ def _task(model: nn.Module) -> str:
     return "segmentation" if isinstance(model, PairedSemanticSegmentor) else "detection"
 
 
-def _public(config: str) -> str:
+def public_name(config: str) -> str:
     """The config's path below configs/, or its name: folders of a machine say nothing to others."""
     path = config.replace(os.sep, "/")
     return "configs/" + path.rpartition("configs/")[2] if "configs/" in path else path.rpartition("/")[2]

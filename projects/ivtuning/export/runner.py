@@ -20,7 +20,7 @@ class OnnxModel:
 
     Args:
         path: the ONNX file; a second file with its weights, where there is one, lies beside it.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda" or "cuda:N"; "auto" is CUDA where this onnxruntime has it, else the CPU.
         threads: number of threads on a CPU; None: as many as there are cores.
 
     Attributes:
@@ -35,29 +35,8 @@ class OnnxModel:
     """
 
     def __init__(self, path: str | os.PathLike, device: str = "cpu", threads: int | None = None):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(
-                "running an ONNX file needs onnxruntime: pip install onnxruntime, or onnxruntime-gpu"
-            ) from error
-        if not os.path.isfile(path):
-            raise UserError(f"no file {os.fspath(path)}: export one with tools/export_model.py")
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        if threads is not None:
-            settings.intra_op_num_threads = threads
-        providers = _providers(device, onnxruntime.get_available_providers())
-        try:
-            self._session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=providers)
-        except Exception as error:  # onnxruntime's own errors have no common base but this
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{os.fspath(path)}: onnxruntime cannot load it: {reason:.200}") from error
-        self.metadata = {
-            key: _parsed(value) for key, value in self._session.get_modelmeta().custom_metadata_map.items()
-        }
-        if "task" not in self.metadata:
-            raise UserError(f"{os.fspath(path)}: was not exported by tools/export_model.py")
+        self._session = _open(path, device, threads)
+        self.metadata = _metadata(self._session, path)
         shapes = {
             x.name: [n if isinstance(n, int) else None for n in x.shape] for x in self._session.get_inputs()
         }
@@ -134,6 +113,46 @@ class OnnxModel:
             )
 
 
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """What an exported file says about itself, see docs/deploy.md. It is read faster than to be run.
+
+    Raises:
+        UserError: see :class:`OnnxModel`.
+    """
+    return _metadata(_open(path, "cpu", 1, optimize=False), path)
+
+
+def _open(path: str | os.PathLike, device: str, threads: int | None, optimize: bool = True) -> Any:
+    """An onnxruntime.InferenceSession."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            "running an ONNX file needs onnxruntime: pip install onnxruntime, or onnxruntime-gpu"
+        ) from error
+    if not os.path.isfile(path):
+        raise UserError(f"no file {os.fspath(path)}: export one with tools/export_model.py")
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    if not optimize:
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = _providers(device, onnxruntime.get_available_providers())
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), settings, providers=providers)
+    except Exception as error:  # onnxruntime's own errors have no common base but this
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{os.fspath(path)}: onnxruntime cannot load it: {reason:.200}") from error
+
+
+def _metadata(session: Any, path: str | os.PathLike) -> dict[str, Any]:
+    texts = session.get_modelmeta().custom_metadata_map
+    if "task" not in texts:
+        raise UserError(f"{os.fspath(path)}: was not exported by tools/export_model.py")
+    return {key: _parsed(text) for key, text in texts.items()}
+
+
 def _image(image: np.ndarray | None, shape: tuple[int, ...], name: str) -> np.ndarray:
     """One image of the batch; black where it is missing."""
     if image is None:
@@ -152,10 +171,12 @@ def _filled(array: np.ndarray, count: int) -> np.ndarray:
 def _providers(device: str, available: Sequence[str]) -> list:
     """What onnxruntime calls the device."""
     kind, _, index = device.partition(":")
+    if device == "auto":
+        kind = "cuda" if "CUDAExecutionProvider" in available else "cpu"
     if kind == "cpu":
         return ["CPUExecutionProvider"]
     if kind != "cuda" or not (index or "0").isdecimal():
-        raise UserError(f"device={device!r}: give cpu, cuda or cuda:<number>")
+        raise UserError(f"device={device!r}: give cpu, cuda, cuda:<number> or auto")
     if "CUDAExecutionProvider" not in available:
         raise UserError(f"device={device}: this onnxruntime has no CUDA: pip install onnxruntime-gpu")
     return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]

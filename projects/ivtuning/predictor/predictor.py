@@ -24,6 +24,8 @@ from ..engine.run import load_model
 from ..engine.speed import matching_precision
 from ..errors import UserError, nearest
 from ..evaluation.confusion import label_map
+from ..export.config import check_images, config_of_file
+from ..export.meta_arch import OnnxMetaArch
 from ..heads.dino.trace import find_decoder, trace_queries
 from ..visualization.gallery import painter_of_config, painter_of_prediction
 from ..visualization.overlay import draw_on_image
@@ -64,6 +66,11 @@ class Predictor:
             another precision.
     """
 
+    # Of an adapter or an exported file.
+    _stored_classes: Any = None
+    # Of autocast; None: evaluation's.
+    _dtype: torch.dtype | None = None
+
     def __init__(
         self,
         config: str | os.PathLike | DictConfig,
@@ -78,24 +85,55 @@ class Predictor:
             raise UserError(
                 f"precision={precision!r}: give {', '.join(PRECISIONS)}{nearest(str(precision), PRECISIONS)}"
             )
-        if isinstance(config, DictConfig):
-            self._cfg = copy.deepcopy(config)
-            apply_overrides(self._cfg, overrides)
-        else:
-            self._cfg = load_config(config, overrides, _GROUPS)
-        train = self._cfg.train
-        if device is not None:
-            train.device = str(device)
-        if precision == "fp16" and find_device(train.device).type == "cpu":
+        cfg = _read_config(config, overrides, device)
+        if precision == "fp16" and find_device(cfg.train.device).type == "cpu":
             raise UserError("precision=fp16 needs CUDA: use bf16 or fp32 on the CPU")
-        weights = weights or train.init_checkpoint
+        weights = weights or cfg.train.init_checkpoint
         if not weights:
             raise UserError("there are no weights: give them, or set train.init_checkpoint in the config")
-        self.mapper = build(self._cfg, "dataloader.test.mapper")
-        self.ir_range = getattr(self.mapper, "ir_range", None)
-        self._adapter = None if adapter is None else os.fspath(adapter)
-        self.model = load_model(self._cfg, os.fspath(weights), self._adapter).eval()
+        adapter = None if adapter is None else os.fspath(adapter)
+        self._read_mapper(cfg)
+        self.model = load_model(cfg, os.fspath(weights), adapter).eval()
         self._dtype = PRECISIONS[precision]
+        if adapter:
+            self._stored_classes = read_adapter(adapter, tensors=False)[0]["metadata"].get("classes")
+
+    @classmethod
+    def from_onnx(
+        cls,
+        path: str | os.PathLike,
+        config: str | os.PathLike | DictConfig | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        device: str | torch.device | None = None,
+    ) -> Predictor:
+        """The predictor of a file of tools/export_model.py, which onnxruntime runs.
+
+        Args:
+            path: the file.
+            config: says how images are read and resized, as for :class:`Predictor`; None: the config that the
+                file names, with the overrides that it was exported with.
+            overrides: changes to the config, "key=value".
+            device: "cpu", "cuda" or "cuda:N"; None: the config's `train.device`.
+
+        Raises:
+            UserError: a file that cannot be run or gives no predictions, no such config, or one whose model
+                takes other images.
+        """
+        if not isinstance(config, DictConfig):
+            config, overrides = config_of_file(path, config, overrides)
+        cfg = _read_config(config, overrides, device)
+        self = cls.__new__(cls)
+        self._read_mapper(cfg)
+        self.model = OnnxMetaArch(path, cfg.train.device).eval()
+        check_images(path, self.model.file.metadata, cfg)
+        self._stored_classes = self.model.file.classes
+        return self
+
+    def _read_mapper(self, cfg: DictConfig) -> None:
+        self._cfg = cfg
+        self.mapper = build(cfg, "dataloader.test.mapper")
+        self.ir_range = getattr(self.mapper, "ir_range", None)
 
     def __call__(self, visible: Images, infrared: Images = None) -> Any:
         """The prediction for one pair, or a list of predictions for lists of images, on the CPU.
@@ -154,19 +192,18 @@ class Predictor:
 
     @property
     def classes(self) -> list[str]:
-        """Names by class id: those in the adapter's metadata, or those of the config's sets; else none."""
+        """Names by class id: the adapter's or exported file's, or those of the config's sets; else none."""
         return list(self._names[0])
 
     @cached_property
     def _names(self) -> tuple[list[str], list]:
         """The classes' names, and their colors where the set has its own."""
         in_order: list[str] = []
-        stored = read_adapter(self._adapter, tensors=False)[0]["metadata"] if self._adapter else {}
         with contextlib.suppress(UserError):
             in_order = sets_classes(self._cfg)
         painter: Any = painter_of_config(self._cfg, 0.0)
         classes, colors = list(painter.classes) or in_order, list(getattr(painter, "colors", ()))
-        names = stored.get("classes")
+        names = self._stored_classes
         if isinstance(names, list) and names and names != classes:
             return [str(name) for name in names], []
         return classes, colors
@@ -175,6 +212,20 @@ class Predictor:
         if self._dtype is None:
             return matching_precision(self.model)
         return torch.autocast(next(self.model.parameters()).device.type, self._dtype)
+
+
+def _read_config(
+    config: str | os.PathLike | DictConfig, overrides: Sequence[str], device: str | torch.device | None
+) -> DictConfig:
+    """A config of its own, with the overrides and the device."""
+    if isinstance(config, DictConfig):
+        cfg = copy.deepcopy(config)
+        apply_overrides(cfg, overrides)
+    else:
+        cfg = load_config(config, overrides, _GROUPS)
+    if device is not None:
+        cfg.train.device = str(device)
+    return cfg
 
 
 def _result(output: Mapping[str, Any], sample: Mapping[str, Any]) -> Prediction:
@@ -199,6 +250,10 @@ class QueryTracer(Predictor):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         find_decoder(self.model)  # raises now, not at the first pair
+
+    @classmethod
+    def from_onnx(cls, *args: Any, **kwargs: Any) -> Predictor:
+        raise UserError("an ONNX file tells nothing of its queries: give a config and weights")
 
     def run(self, samples: Sequence[dict]) -> list[Any]:
         """The traces of one batch of samples, on the CPU."""
