@@ -122,8 +122,8 @@ def check_onnx(cfg: DictConfig, file: str, facts: Mapping[str, Any]) -> None:
     classes, names = sets_classes(cfg), list(facts["classes"])
     if classes and names and classes != names:
         raise UserError(
-            f"{file} has the classes {_listed(names)}, and the config's sets {_listed(classes)}: give the config "
-            "that it was exported from"
+            f"{file} has the classes {_listed(names)}, and the config's sets {_listed(classes)}: give the "
+            "config that it was exported from"
         )
 
 

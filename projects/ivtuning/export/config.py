@@ -65,6 +65,6 @@ def check_images(path: str | os.PathLike, facts: Mapping[str, Any], cfg: DictCon
     if given != wanted:
         words = {1: "visible images alone", 2: "pairs"}
         raise UserError(
-            f"{os.fspath(path)} takes {words[wanted]}, and the config's model {words[given]}: give the config "
-            f"that it was exported from{', ' + facts['config'] if facts['config'] else ''}"
+            f"{os.fspath(path)} takes {words[wanted]}, and the config's model {words[given]}: give the "
+            f"config that it was exported from{', ' + facts['config'] if facts['config'] else ''}"
         )
