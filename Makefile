@@ -80,13 +80,13 @@ convert: .convert-ok $(READY) ## Convert a detector of another project into star
 train: .train-ok $(READY) ## Train a config | make train CONFIG=configs/synthetic/ivtuning.py GPUS=2 model.backbone.net.tuner.hidden_dim=4
 	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) $(OVERRIDES)
 
-eval: .eval-ok $(READY) ## Evaluate weights, with an adapter on top if you name one | make eval CONFIG=configs/synthetic/ivtuning.py WEIGHTS=base.pth ADAPTER=m3fd.safetensors
+eval: .eval-ok $(READY) ## Evaluate weights, with an adapter on top if you name one, or an exported file, ONNX=model.onnx | make eval CONFIG=configs/synthetic/ivtuning.py WEIGHTS=base.pth ADAPTER=m3fd.safetensors
 	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) --eval-only $(call flag,--weights,WEIGHTS) \
-		$(call flag,--adapter,ADAPTER) $(OVERRIDES)
+		$(call flag,--adapter,ADAPTER) $(call flag,--onnx,ONNX) $(OVERRIDES)
 
 predict: .predict-ok $(READY) ## Predict pairs of images or videos, as JSON, CSV, PNG and MP4 files | make predict CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=found ARGS="--vis my/visible --ir my/infrared"
 	@$(PY) tools/predict.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
-		$(call flag,--adapter,ADAPTER) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
+		$(call flag,--adapter,ADAPTER) $(call flag,--onnx,ONNX) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
 
 visualize: .visualize-ok $(READY) ## Draw boxes or label maps on both images of every pair | make visualize CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=pictures
 	@$(PY) tools/visualize.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
@@ -102,8 +102,8 @@ export: .export-ok $(READY) ## Write a model as one ONNX file that runs without 
 .PHONY: .convert-ok .train-ok .eval-ok .predict-ok .visualize-ok .report-ok .export-ok
 .convert-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
 .train-ok: ; @: $(CONFIG_OK)
-.eval-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
-.predict-ok: ; @: $(CONFIG_OK)
+.eval-ok: ; @: $(if $(ONNX),,$(CONFIG_OK)$(WEIGHTS_OK))
+.predict-ok: ; @: $(if $(ONNX),,$(CONFIG_OK))
 .export-ok: ; @: $(CONFIG_OK)
 .visualize-ok: ; @: $(if $(value ARGS),,$(CONFIG_OK))
 .report-ok: ; @: $(if $(RUN),,$(error name a run: make report RUN=output/<its folder>))

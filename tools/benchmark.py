@@ -79,12 +79,12 @@ def parse(argv) -> argparse.Namespace:
         help="distributed: how many (default: one for each CUDA device, or 2)",
     )
     add("--plot", metavar="FILE", help="growth: draw the curves into this PNG")
-    add("--config-file", metavar="FILE", help="model, predict: LazyConfig file under configs/")
+    add("--config-file", metavar="FILE", help="model, predict, export: LazyConfig file under configs/")
     add(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="model, predict: changes to the config",
+        help="model, predict, export: changes to the config",
     )
     add("--json", action="store_true", help="print one JSON object, last")
     args = parser.parse_args(argv)
@@ -99,9 +99,9 @@ def parse(argv) -> argparse.Namespace:
         raise UserError(f"--workers {args.workers}: give 0 or more")
     if args.part == "model":
         check_model(args)
-    elif args.part != "predict" and (args.config_file or args.overrides):
+    elif args.part not in ("predict", "export") and (args.config_file or args.overrides):
         given = args.overrides[0] if args.overrides else f"--config-file {args.config_file}"
-        raise UserError(f"{given!r} goes with the parts model and predict, not with {args.part}")
+        raise UserError(f"{given!r} goes with the parts model, predict and export, not with {args.part}")
     return args
 
 

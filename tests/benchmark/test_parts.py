@@ -6,7 +6,8 @@ import pytest
 
 from ivtuning.benchmark.options import Options
 from ivtuning.benchmark.parts import eval as evaluation
-from ivtuning.benchmark.parts import growth, predict, relpos, step
+from ivtuning.benchmark.parts import export, growth, predict, relpos, step
+from ivtuning.benchmark.report import ROWS
 
 
 def test_activation_checkpointing_and_the_large_size_itself(monkeypatch):
@@ -61,6 +62,29 @@ def test_exponents_are_slopes():
 def test_growth_of_one_depth_alone():
     result = growth.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
     assert result.rows["growth_step_depth"].note == "the trunk has one depth only"
+
+
+def test_exported_files_beside_their_models(monkeypatch):
+    """Without the export, which takes long and is tested elsewhere."""
+    made = {}
+
+    def export_model(model, path, options, check):
+        made[str(path)] = model, options
+
+    def opened(path, device):
+        assert device == "cpu"
+        return made[str(path)][0]
+
+    monkeypatch.setattr(export, "_device", lambda: "cpu")
+    monkeypatch.setattr(export, "export_model", export_model)
+    monkeypatch.setattr(export, "OnnxMetaArch", opened)
+    config = "configs/synthetic/seg_ivtuning.py"
+    result = export.measure(Options(config=config, size=(48, 64), batch=2, repeats=1))
+    assert [options.size for _, options in made.values()] == [(48, 64)]
+    seconds = result.raw["seconds"]["export_config"]
+    onnx, torch_ = (seconds[f"export_config, {name}"]["median"] for name in ("onnxruntime", "PyTorch"))
+    assert result.rows["export_config"].value == onnx / torch_
+    assert set(export.CONFIGS) | {"export_config"} == {key for key in ROWS if key.startswith("export_")}
 
 
 @pytest.mark.parametrize("config", ["ivtuning", "seg_ivtuning"])

@@ -59,7 +59,7 @@ def test_tool_measures_all(monkeypatch, capsys):
     asked = [
         key
         for key in ROWS
-        if not key.startswith(("growth_", "distributed_", "neighbor_", "model_", "predict_"))
+        if not key.startswith(("growth_", "distributed_", "neighbor_", "model_", "predict_", "export_"))
     ]
     assert all(isinstance(result[key], float) or result["notes"][key] == "left out" for key in asked)
     assert result["step_over_reference_1024"] is None
@@ -139,11 +139,11 @@ def test_loader_of_a_registered_set(pairs, capsys):
         (["model", "--config-file", "x.py", "--depth", "3"], "--depth does not go with model"),
         (
             ["infer", "--config-file", "x.py"],
-            "'--config-file x.py' goes with the parts model and predict",
+            "'--config-file x.py' goes with the parts model, predict and export",
         ),
         (
             ["step", "--batch", "2", "train.seed=1"],
-            "'train.seed=1' goes with the parts model and predict",
+            "'train.seed=1' goes with the parts model, predict and export",
         ),
         (["data", "--dataset", "synthetic_trian"], "synthetic_train"),
         (["data", "--dataset", "synthetic_train", "--batch", "99"], "give a smaller --batch"),

@@ -1,37 +1,56 @@
-"""The tool that exports a model: what it writes and prints, and what it refuses."""
+"""The tool that exports a model, the tools that use its file, and what they refuse."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from helpers.isolation import Case, refuse
 from helpers.runs import TINY
 from helpers.tools import load_tool
+from PIL import Image
 
 from ivtuning.config import load_config
+from ivtuning.data.datasets.detection import register_known
 from ivtuning.engine.run import build_model
 from ivtuning.errors import UserError
 from ivtuning.export.runner import OnnxModel
+from ivtuning.predictor import Predictor, QueryTracer
 
 CONFIG = "configs/synthetic/seg_ivtuning.py"
 ONE_BLOCK = ["model.backbone.net.depth=1", "model.backbone.net.global_blocks=[0]"]
 SMALL = [*TINY[:3], *ONE_BLOCK, "train.init_checkpoint=", "train.device=cpu"]
-TOOL = "tools/export_model.py"
+TOOL, TRAIN, PREDICT = "tools/export_model.py", "tools/train_net.py", "tools/predict.py"
+SOME = ["--vis", "a.png", "--ir", "b.png", "--output", "out"]
+
+
+@pytest.fixture(scope="module")
+def exported(synthetic, tmp_path_factory) -> tuple[Path, Path, dict]:
+    """Weights, the ONNX file that the tool made of them, and what it printed."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    model = build_model(load_config(CONFIG, SMALL))
+    torch.save({"model": model.state_dict()}, folder / "model.pth")
+    output = folder / "model.onnx"
+    given = ["--config-file", CONFIG, "--weights", str(folder / "model.pth"), "--output", str(output)]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setenv("DETECTRON2_DATASETS", str(synthetic))
+        register_known()
+        load_tool("export_model").main([*given, "--size", "96x72", "--check", "2", *SMALL, "--json"])
+    register_known()
+    return folder / "model.pth", output, json.loads(out.getvalue().splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_a_config_becomes_a_file(pairs, tmp_path, capsys):
-    torch.manual_seed(0)
-    model = build_model(load_config(CONFIG, SMALL))
-    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
-    output = tmp_path / "model.onnx"
-    arguments = ["--config-file", CONFIG, "--weights", str(tmp_path / "model.pth"), "--output", str(output)]
-    load_tool("export_model").main([*arguments, "--size", "96x72", "--check", "2", *SMALL, "--json"])
-    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+def test_a_config_becomes_a_file(exported):
+    _, output, summary = exported
     assert summary["bytes"] == output.stat().st_size and summary["pairs"] == 2
     assert any(line.startswith("probabilities: relative error") for line in summary["check"])
     session = OnnxModel(output)
@@ -39,6 +58,72 @@ def test_a_config_becomes_a_file(pairs, tmp_path, capsys):
     assert len(session.classes) == 5 and session.size == (72, 96)
     black = np.zeros((1, 3, 72, 96), np.uint8)
     assert session(black, black)["label_map"].shape == (1, 72, 96)
+
+
+@pytest.mark.slow
+def test_a_file_has_the_figures_of_its_weights(exported, pairs, tmp_path):
+    weights, file, _ = exported
+    train_net, results = load_tool("train_net").main, tmp_path / "out" / "results.json"
+    output = f"train.output_dir={results.parent}"
+    train_net(["--config-file", CONFIG, "--eval-only", "--weights", str(weights), *SMALL, output])
+    wanted = json.loads(results.read_text())["results"]["sem_seg"]
+    train_net(["--eval-only", "--onnx", str(file), output])  # its own config and overrides
+    content = json.loads(results.read_text())
+    assert content["onnx"] == str(file) and content.keys() == {"onnx", "results"}
+    found = content["results"]["sem_seg"]
+    assert found.keys() == wanted.keys() and found["mIoU"] > 0
+    assert all(value is None or abs(found[key] - value) < 0.1 for key, value in wanted.items())
+
+
+@pytest.mark.slow
+def test_a_file_predicts_what_its_weights_predict(exported, pairs, tmp_path, caplog):
+    weights, file, _ = exported
+    common = ["--dataset", "synthetic_seg_val", "--batch", "2"]
+    predict = load_tool("predict").main
+    start = ["--config-file", CONFIG, "--weights", str(weights), *SMALL]
+    predict([*start, *common, "--output", str(tmp_path / "torch")])
+    predict(["--onnx", str(file), *common, "--output", str(tmp_path / "onnx"), "--draw"])
+    labels = sorted((tmp_path / "torch" / "labels").iterdir())
+    assert len(labels) == len(list((tmp_path / "onnx" / "pictures").iterdir())) == 4
+    for path in labels:
+        same = np.asarray(Image.open(path)) == np.asarray(Image.open(tmp_path / "onnx/labels" / path.name))
+        assert same.mean() > 0.999
+
+    predictor = Predictor.from_onnx(file)
+    assert len(predictor.classes) == 5
+    rng = np.random.default_rng(0)
+    visible, infrared = rng.integers(0, 256, (72, 96, 3), np.uint8), rng.integers(0, 256, (72, 96), np.uint8)
+    wanted = Predictor(CONFIG, weights, overrides=SMALL)(visible, infrared)
+    assert (predictor(visible, infrared) == wanted).mean() > 0.999
+    assert "was exported from" not in caplog.text
+    # Its own config, by another name.
+    cfg = load_config(CONFIG, SMALL)
+    assert (Predictor.from_onnx(file, cfg, device="cpu")(visible, infrared) == wanted).mean() > 0.999
+
+
+@pytest.mark.slow
+def test_a_file_of_another_config_is_refused(exported, pairs, tmp_path, caplog):
+    file = str(exported[1])
+    boxes = "configs/synthetic/ivtuning.py"
+    with pytest.raises(UserError, match="predicts label maps, and synthetic_val has boxes"):
+        load_tool("train_net").main(["--config-file", boxes, "--eval-only", "--onnx", file])
+    assert "was exported from configs/synthetic/seg_ivtuning.py, not from" in caplog.text
+    with pytest.raises(UserError, match="takes pairs, and the config's model visible images alone"):
+        Predictor.from_onnx(file, overrides=["model.pixel_mean=[1,2,3]", "model.pixel_std=[1,2,3]"])
+    renamed = tmp_path / "renamed.onnx"
+    model = onnx.load(file)
+    for entry in model.metadata_props:
+        if entry.key == "config":
+            entry.value = "configs/my/own.py"
+        if entry.key == "classes":
+            entry.value = '["a", "b", "c", "d", "e"]'
+    onnx.save(model, renamed)
+    with pytest.raises(UserError, match="exported from configs/my/own.py, and no config file.*another one"):
+        Predictor.from_onnx(renamed)
+    with pytest.raises(UserError, match="has the classes a, b, c, d, e, and the config's sets background, "):
+        load_tool("train_net").main(["--config-file", CONFIG, "--eval-only", "--onnx", str(renamed), *SMALL])
+    with pytest.raises(UserError, match="tells nothing of its queries"):
+        QueryTracer.from_onnx(file)
 
 
 def arguments(*more: str, size: str = "96x72", output: str = "model.onnx") -> list[str]:
@@ -59,6 +144,23 @@ CASES = [
         "another precision", TOOL, lambda f: arguments("--precision", "fp8"), ["--precision fp8", "fp32 or"]
     ),
     Case("another stage", TOOL, lambda f: arguments("--stage", "detection"), ["did you mean 'detections'"]),
+    Case("no exported file", TRAIN, lambda f: ["--eval-only", "--onnx", "a.onnx"], ["no file a.onnx"]),
+    Case("a file to train", TRAIN, lambda f: ["--onnx", "a.onnx"], ["--onnx goes with --eval-only"]),
+    Case(
+        "a file and weights",
+        TRAIN,
+        lambda f: ["--eval-only", "--onnx", "a.onnx", "--weights", "w.pth"],
+        ["leave out --weights"],
+    ),
+    Case("neither config nor file", TRAIN, lambda f: ["--eval-only"], ["required: --config-file"]),
+    Case("nothing that predicts", PREDICT, lambda f: SOME, ["--config-file, or --onnx"]),
+    Case("no file that predicts", PREDICT, lambda f: ["--onnx", "a.onnx", *SOME], ["no file a.onnx"]),
+    Case(
+        "a file in another precision",
+        PREDICT,
+        lambda f: ["--onnx", "a.onnx", "--precision", "bf16", *SOME],
+        ["--precision bf16"],
+    ),
     Case("a negative check", TOOL, lambda f: arguments("--check", "-1"), ["--check -1"]),
 ]
 

@@ -129,6 +129,14 @@ def test_eval(argv, config):
     assert argv("eval", f"CONFIG={config}", "WEIGHTS=~/w.pth") == start
     adapter = argv("eval", f"CONFIG={config}", "WEIGHTS=~/w.pth", "ADAPTER=a.safetensors", "train.note=x")
     assert adapter == [*start, "--adapter", "a.safetensors", "train.note=x"]
+    assert argv("eval", "ONNX=a.onnx") == ["tools/train_net.py", "--eval-only", "--onnx", "a.onnx"]
+    assert argv("predict", "ONNX=a.onnx", "OUTPUT=o") == [
+        "tools/predict.py",
+        "--onnx",
+        "a.onnx",
+        "--output",
+        "o",
+    ]
 
 
 def test_visualize(argv, config):

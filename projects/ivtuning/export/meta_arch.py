@@ -91,7 +91,8 @@ class OnnxMetaArch(nn.Module):
             raise UserError(f"{name}, {self.path} takes {wanted}: end the mapper's augmentations with a crop")
         if size[0] > file[0] or size[1] > file[1]:
             raise UserError(
-                f"{name}, {self.path} takes at most {wanted}: export a larger --size, or with --dynamic size"
+                f"{name}, {self.path} takes at most {wanted}: export with --size {size[1]}x{size[0]}, or "
+                "--dynamic size"
             )
         if not self._told:
             logger.warning("%s: it is padded to %s, as smaller images are from here on", name, wanted)

@@ -26,6 +26,7 @@ PARTS = {
     "relpos": Part("attention with decomposed relative positions, against explicit attention", True),
     "infer": Part("inference, against the frozen trunk alone", True),
     "predict": Part("the predictor on a pair in memory, against its model alone"),
+    "export": Part("exported files in onnxruntime, against the same models in PyTorch"),
     "data": Part("the paired loader, against decoding the same files", True),
     "eval": Part("COCO evaluation, against pycocotools", True),
     "adapters": Part("saving and loading an adapter, against the whole checkpoint", True),

@@ -6,6 +6,8 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
+from ...data.modalities import IMAGE_KEYS
+
 OBJECTS, CLASSES = 12, 2
 
 
@@ -18,6 +20,15 @@ def random_batch(model: nn.Module, size: tuple[int, int], batch: int) -> list[di
     generator = torch.Generator().manual_seed(0)
     masks = getattr(getattr(model, "roi_heads", None), "mask_on", False)
     return [_sample(model.pixel_mean.numel(), size, masks, generator) for _ in range(batch)]
+
+
+def random_pairs(model: nn.Module, size: tuple[int, int], batch: int) -> list[dict]:
+    """Samples of :func:`random_batch` with "image" and "image_ir" apart, without labels."""
+    samples = []
+    for x in random_batch(model, size, batch):
+        images = dict(zip(IMAGE_KEYS, x["image"].split(3), strict=False))
+        samples.append({key: x[key] for key in ("file_name", "height", "width")} | images)
+    return samples
 
 
 def _sample(channels: int, size: tuple[int, int], masks: bool, generator: torch.Generator) -> dict:
