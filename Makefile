@@ -34,7 +34,7 @@ LAUNCH = $(PY) $(if $(filter-out 0 1,$(GPUS)),-m ivtuning.engine.launch --standa
 CONFIG_OK = $(if $(CONFIG),,$(error name a config: make $(@:.%-ok=%) CONFIG=configs/<data set>/<experiment>.py))
 WEIGHTS_OK = $(if $(WEIGHTS),,$(error name the weights: make $(@:.%-ok=%) CONFIG=$(CONFIG) WEIGHTS=output/model_final.pth))
 
-.PHONY: help setup demo compare bench test lint convert train eval predict visualize report pins clean
+.PHONY: help setup demo compare bench test lint convert train eval predict visualize report export pins clean
 
 help: ## Show this help | make
 	@echo "Targets. All but help and clean first set up .venv if it is missing or out of date."
@@ -47,7 +47,7 @@ help: ## Show this help | make
 	Write changes to a config on the command line: train.max_iter=100 model.pixel_mean=[1,2]
 	Quote a value that the shell would change: 'train.init_checkpoint=https://host/f?x=True'
 	OPTS passes more flags and overrides, quoted as in a shell: OPTS="--resume 'train.output_dir=my output'"
-	ARGS passes flags to demo, compare, bench, test, convert, predict, visualize and report: make test ARGS="-m 'not slow'"
+	ARGS passes flags to demo, compare, bench, test, convert, predict, visualize, report and export: make test ARGS="-m 'not slow'"
 	GPUS=n starts n processes on this machine (train, eval).
 	END
 
@@ -95,11 +95,16 @@ visualize: .visualize-ok $(READY) ## Draw boxes or label maps on both images of 
 report: .report-ok $(READY) ## Write a page about a run: curves, figures, confusion, worst and best pairs | make report RUN=output/synthetic/ivtuning
 	@$(PY) tools/report.py $(call flag,,RUN) $(value ARGS) $(OVERRIDES)
 
-.PHONY: .convert-ok .train-ok .eval-ok .predict-ok .visualize-ok .report-ok
+export: .export-ok $(READY) ## Write a model as one ONNX file that runs without this project | make export CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=model.onnx ARGS="--size 160x128"
+	@$(PY) tools/export_model.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
+		$(call flag,--adapter,ADAPTER) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
+
+.PHONY: .convert-ok .train-ok .eval-ok .predict-ok .visualize-ok .report-ok .export-ok
 .convert-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
 .train-ok: ; @: $(CONFIG_OK)
 .eval-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
 .predict-ok: ; @: $(CONFIG_OK)
+.export-ok: ; @: $(CONFIG_OK)
 .visualize-ok: ; @: $(if $(value ARGS),,$(CONFIG_OK))
 .report-ok: ; @: $(if $(RUN),,$(error name a run: make report RUN=output/<its folder>))
 

@@ -33,7 +33,7 @@ EXAMPLE = "tools/check_docs.py --run"
 # Code blocks of these languages hold commands, among pictures of folders and equations.
 LANGUAGES = ("", "sh", "bash", "console")
 START = re.compile(r"(make|python3?|\.venv/bin/python|(tools|datasets)/\w+\.py)\b")
-CONFIGURED = ("train", "eval", "convert", "predict", "visualize")  # targets that need CONFIG
+CONFIGURED = ("train", "eval", "convert", "predict", "visualize", "export")  # targets that need CONFIG
 # Stands in for a config that the reader is told to write.
 ANY_CONFIG = "configs/synthetic/ivtuning.py"
 PRINT_ARGV = f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n"

@@ -79,3 +79,8 @@ def _has_operators() -> bool:
     except ImportError:
         return False
     return True
+
+
+def independent_classes(predictor: object) -> bool:
+    """Whether an R-CNN's predictor gives each class a score by itself (`use_sigmoid_ce`); 0.6 has no such."""
+    return getattr(predictor, "use_sigmoid_ce", False)

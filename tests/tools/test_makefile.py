@@ -175,6 +175,12 @@ def test_predict(argv, config):
     assert argv("predict", *given) == ["tools/predict.py", "--config-file", config, *flags]
 
 
+def test_export(argv, config):
+    given = [f"CONFIG={config}", "WEIGHTS=w.pth", "OUTPUT=m.onnx", "ARGS=--size 64x48", "model.square_pad=0"]
+    start = ["tools/export_model.py", "--config-file", config, "--weights", "w.pth", "--output", "m.onnx"]
+    assert argv("export", *given) == [*start, "--size", "64x48", "model.square_pad=0"]
+
+
 def test_convert(argv, config):
     given = [f"CONFIG={config}", "FROM=dino", "WEIGHTS=my in.pth", "OUTPUT=~/out.pth", "model.num_classes=3"]
     start = ["tools/convert_checkpoint.py", "--config-file", config, "--from", "dino"]
@@ -203,6 +209,7 @@ def test_lint_checks_style_imports_and_types():
         (["predict"], "name a config: make predict CONFIG="),
         (["visualize"], "name a config: make visualize CONFIG="),
         (["report"], "name a run: make report RUN="),
+        (["export"], "name a config: make export CONFIG="),
         (
             ["convert", "CONFIG=pyproject.toml"],
             "name the weights: make convert CONFIG=pyproject.toml WEIGHTS=",

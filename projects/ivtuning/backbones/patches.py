@@ -32,12 +32,30 @@ class PatchEmbed(layers.PatchEmbed):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h, w, C), contiguous."""
         height, width = self.patch_size
-        down, right = -image.shape[2] % height, -image.shape[3] % width
+        down, right = missing_to(height, image.shape[2]), missing_to(width, image.shape[3])
         if down or right:
-            image = F.pad(image, (0, right, 0, down))
+            image = pad_end(image, down, right)
         # On a CPU oneDNN's convolution beats the product in full precision; cuDNN's is several times slower.
         embed = by_convolution if image.is_cpu else by_product
         return self.norm(embed(image, self.proj))
+
+
+def missing_to(multiple: int, size: int) -> int:
+    """What a side of `size` lacks to the next multiple.
+
+    A symbolic size that is padded by it is a multiple by its form, so that what follows from it stays short.
+    """
+    return multiple * ((size + multiple - 1) // multiple) - size
+
+
+def pad_end(x: Tensor, down: int, right: int, channels_last: bool = False) -> Tensor:
+    """A map with rows of zeros at the bottom and columns at the right, (B, C, H, W) or (B, H, W, C)."""
+    channels = (0, 0) if channels_last else ()
+    if isinstance(down, int) and isinstance(right, int):
+        return F.pad(x, (*channels, 0, right, 0, down))
+    # F.pad asks whether there is anything to pad. For symbolic sizes the answer would become part of a graph.
+    x = F.pad(x, (*channels, 0, right + 1, 0, down + 1))
+    return x[:, :-1, :-1] if channels_last else x[..., :-1, :-1]
 
 
 def by_convolution(image: Tensor, proj: nn.Conv2d) -> Tensor:
@@ -62,7 +80,8 @@ def resize_positions(grid: Tensor, size: tuple[int, int], antialias: bool = Fals
     Bicubic interpolation is linear, first along one side, then along the other: two matrix products. CUDA's
     kernel for it runs through all channels in each of h * w threads, many times slower.
     """
-    if size == tuple(grid.shape[1:3]):
+    # Symbolic sizes are not compared: their graph must serve all. For an equal one, weights are 0 and 1.
+    if all(isinstance(side, int) for side in size) and size == tuple(grid.shape[1:3]):
         return grid
     with without_autocast(grid.device.type):  # which would round the positions
         x = at_least_float32(grid)

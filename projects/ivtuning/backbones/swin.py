@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from timm.models import swin_transformer
 from timm.models.swin_transformer import PatchMerging, window_partition, window_reverse
@@ -19,7 +18,7 @@ from ..tuning.options import need_rate
 from ..tuning.stems import Stem
 from .attention.window import SwinAttention
 from .block import OpenBlock
-from .patches import PatchEmbed
+from .patches import PatchEmbed, missing_to, pad_end
 from .trunk import Trunk
 
 _T = dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7)
@@ -87,11 +86,13 @@ class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
     def attend(self, x: Tensor) -> Tensor:  # type: ignore[override]
         height, width = x.shape[1:3]
         window, shift = self.window_size[0], self.shift_size[0]
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        x = pad_end(x, missing_to(window, height), missing_to(window, width), channels_last=True)
         padded, mask = tuple(x.shape[1:3]), None
         if shift:
             x = x.roll((-shift, -shift), (1, 2))
-            mask = shift_mask(*padded, window, shift, x.device, x.dtype)
+            # A compiler's sizes may be symbols, and its tensors must not outlive it.
+            make = shift_mask.__wrapped__ if torch.compiler.is_compiling() else shift_mask
+            mask = make(*padded, window, shift, x.device, x.dtype)
         windows = window_partition(x, self.window_size).flatten(1, 2)
         windows = self.attn(windows, mask=mask).unflatten(1, self.window_size)
         x = window_reverse(windows, self.window_size, *padded)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from timm.layers import trunc_normal_
 from timm.models import vision_transformer, vision_transformer_sam
+from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -18,7 +19,7 @@ from ..tuning.sites import PatchTokenAdapters
 from ..tuning.stems import Stem
 from .attention.relpos import RelPosAttention
 from .block import OpenBlock
-from .patches import PatchEmbed, resize_positions
+from .patches import PatchEmbed, missing_to, pad_end, resize_positions
 from .trunk import Trunk
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -48,9 +49,11 @@ class WindowBlock(OpenBlock, vision_transformer_sam.Block):
     def attend(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if not self.window_size:
             return self.attn(x)
-        size = x.shape[1:3]
-        x, padded = vision_transformer_sam.window_partition(x, self.window_size)
-        return vision_transformer_sam.window_unpartition(self.attn(x), self.window_size, size, padded)
+        height, width = x.shape[1:3]
+        window = self.window_size, self.window_size
+        x = pad_end(x, missing_to(window[0], height), missing_to(window[1], width), channels_last=True)
+        windows = self.attn(window_partition(x, window))
+        return window_reverse(windows, window, *x.shape[1:3])[:, :height, :width].contiguous()
 
 
 class VisionTransformer(Trunk):
@@ -295,7 +298,7 @@ class PlainViT(VisionTransformer):
             front.append(self.cls_token + self.pos_embed[:, :1] if self.slots else self.cls_token)
         if self.reg_token is not None:
             front.append(self.reg_token)
-        return torch.cat([*(token.expand(len(x), -1, -1) for token in front), x.flatten(1, 2)], 1)
+        return torch.cat([*(token.expand(x.shape[0], -1, -1) for token in front), x.flatten(1, 2)], 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)

@@ -15,6 +15,16 @@ def sync_bn(channels: int) -> nn.Module:
     return make_norm("SyncBN", channels)
 
 
+def best_class(scores: Tensor) -> Tensor:
+    """The class of the highest of `scores` (..., K + 1), the last of which, the background's, is left out."""
+    return scores[..., :-1].argmax(-1)
+
+
+def boxes_of_classes(boxes: Tensor, classes: Tensor) -> Tensor:
+    """From `boxes` (..., K, 4) of all classes those of `classes` (...): (..., 4)."""
+    return boxes.gather(-2, classes[..., None, None].expand(*classes.shape, 1, 4)).squeeze(-2)
+
+
 class RefiningOutputLayers(FastRCNNOutputLayers):
     """Outputs of all stages but the last, with a box for each class.
 
@@ -29,12 +39,11 @@ class RefiningOutputLayers(FastRCNNOutputLayers):
         """Boxes (R_i, 4), XYXY pixels, of each image from scores (R, K + 1) and deltas (R, 4K)."""
         scores, _ = predictions
         boxes = torch.cat(super().predict_boxes(predictions, proposals)).unflatten(1, (-1, 4))
-        chosen = scores[:, :-1].argmax(1)
+        classes = best_class(scores)
         if self.training:
             matched = torch.cat([p.gt_classes for p in proposals])
-            chosen = torch.where(matched < self.num_classes, matched, chosen)
-        boxes = boxes[torch.arange(len(boxes), device=boxes.device), chosen]
-        return boxes.split([len(p) for p in proposals])
+            classes = torch.where(matched < self.num_classes, matched, classes)
+        return boxes_of_classes(boxes, classes).split([len(p) for p in proposals])
 
 
 class CascadeHeads(CascadeROIHeads):

@@ -126,6 +126,12 @@ class Tuner(nn.Module):
             "the adapter file (--adapter)"
         )
 
+    def fold(self, trunk: nn.Module) -> None:
+        """Replace what was added by a form for inference alone that computes the same, where there is one.
+
+        The model is in evaluation mode. It can neither train nor be saved afterwards.
+        """
+
     def unmerge(self, trunk: nn.Module) -> None:
         """Undo :meth:`merge`."""
         raise UserError(f"{type(self).__name__} is never merged: there is nothing to undo")

@@ -119,6 +119,10 @@ class LoRA(Tuner):
         if not self.merged:
             self._change_base(trunk, 1)
 
+    def fold(self, trunk: nn.Module) -> None:
+        self.merge(trunk)
+        self.remove_hooks()
+
     def unmerge(self, trunk: nn.Module) -> None:
         if self.merged:
             self._change_base(trunk, -1)

@@ -52,7 +52,7 @@ class RelPosAttention(vision_transformer_sam.Attention):
                 out = checkpoint(_fused, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 out = _fused(*inputs)
-        return self.proj(out.unflatten(0, (len(x), -1)).permute(0, 2, 1, 3).reshape(x.shape))
+        return self.proj(out.unflatten(0, (x.shape[0], -1)).permute(0, 2, 1, 3).reshape(x.shape))
 
     def _tables(self) -> tuple[Tensor, ...]:
         return (self.rel_pos_h, self.rel_pos_w) if self.use_rel_pos else ()
@@ -80,9 +80,16 @@ def _plain(qkv: Tensor, *tables: Tensor) -> Tensor:
 def _table(rel_pos: Tensor, size: int) -> Tensor:
     """The table of relative positions, resized to a side of `size` tokens: (2 size - 1, d)."""
     length = 2 * size - 1
-    if len(rel_pos) == length:
+    # A symbolic size is not compared: its graph must serve all. Resizing to an equal one changes nothing.
+    if isinstance(length, int) and len(rel_pos) == length:
         return rel_pos
     return F.interpolate(rel_pos.T[None], size=length, mode="linear")[0].T
+
+
+def _distances(rel_pos: Tensor, size: int) -> Tensor:
+    """The table's rows for the distance of every query to every key, (size, size, d)."""
+    place = torch.arange(size, device=rel_pos.device)
+    return _table(rel_pos, size)[place[:, None] - place + size - 1]
 
 
 def _heads(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,8 +101,8 @@ def _terms(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> tuple[Tensor, .
     """q, k, v and the terms a (B * heads, N, H) and b (B * heads, N, W)."""
     height, width = qkv.shape[1:3]
     q, k, v = _heads(qkv)
-    rows = vision_transformer_sam.get_rel_pos(height, height, rel_pos_h).to(q.dtype)
-    cols = vision_transformer_sam.get_rel_pos(width, width, rel_pos_w).to(q.dtype)
+    rows = _distances(rel_pos_h, height).to(q.dtype)
+    cols = _distances(rel_pos_w, width).to(q.dtype)
     grid = q.unflatten(1, (height, width))
     a = torch.einsum("nhwc,hkc->nhwk", grid, rows).flatten(1, 2)
     b = torch.einsum("nhwc,wkc->nhwk", grid, cols).flatten(1, 2)
@@ -108,7 +115,7 @@ def _fused(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
     height, width, dim = a.shape[-1], b.shape[-1], q.shape[-1]
     row = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, 0)
     col = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
-    one_hot = torch.cat([row, col], -1).expand(len(k), -1, -1)
+    one_hot = torch.cat([row, col], -1).expand(k.shape[0], -1, -1)
     # Flash kernels want four axes and one head size for all three, so the value is padded and the output cut.
     out = F.scaled_dot_product_attention(
         torch.cat([q * dim**-0.5, a, b], -1)[None],

@@ -54,7 +54,7 @@ def _fused(qkv: Tensor, bias: Tensor, mask: Tensor | None, dropout: float) -> Te
         bias = bias[None]
     else:
         # Windows beside the heads, since the mask is that of one image.
-        q, k, v = qkv.unflatten(0, (-1, len(mask))).permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
+        q, k, v = qkv.unflatten(0, (-1, mask.shape[0])).permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
         bias = (bias + mask[:, None]).flatten(0, 1)[None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
     return out.unflatten(1, (-1, qkv.shape[3])).transpose(2, 3)

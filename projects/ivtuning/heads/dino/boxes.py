@@ -22,8 +22,7 @@ def to_centers(boxes: Tensor) -> Tensor:
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     """log(x / (1 - x)) of `x` clamped to 0..1; numerator and denominator are at least `eps`."""
-    x = x.clamp(0, 1)
-    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
+    return (x.clamp(eps, 1.0) / (1 - x).clamp(eps, 1.0)).log()
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:

@@ -155,19 +155,32 @@ class DINO(nn.Module):
         logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], limit: int
     ) -> list[Instances]:
         """The `limit` highest-scoring pairs of a query and a class, see :meth:`detect`."""
-        num_classes = logits.shape[-1]
-        scores = at_least_float32(logits).sigmoid().flatten(1)
-        scores, index = scores.topk(min(limit, scores.shape[1]), 1)
-        query = index.div(num_classes, rounding_mode="floor")[..., None].expand(-1, -1, 4)
-        corners = to_corners(boxes.gather(1, query))
+        corners, scores, classes = DINO.top_pairs(logits, boxes, limit)
         detections = []
         for i, (height, width) in enumerate(image_sizes):
             instances = Instances((height, width))
             instances.pred_boxes = Boxes(corners[i] * corners.new_tensor([width, height, width, height]))
             instances.scores = scores[i]
-            instances.pred_classes = index[i] % num_classes
+            instances.pred_classes = classes[i]
             detections.append(instances)
         return detections
+
+    @staticmethod
+    def top_pairs(logits: Tensor, boxes: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The N = `limit` highest-scoring pairs of a query and a class, or all if there are fewer.
+
+        Args:
+            logits: (B, Q, K).
+            boxes: (B, Q, 4) cx, cy, w, h.
+
+        Returns:
+            Boxes (B, N, 4) x1, y1, x2, y2, scores (B, N) in 0..1, descending, and classes (B, N).
+        """
+        num_classes = logits.shape[-1]
+        scores = at_least_float32(logits).sigmoid().flatten(1)
+        scores, index = scores.topk(min(limit, scores.shape[1]), 1)
+        query = index.div(num_classes, rounding_mode="floor")[..., None].expand(-1, -1, 4)
+        return to_corners(boxes.gather(1, query)), scores, index % num_classes
 
 
 class PairedDINO(PairedInput, DINO):

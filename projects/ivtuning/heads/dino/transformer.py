@@ -158,7 +158,7 @@ class Transformer(nn.Module):
     ) -> tuple[Queries, Predictions]:
         """The decoder's queries, and the encoder's predictions at the selected positions."""
         logits, boxes = self.select_queries(memory, layout)
-        content = self.tgt_embed.weight[: boxes.shape[1]].expand(len(memory), -1, -1)
+        content = self.tgt_embed.weight[: boxes.shape[1]].expand(memory.shape[0], -1, -1)
         initial_boxes, attn_mask = boxes.detach(), None
         if denoising is not None:
             content = torch.cat([denoising.content, content], 1)
@@ -176,7 +176,7 @@ class Transformer(nn.Module):
             Class logits (B, Q, K) and boxes (B, Q, 4) before the sigmoid, of the positions whose best class
             scores highest. Padding, and positions too near to the border of the image, come last.
         """
-        proposals = self.proposals(layout)
+        proposals = self.proposals(layout).expand(memory.shape[0], -1, -1)
         outside = layout.padding_mask | ~((proposals > 0.01) & (proposals < 0.99)).all(-1)
         memory = self.enc_output_norm(self.enc_output(memory.masked_fill(outside[..., None], 0.0)))
         logits = self.enc_out_class_embed(memory)

@@ -104,7 +104,8 @@ def classifier(channels: int, num_classes: int, dropout: float = 0.0, kernel_siz
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """`x` (B, C, h, w) resized bilinearly to `size` (height, width); corners are not aligned."""
-    if tuple(size) == tuple(x.shape[-2:]):
+    # Symbolic sizes are not compared: their graph must serve all sizes.
+    if all(isinstance(side, int) for side in size) and tuple(size) == tuple(x.shape[-2:]):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 

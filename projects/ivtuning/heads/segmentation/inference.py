@@ -52,15 +52,16 @@ class SlidingWindow:
             )
 
     def __call__(self, network: Network, images: list[Tensor], sizes: list[Size]) -> list[Tensor]:
-        return _resize_each([self._average_windows(network, image) for image in images], sizes)
+        return _resize_each([self.average_windows(network, image) for image in images], sizes)
 
-    def _average_windows(self, network: Network, image: Tensor) -> Tensor:
+    def average_windows(self, network: Network, image: Tensor) -> Tensor:
+        """Averaged logits (..., K, H, W) of `image` (..., C, H, W)."""
         height, width = image.shape[-2:]
         h, w = min(self.window[0], height), min(self.window[1], width)
         tops, lefts = _starts(height, h, self.stride[0]), _starts(width, w, self.stride[1])
         windows = [(..., slice(top, top + h), slice(left, left + w)) for top in tops for left in lefts]
         logits = network([image[window] for window in windows])
-        total = logits[0].new_zeros(len(logits[0]), height, width)
+        total = logits[0].new_zeros(*logits[0].shape[:-2], height, width)
         count = total.new_zeros(height, width)
         for window, window_logits in zip(windows, logits, strict=True):
             total[window] += window_logits

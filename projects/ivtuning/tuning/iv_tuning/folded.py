@@ -94,7 +94,7 @@ class FoldedSites:
         None where nothing is folded: with gradients, in training, with a norm that has no running statistics,
         and for parameters made in inference mode, whose changes nobody can notice.
         """
-        if torch.is_grad_enabled() or not _is_constant(pairs):
+        if torch.is_grad_enabled() or not is_constant(pairs):
             return None
         constants = self._current(pairs, x)
         if constants is None:
@@ -188,7 +188,8 @@ def _with_ones(x: Tensor) -> Tensor:
     return F.pad(x, (0, ONES), value=1.0)
 
 
-def _is_constant(pairs: Pairs) -> bool:
+def is_constant(pairs: Pairs) -> bool:
+    """Whether the sites are functions of constants: in evaluation, with running statistics."""
     norms = [adapter.mix.norm for adapter, _ in pairs]
     return not any(module.training for pair in pairs for module in pair) and all(
         isinstance(norm, _BatchNorm) and not norm.training and norm.running_mean is not None for norm in norms
@@ -210,6 +211,12 @@ def _same(made_of: list[tuple[Tensor, int]], tensors: list[Tensor]) -> bool:
         old.data_ptr() == new.data_ptr() and version == new._version
         for (old, version), new in zip(made_of, tensors, strict=True)
     )
+
+
+@torch.no_grad()
+def fold_sites(pairs: Pairs) -> Constants:
+    """The constants of the sites as they are now."""
+    return _fold(pairs, [(t, t._version) for t in _tensors(pairs)], 0, pairs[0][0].down.weight.dtype)
 
 
 def _fold(pairs: Pairs, made_of: list[tuple[Tensor, int]], steps: int, dtype: torch.dtype) -> Constants:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import UserError
 from ...utils.norms import NORMS
 from ..base import CONVOLUTION_INSIDE, Tuner, TwoAdapters
 from ..options import need_choice, need_rate, need_whole
 from . import fused, triton_site
-from .folded import FoldedSites
+from .constant import ConstantAdapters
+from .folded import FoldedSites, Pairs, is_constant
 from .modules import HybridAdapter, PromptAdapter
 
 # How the sites are computed, see :class:`IVTuning`.
@@ -38,6 +39,11 @@ class IVBlockAdapters(TwoAdapters):
         self.backend = backend
         self.folded = FoldedSites()
 
+    @property
+    def pairs(self) -> Pairs:
+        """Hybrid adapter and prompt adapter of both sites."""
+        return (self.adapter1, self.prompt1), (self.adapter2, self.prompt2)
+
     def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
         return self._site(0, x, prompt)
 
@@ -45,7 +51,7 @@ class IVBlockAdapters(TwoAdapters):
         return self._site(1, y, prompt)
 
     def _site(self, index: int, x: Tensor, prompt: Tensor) -> Tensor:
-        pairs = (self.adapter1, self.prompt1), (self.adapter2, self.prompt2)
+        pairs = self.pairs
         adapter, prompter = pairs[index]
         # A compiler decides by itself what to keep and to join.
         if self.backend == "plain" or torch.compiler.is_compiling():
@@ -147,3 +153,10 @@ class IVTuning(Tuner):
         self.backend = backend
         for adapters in self.blocks:
             adapters.backend = backend
+
+    def fold(self, trunk: nn.Module) -> None:
+        """See :meth:`Tuner.fold`; GroupNorm has no running statistics, and stays as it is."""
+        self.blocks = nn.ModuleList(
+            ConstantAdapters(adapters.pairs) if is_constant(adapters.pairs) else adapters
+            for adapters in self.blocks
+        )

@@ -1,0 +1,89 @@
+"""Every family of detectors as an ONNX file: its detections and raw outputs are those of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import postprocessing
+from helpers.exported import (
+    Sized,
+    assert_same_detections,
+    cascade_mask_rcnn,
+    codino,
+    dino,
+    faster_rcnn,
+    mask_rcnn,
+    named,
+    retinanet,
+    run,
+    write,
+)
+from helpers.tiny import sample
+from torch import Tensor, nn
+
+from ivtuning.export.detectors import detections, raw_outputs
+
+pytestmark = pytest.mark.slow
+
+
+def expected_detections(model: nn.Module, batch: list[dict], monkeypatch) -> list:
+    """What evaluation sees, with "mask_probabilities" (N, h, w) as they are before they are pasted."""
+    paste = postprocessing.ROIMasks.to_bitmasks
+
+    def keep(masks, *arguments):
+        kept.append(masks.tensor)
+        return paste(masks, *arguments)
+
+    kept: list = []
+    monkeypatch.setattr(postprocessing.ROIMasks, "to_bitmasks", keep)
+    results = [output["instances"] for output in model(batch)]
+    for instances, masks in zip(results, kept, strict=False):
+        instances.mask_probabilities = masks
+    return results
+
+
+@pytest.mark.parametrize(("family", "with_raw"), [(mask_rcnn, True), (dino, False)])
+@torch.no_grad()
+def test_any_batch(family: Callable, with_raw: bool, tmp_path: Path, monkeypatch):
+    model, size = family(), (60, 90)
+    batch = [sample(*size, seed=seed) for seed in range(3)]
+    expected = expected_detections(model, batch, monkeypatch)
+    images = model.preprocess_image(batch).tensor
+    graph, *raw = graphs = [detections(model), *([raw_outputs(model)] if with_raw else [])]
+    session = write(Sized(*graphs, image_size=size), images[:2], tmp_path / "model.onnx", dynamic=True)
+    for count in (1, 3):
+        outputs = run(session, images[:count])
+        split = len(graph.names)
+        assert_same_detections(named(graph, outputs[:split]), expected[:count])
+        for graph_of_heads in raw:
+            assert_close(outputs[split:], graph_of_heads(images[:count], size))
+
+
+@pytest.mark.parametrize("family", [faster_rcnn, cascade_mask_rcnn, retinanet])
+@torch.no_grad()
+def test_a_fixed_batch_of_another_size(family: Callable, tmp_path: Path, monkeypatch):
+    model, size = family(), (90, 60)
+    batch = [sample(*size, seed=seed) for seed in range(3)]
+    images = model.preprocess_image(batch).tensor
+    assert images.shape[-2:] == (96, 64)
+    graph = detections(model)
+    outputs = run(write(Sized(graph, image_size=size), images, tmp_path / "model.onnx"), images)
+    assert_same_detections(named(graph, outputs), expected_detections(model, batch, monkeypatch))
+
+
+@torch.no_grad()
+def test_raw_outputs_of_queries(tmp_path: Path):
+    """Of Co-DINO, whose soft-NMS stays with whoever runs the file."""
+    model, size = codino(), (60, 90)
+    images = model.preprocess_image([sample(*size, seed=seed) for seed in range(3)]).tensor
+    graph = raw_outputs(model)
+    outputs = run(write(Sized(graph, image_size=size), images, tmp_path / "model.onnx"), images)
+    assert_close(outputs, graph(images, size))
+
+
+def assert_close(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for values, reference in zip(outputs, expected, strict=True):
+        assert (values - reference).abs().max() < 1e-4 * reference.abs().max()
