@@ -86,4 +86,4 @@ def test_every_room_that_imports_detectron2_prepares_it():
     for file in files:
         # Python runs the packages that a module is in before the module itself.
         parents = [folder / "__init__.py" for folder in file.parents if package in folder.parents]
-        assert any("\ncompat.prepare()\n" in first.read_text() for first in parents or [file]), file
+        assert any("\ncompat.prepare()\n" in first.read_text() for first in [*parents, file]), file

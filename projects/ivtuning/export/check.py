@@ -1,10 +1,16 @@
 """Compares an exported file with the model that it was made of."""
 
+# ruff: noqa: E402 (detectron2 is prepared before anything imports it)
+
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from .. import compat
+
+compat.prepare()
 
 import numpy as np
 import torch

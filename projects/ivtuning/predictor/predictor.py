@@ -66,9 +66,8 @@ class Predictor:
             another precision.
     """
 
-    # Of an adapter or an exported file.
-    _stored_classes: Any = None
-    # Of autocast; None: evaluation's.
+    # As an exported file has them: no adapter, and evaluation's precision.
+    _adapter: str | None = None
     _dtype: torch.dtype | None = None
 
     def __init__(
@@ -91,12 +90,10 @@ class Predictor:
         weights = weights or cfg.train.init_checkpoint
         if not weights:
             raise UserError("there are no weights: give them, or set train.init_checkpoint in the config")
-        adapter = None if adapter is None else os.fspath(adapter)
         self._read_mapper(cfg)
-        self.model = load_model(cfg, os.fspath(weights), adapter).eval()
+        self._adapter = None if adapter is None else os.fspath(adapter)
+        self.model = load_model(cfg, os.fspath(weights), self._adapter).eval()
         self._dtype = PRECISIONS[precision]
-        if adapter:
-            self._stored_classes = read_adapter(adapter, tensors=False)[0]["metadata"].get("classes")
 
     @classmethod
     def from_onnx(
@@ -127,7 +124,6 @@ class Predictor:
         self._read_mapper(cfg)
         self.model = OnnxMetaArch(path, cfg.train.device).eval()
         check_images(path, self.model.file.metadata, cfg)
-        self._stored_classes = self.model.file.classes
         return self
 
     def _read_mapper(self, cfg: DictConfig) -> None:
@@ -203,10 +199,20 @@ class Predictor:
             in_order = sets_classes(self._cfg)
         painter: Any = painter_of_config(self._cfg, 0.0)
         classes, colors = list(painter.classes) or in_order, list(getattr(painter, "colors", ()))
-        names = self._stored_classes
+        names = self._stored_classes()
         if isinstance(names, list) and names and names != classes:
             return [str(name) for name in names], []
         return classes, colors
+
+    def _stored_classes(self) -> Any:
+        """The names in the exported file or the adapter, if any."""
+        if isinstance(self.model, OnnxMetaArch):
+            return self.model.file.classes
+        return (
+            read_adapter(self._adapter, tensors=False)[0]["metadata"].get("classes")
+            if self._adapter
+            else None
+        )
 
     def _precision(self) -> contextlib.AbstractContextManager:
         if self._dtype is None:
