@@ -165,8 +165,9 @@ def _staged(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, the exporters tell nothing about operations that they leave as they are."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    """Inside, the exporters say nothing of operations that they leave as they are, or sizes they cannot solve."""
+    names = ("onnxscript", "onnx_ir", "torch.onnx", "torch.fx.experimental.symbolic_shapes")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
