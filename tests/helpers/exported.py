@@ -70,6 +70,8 @@ def detector(config: str, *overrides: str, strides: Sequence[int] = ()) -> nn.Mo
     cfg = load_config(f"configs/{config}.py", list(overrides))
     if strides:
         cfg.model.backbone = L(Pyramid)(strides=list(strides), out_channels=16)
+        if "head" in cfg.model:  # RetinaNet's, which counts its maps
+            cfg.model.head.input_shape = cfg.model.head.input_shape[: len(strides)]
     torch.manual_seed(0)
     model = instantiate(cfg.model).eval().requires_grad_(False)
     for name, module in model.named_modules():
@@ -130,10 +132,10 @@ class Sized(nn.Module):
 
     def __init__(self, graph: DetectorGraph, image_size: tuple[int, int]):
         super().__init__()
-        self.graph, self.image_size = graph, image_size
+        self.detector, self.image_size = graph, image_size
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.graph(images, self.image_size)
+        return self.detector(images, self.image_size)
 
 
 def write(

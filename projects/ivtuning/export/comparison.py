@@ -107,7 +107,7 @@ class Comparison:
             self._note(name, difference / _scale(want))
 
     def add_rows(self, have: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> None:
-        """Compare outputs (B, N, ...) whose rows are ordered by rank: each with the nearest on the other side.
+        """Compare outputs (B, N, ...) whose rows are in the order of a score: each with the nearest one.
 
         A row is near if all its outputs are.
         """

@@ -44,12 +44,12 @@ def expected_detections(model: nn.Module, batch: list[dict], monkeypatch) -> lis
     return results
 
 
-@pytest.mark.parametrize("family", [mask_rcnn, dino])
 @torch.no_grad()
-def test_any_batch(family: Callable, tmp_path: Path, monkeypatch):
-    model, size = family(), (60, 90)
+def test_any_batch(tmp_path: Path):
+    """Of DINO; a trained Faster R-CNN is in test_trained."""
+    model, size = dino(), (60, 90)
     batch = [sample(*size, seed=seed) for seed in range(3)]
-    expected = expected_detections(model, batch, monkeypatch)
+    expected = [output["instances"] for output in model(batch)]
     images = model.preprocess_image(batch).tensor
     graph = detections(model)
     session = write(Sized(graph, image_size=size), images[:2], tmp_path / "model.onnx", dynamic=True)
@@ -57,7 +57,7 @@ def test_any_batch(family: Callable, tmp_path: Path, monkeypatch):
         assert_same_detections(named(graph, run(session, images[:count])), expected[:count])
 
 
-@pytest.mark.parametrize("family", [cascade_rcnn, retinanet])
+@pytest.mark.parametrize("family", [mask_rcnn, cascade_rcnn, retinanet])
 @torch.no_grad()
 def test_a_fixed_batch_of_another_size(family: Callable, tmp_path: Path, monkeypatch):
     model, size = family(), (90, 60)
