@@ -70,9 +70,9 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(args.config_file, args.overrides, ("dataloader", "model", "train"))
 
     from ivtuning.engine.run import load_model
-    from ivtuning.export.check import pairs_of_config
     from ivtuning.export.export import export_model
     from ivtuning.export.options import FORMATS, Options, file_format, known, parse_size
+    from ivtuning.export.pairs import pairs_of_config
     from ivtuning.export.writing import need_exporters
     from ivtuning.hub.names import check_output
 

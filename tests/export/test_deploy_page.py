@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from detectron2.layers import paste_masks_in_image
 from helpers.exportable import images
 from helpers.pages import code_blocks
 from helpers.tools import ROOT
@@ -34,3 +36,20 @@ def test_the_examples_need_onnxruntime_alone(exported, tmp_path):
     found = np.load(tmp_path / "found.npz")
     assert found["label_map"].shape == (1, *options.size)
     assert np.array_equal(found["label_map"], found["first_label_map"])
+
+
+def test_masks_are_pasted_as_detectron2_does():
+    (code,) = (block for block in code_blocks("deploy.md") if "def paste" in block)
+    variables: dict = {"np": np}
+    exec(code, variables)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(8, 1, 5, 5, generator=generator)
+    masks = torch.nn.functional.interpolate(coarse, (28, 28), mode="bicubic").clamp(0, 1)[:, 0]
+    corner = torch.rand(8, 2, generator=generator) * 60
+    boxes = torch.cat([corner, corner + 10 + torch.rand(8, 2, generator=generator) * 60], 1)
+    expected = paste_masks_in_image(masks, boxes, (90, 110)).numpy()
+    found = np.stack(
+        [variables["paste"](m.numpy(), b.numpy(), 90, 110) for m, b in zip(masks, boxes, strict=True)]
+    )
+    assert expected.sum() > 1000
+    assert (found != expected).sum() < 0.01 * expected.sum()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import tiny
-from ivtuning.export.check import Comparison
+from ivtuning.export.comparison import Comparison
 from ivtuning.export.export import export_model
 from ivtuning.export.options import Options
 from ivtuning.heads.classification import ImageClassifier
@@ -89,9 +89,9 @@ def vitdet(**kwargs) -> nn.Module:
     return segmentor(tiny.vitdet(SumStem(), Frozen(), depth=2, global_blocks=(1,)), **kwargs)
 
 
-def swin(**kwargs) -> nn.Module:
+def swin(decoder=SegFormer, **kwargs) -> nn.Module:
     torch.manual_seed(0)
-    return segmentor(tiny.swin(SumStem(), Frozen(), **STAGES), SegFormer, **kwargs)
+    return segmentor(tiny.swin(SumStem(), Frozen(), **STAGES), decoder, **kwargs)
 
 
 def upernet(**kwargs) -> nn.Module:
@@ -124,8 +124,8 @@ CASES = {
     "eva": (Options((37, 53)), {"fill_missing": "zero"}),
     "dinov2": (Options((40, 56)), {}),
     "dinov3": (Options((40, 56)), {}),
-    "vitdet": (Options((40, 56), dynamic=("batch", "size")), {}),
-    "swin": (Options((37, 53), dynamic=("batch", "size"), stage="raw"), {}),
+    "vitdet": (Options((40, 56), dynamic=("size",)), {}),
+    "swin": (Options((37, 53), dynamic=("batch", "size"), stage="raw"), {"decoder": None}),
     "classifier": (Options((40, 40), batch=2), {}),
 }
 

@@ -29,9 +29,6 @@ SPREAD = {
     r"_subnet": 1.5,
 }
 PAIRED = [f"model.pixel_mean={[110.0] * 6}", f"model.pixel_std={[55.0] * 6}"]
-NANO = [
-    f"model.backbone.net.{key}" for key in ("embed_dim=24", "num_heads=2", "depth=1", "global_blocks=[0]")
-]
 QUERIES = [
     f"model.transformer.{key}"
     for key in (
@@ -73,6 +70,8 @@ def detector(config: str, *overrides: str, strides: Sequence[int] = ()) -> nn.Mo
     cfg = load_config(f"configs/{config}.py", list(overrides))
     if strides:
         cfg.model.backbone = L(Pyramid)(strides=list(strides), out_channels=16)
+        if "head" in cfg.model:  # RetinaNet's, which counts its maps
+            cfg.model.head.input_shape = cfg.model.head.input_shape[: len(strides)]
     torch.manual_seed(0)
     model = instantiate(cfg.model).eval().requires_grad_(False)
     for name, module in model.named_modules():
@@ -82,36 +81,36 @@ def detector(config: str, *overrides: str, strides: Sequence[int] = ()) -> nn.Mo
     return model
 
 
-def faster_rcnn() -> nn.Module:
-    """On ViTDet with IV-tuning."""
-    return detector("synthetic/ivtuning", *NANO)
-
-
 def mask_rcnn() -> nn.Module:
     return detector("quick/mask_rcnn", strides=(8, 16))
 
 
-def cascade_mask_rcnn() -> nn.Module:
+def cascade_rcnn() -> nn.Module:
     """Every class has boxes of its own, in all stages."""
     stages = [
         f"model.roi_heads.box_heads.{i}.{key}" for i in range(3) for key in ("conv_dims=[16]", "fc_dims=[32]")
     ]
     return detector(
         "common/models/cascade_mask_rcnn_swin",
-        *(*stages, *PAIRED, "model.roi_heads.num_classes=4", "model.roi_heads.mask_head.conv_dims=[16,16]"),
-        "model.proposal_generator.anchor_generator.sizes=[[4],[8],[16],[24],[32]]",
+        *(*stages, *PAIRED, "model.roi_heads.num_classes=4", "model.roi_heads.box_in_features=[p3,p4]"),
+        *(f"model.roi_heads.mask_{part}=null" for part in ("in_features", "pooler", "head")),
+        "model.roi_heads.box_pooler.scales=[0.125,0.0625]",
+        "model.proposal_generator.in_features=[p3,p4]",
+        "model.proposal_generator.anchor_generator.sizes=[[8],[24]]",
+        "model.proposal_generator.anchor_generator.strides=[8,16]",
         "model.proposal_generator.post_nms_topk=[40,40]",
-        strides=(4, 8, 16, 32, 64),
+        strides=(8, 16),
     )
 
 
 def retinanet() -> nn.Module:
     return detector(
         "common/models/retinanet_swin",
-        *(*PAIRED, "model.num_classes=4", "model.head.conv_dims=[16]"),
-        "model.anchor_generator.sizes=[[8,12],[16,24],[32,40],[48,56],[64,72]]",
+        *(*PAIRED, "model.num_classes=4", "model.head.conv_dims=[16]", "model.head_in_features=[p3,p4]"),
+        "model.anchor_generator.sizes=[[8,12],[24,32]]",
+        "model.anchor_generator.strides=[8,16]",
         "model.head.num_anchors=6",
-        strides=(8, 16, 32, 64, 128),
+        strides=(8, 16),
     )
 
 
@@ -129,14 +128,14 @@ def codino() -> nn.Module:
 
 
 class Sized(nn.Module):
-    """Graphs on images of one size, which the rest of their batch pads; their outputs one after another."""
+    """A graph on images of one size, which the rest of their batch pads."""
 
-    def __init__(self, *graphs: DetectorGraph, image_size: tuple[int, int]):
+    def __init__(self, graph: DetectorGraph, image_size: tuple[int, int]):
         super().__init__()
-        self.graphs, self.image_size = nn.ModuleList(graphs), image_size
+        self.detector, self.image_size = graph, image_size
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [output for graph in self.graphs for output in graph(images, self.image_size)]
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.detector(images, self.image_size)
 
 
 def write(

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 from .. import compat
 
@@ -14,134 +13,102 @@ compat.prepare()
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from detectron2.data import DatasetCatalog
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
-from torchvision.ops import box_iou
+from torch import nn
 
-from ..config import build
-from ..data.catalog import is_present
-from ..data.modalities import IMAGE_KEYS
 from ..errors import UserError
+from .comparison import LIMITS, Comparison
 from .graph import ExportedModel
 from .options import Options
+from .pairs import Pair, samples, synthetic_pairs
+from .runner import OnnxModel
 
-# A pair as the file takes it: visible and infrared, (3, H, W) uint8 each, None where one is missing.
-Pair = tuple[Tensor | None, Tensor | None]
 Run = Callable[[Sequence[Pair]], Mapping[str, np.ndarray]]
-# Only boxes above this score are compared; those within the margin may be on either side of a threshold.
-SCORE, MARGIN = 0.05, 0.005
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What may differ: errors relative to the largest value, and the least IoU of matched boxes."""
+def check_file(
+    file: Path, model: nn.Module, options: Options, count: int, pairs: Sequence[Pair] = ()
+) -> Comparison:
+    """Compare the outputs of `file` with what `model` computes by itself.
 
-    error: float
-    iou: float
-    score: float
-    pixels: float
-
-
-LIMITS = {"fp32": Limits(1e-4, 0.99, 1e-3, 1e-3), "fp16": Limits(2e-2, 0.9, 3e-2, 2e-2)}
-
-
-@dataclass
-class Comparison:
-    """The worst differences over all pairs.
-
-    Attributes:
-        errors: largest difference of each output, relative to its largest value.
-        pixels: share of pixels whose class differs.
-        boxes, matched: boxes above the score, and those that have a partner in the file's detections.
-        iou: the least IoU of partners.
-        score: the largest difference of their scores.
-    """
-
-    pairs: int = 0
-    errors: dict[str, float] | None = None
-    pixels: float = 0.0
-    boxes: int = 0
-    matched: int = 0
-    iou: float = 1.0
-    score: float = 0.0
-
-    def lines(self) -> list[str]:
-        """What was found, one line for each kind of output."""
-        found = [f"{name}: relative error {error:.1e}" for name, error in (self.errors or {}).items()]
-        if self.boxes or self.matched or not found:
-            found.append(
-                f"boxes: {self.matched} of {self.boxes} matched, least IoU {self.iou:.4f}, scores within "
-                f"{self.score:.1e}"
-            )
-        return found
-
-    def failures(self, limits: Limits) -> list[str]:
-        """What lies beyond the limits."""
-        failed = [
-            f"{name} differs by {error:.1e}, at most {limits.error:g} is allowed"
-            for name, error in (self.errors or {}).items()
-            if not error <= limits.error
-        ]
-        if self.pixels > limits.pixels:
-            failed.append(f"{self.pixels:.2%} of the label map differ")
-        if self.matched < self.boxes:
-            failed.append(f"{self.boxes - self.matched} of {self.boxes} boxes have no partner")
-        if self.score > limits.score:
-            failed.append(f"scores differ by {self.score:.1e}, at most {limits.score:g} is allowed")
-        return failed
-
-
-def compare(reference: ExportedModel, run: Run, pairs: Sequence[Pair], options: Options) -> Comparison:
-    """Run all `pairs` through both, in batches of the file's size, and compare what they give.
+    Predictions are compared with the model's inference, outputs of other stages with its graph before
+    anything is folded. The last of several pairs lacks its infrared image if the model fills missing ones.
 
     Args:
-        reference: computes the outputs in PyTorch.
-        run: computes them by the file.
+        count: the number of pairs, rounded up to whole batches.
+        pairs: images of the size in `options`; synthetic ones take the place of those that lack.
+
+    Raises:
+        UserError: the outputs differ too much.
     """
-    result = Comparison(errors={})
+    device = next(model.parameters()).device
+    graph = ExportedModel(model, options).cpu()
+    run = _onnx(file) if file.suffix == ".onnx" else _program(file, graph)
+    both = len(graph.inputs) > 1
+    if "batch" not in options.dynamic:
+        count = -(-count // options.batch) * options.batch
+    chosen = [*pairs][:count]
+    chosen += synthetic_pairs(count - len(chosen), options.size, both)
+    if both and count > 1 and getattr(model, "fill_missing", "error") != "error":
+        chosen[-1] = (chosen[-1][0], None)
+    try:
+        comparison = compare(model, graph, run, chosen, options)
+        if "size" in options.dynamic:
+            other = (options.size[0] * 3 // 4, options.size[1] * 7 // 8)
+            require(compare(model, graph, run, synthetic_pairs(2, other, both), options))
+    finally:
+        model.to(device)
+    require(comparison)
+    return comparison
+
+
+def compare(
+    model: nn.Module, graph: ExportedModel, run: Run, pairs: Sequence[Pair], options: Options
+) -> Comparison:
+    """Run all `pairs` through model and file, in batches of the file's size, and compare what they give.
+
+    Args:
+        graph: the model's own graph, which has no parts replaced.
+        run: computes the outputs by the file.
+    """
+    result = Comparison(LIMITS[options.precision])
     step = 3 if "batch" in options.dynamic else options.batch
     for start in range(0, len(pairs), step):
         some = pairs[start : start + step]
-        expected = dict(zip(reference.names, outputs_of(reference, reference.inputs, some), strict=True))
         actual = run(some)
         result.pairs += len(some)
-        if "count" in expected:
-            for i in range(len(some)):
-                _match(result, _image(expected, i), _image(actual, i), LIMITS[options.precision])
+        if options.stage in (None, "detections"):
+            _compare_predictions(result, actual, model, some)
             continue
-        for name, want in expected.items():
-            have = actual[name]
-            if name == "label_map":
-                result.pixels = max(result.pixels, float((want != have).mean()))
-            else:
-                error = _relative(have, want)
-                result.errors[name] = max(result.errors.get(name, 0.0), error)
+        expected = dict(zip(graph.names, outputs_of(graph, graph.inputs, some), strict=True))
+        ranked = [name for name in graph.names if name in graph.ranked]
+        if ranked:
+            result.add_rows(*({name: side[name] for name in ranked} for side in (actual, expected)))
+        for name in expected.keys() - set(ranked):
+            result.add(name, actual[name], expected[name])
     return result
 
 
-def require(comparison: Comparison, options: Options) -> None:
+def require(comparison: Comparison) -> None:
     """Raise UserError where the differences lie beyond the limits of the precision."""
-    failed = comparison.failures(LIMITS[options.precision])
+    failed = comparison.failures()
     if failed:
         raise UserError(f"the file does not compute what the model does: {'; '.join(failed)}")
 
 
-def synthetic_pairs(count: int, size: tuple[int, int], pair: bool, missing: bool) -> list[Pair]:
-    """Pairs of smooth noise, always the same; the last of several lacks infrared if `missing` says so."""
-    generator = torch.Generator().manual_seed(0)
-    pairs: list[Pair] = []
-    for _ in range(count):
-        coarse = torch.rand(2, 3, 9, 12, generator=generator) * 255
-        smooth = F.interpolate(coarse, size, mode="bicubic") + 20 * torch.randn(
-            2, 3, *size, generator=generator
-        )
-        images = smooth.clamp(0, 255).byte()
-        pairs.append((images[0], images[1] if pair else None))
-    if missing and pair and count > 1:
-        pairs[-1] = (pairs[-1][0], None)
-    return pairs
+@torch.inference_mode()
+def _compare_predictions(
+    result: Comparison, actual: Mapping[str, np.ndarray], model: nn.Module, pairs: Sequence[Pair]
+) -> None:
+    expected = model(samples(pairs))
+    if "instances" in expected[0]:
+        for i, found in enumerate(expected):
+            result.add_detections({name: value[i] for name, value in actual.items()}, found["instances"])
+    elif "scores" in expected[0]:
+        result.add("scores", actual["scores"], torch.stack([x["scores"] for x in expected]).numpy())
+    else:
+        logits = torch.stack([x["sem_seg"] for x in expected])
+        result.add("label_map", actual["label_map"], logits.argmax(1).numpy())
+        result.add("probabilities", actual["probabilities"], logits.softmax(1).numpy())
 
 
 @torch.inference_mode()
@@ -156,62 +123,20 @@ def outputs_of(graph: Callable, inputs: Sequence[str], pairs: Sequence[Pair]) ->
     return [output.numpy() for output in graph(*tensors)]
 
 
-def _relative(have: np.ndarray, want: np.ndarray) -> float:
-    scale = float(np.abs(want).max()) or 1.0
-    return float(np.abs(have.astype(np.float64) - want).max()) / scale
+def _onnx(file: Path) -> Run:
+    session = OnnxModel(file)
+
+    def run(pairs: Sequence[Pair]) -> Mapping[str, np.ndarray]:
+        columns = [[None if x is None else x.numpy() for x in column] for column in zip(*pairs, strict=True)]
+        return session(*columns)
+
+    return run
 
 
-def _image(outputs: Mapping[str, np.ndarray], index: int) -> dict[str, Tensor]:
-    """The detections of one image, without padding."""
-    count = int(outputs["count"][index])
-    return {
-        name: torch.from_numpy(outputs[name][index][:count].copy()) for name in ("boxes", "scores", "labels")
-    }
+def _program(file: Path, graph: ExportedModel) -> Run:
+    program = torch.export.load(file).module()
 
+    def run(pairs: Sequence[Pair]) -> Mapping[str, np.ndarray]:
+        return dict(zip(graph.names, outputs_of(program, graph.inputs, pairs), strict=True))
 
-def _match(result: Comparison, want: dict[str, Tensor], have: dict[str, Tensor], limits: Limits) -> None:
-    """Give every box of either side a partner of the same class on the other side, the best one first."""
-    for a, b in ((want, have), (have, want)):
-        clear = a["scores"] > SCORE + MARGIN
-        result.boxes += int(clear.sum())
-        if not len(b["scores"]):
-            continue
-        overlap = box_iou(a["boxes"][clear], b["boxes"])
-        overlap[a["labels"][clear][:, None] != b["labels"]] = -1.0
-        for i, score in enumerate(a["scores"][clear].tolist()):
-            best, j = overlap[i].max(0)
-            if best >= limits.iou:
-                result.matched += 1
-                result.iou = min(result.iou, float(best))
-                result.score = max(result.score, abs(score - float(b["scores"][j])))
-                overlap[:, j] = -1.0
-
-
-def pairs_of_config(cfg: DictConfig, model: nn.Module, count: int, size: tuple[int, int]) -> list[Pair]:
-    """The first pairs of the config's test set, as its mapper gives them, resized to `size`.
-
-    There are none where the set is not on this machine, or its images cannot be read.
-    """
-    if not count:
-        return []
-    names = OmegaConf.select(cfg, "dataloader.test.dataset.names", default=())
-    names = [names] if isinstance(names, str) else list(names or ())
-    both = model.pixel_mean.numel() > 3
-    pairs: list[Pair] = []
-    with contextlib.suppress(UserError, OSError):
-        mapper = build(cfg, "dataloader.test.mapper")
-        for record in (r for name in names if is_present(name) for r in DatasetCatalog.get(name)):
-            sample = mapper(record)
-            images = [_resized(sample.get(key), size) for key in IMAGE_KEYS[: 1 + both]]
-            if all(image is not None for image in images):
-                pairs.append((images[0], images[1] if both else None))
-            if len(pairs) == count:
-                break
-    return pairs
-
-
-def _resized(image: Tensor | None, size: tuple[int, int]) -> Tensor | None:
-    if image is None:
-        return None
-    resized = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False, antialias=True)
-    return resized[0].round().clamp(0, 255).byte()
+    return run

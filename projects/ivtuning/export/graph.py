@@ -34,6 +34,7 @@ class ExportedModel(nn.Module):
         inputs: names of what it takes, "visible" and, for pairs, "infrared". A model that replaces a missing
             image by the mean pixel also takes "missing".
         names: names of its outputs.
+        ranked: those whose rows (B, N, ...) are in the order of a score, so that rounding can swap some.
         translations: how operators of its own are written in ONNX.
     """
 
@@ -48,6 +49,7 @@ class ExportedModel(nn.Module):
         super().__init__()
         self.task = task_graph(model, options)
         self.names: list[str] = list(self.task.names)
+        self.ranked: tuple[str, ...] = getattr(self.task, "ranked", ())
         self.translations: dict[Callable, Callable] = getattr(self.task, "translations", {})
         # Copies, because half precision would round them.
         self.register_buffer("pixel_mean", model.pixel_mean.detach().float().clone(), persistent=False)
@@ -203,15 +205,25 @@ class LabelMaps(nn.Module):
 
 
 class PaddedDetector(nn.Module):
-    """A detector's graph of :mod:`.detectors` on padded images."""
+    """A detector's graph of :mod:`.detectors` on padded images.
 
-    def __init__(self, model: nn.Module, pad: Pad, raw: bool):
+    Raises:
+        UserError: there is no graph for this model, or none of a dynamic size.
+    """
+
+    def __init__(self, model: nn.Module, pad: Padding, raw: bool):
         super().__init__()
         from .detectors import detections, raw_outputs
         from .detectors.translations import TRANSLATIONS
 
         self.graph = (raw_outputs if raw else detections)(model)
+        if pad.dynamic and not self.graph.any_size:
+            raise UserError(
+                f"--dynamic size: {type(model).__name__} computes the positions of its queries for one size: "
+                "leave it out, and export a file for each size"
+            )
         self.pad, self.names, self.translations = pad, list(self.graph.names), TRANSLATIONS
+        self.ranked = self.graph.ranked
 
     def forward(self, images: Tensor) -> Sequence[Tensor]:
         return self.graph(self.pad(images), (images.shape[-2], images.shape[-1]))

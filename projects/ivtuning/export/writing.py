@@ -45,11 +45,13 @@ def trace(graph: ExportedModel, options: Options) -> torch.export.ExportedProgra
     try:
         with torch.no_grad(), _quiet():
             return torch.export.export(graph, args, dynamic_shapes=shapes or None, strict=False)
+    except UserError:
+        raise
     except Exception as error:  # of many kinds, for what depends on the dimensions left open
         if not options.dynamic:
             raise
         lines = [line.strip(" -") for line in str(error).splitlines()]
-        reason = next((line for line in lines if "specialized" in line), lines[0])
+        reason = next((line for line in lines if "specialized" in line), lines[0]).partition(". If ")[0]
         raise UserError(
             f"--dynamic {' --dynamic '.join(options.dynamic)} does not work for this model: {reason:.300}"
         ) from error
@@ -165,8 +167,9 @@ def _staged(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, the exporters tell nothing about operations that they leave as they are."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    """Inside, the exporters do not report operations that they leave as they are, or sizes left open."""
+    names = ("onnxscript", "onnx_ir", "torch.onnx", "torch.fx.experimental.symbolic_shapes")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

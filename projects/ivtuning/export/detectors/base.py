@@ -13,10 +13,14 @@ class DetectorGraph(nn.Module):
 
     Attributes:
         names (list[str]): names of the outputs.
+        ranked (tuple[str, ...]): those whose rows are in the order of a score that is none of the outputs'.
+        any_size (bool): whether one graph can take images of several sizes.
         model (nn.Module): the detector, in evaluation mode.
     """
 
     names: list[str]
+    ranked: tuple[str, ...] = ()
+    any_size = True
 
     def __init__(self, model: nn.Module):
         super().__init__()

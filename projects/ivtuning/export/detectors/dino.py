@@ -20,6 +20,9 @@ class DINOOutputs(DetectorGraph):
     """
 
     names = ["logits", "boxes"]
+    ranked = ("logits", "boxes")
+    # The sizes of images and maps become constants, of which positions and reference points are made.
+    any_size = False
 
     def compute(self, images: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
         model, padded = self.model, tuple(images.shape[-2:])
@@ -43,6 +46,7 @@ class DINODetections(DINOOutputs):
     """The highest-scoring pairs of a query and a class; see :func:`..detections`."""
 
     names = NAMES
+    ranked = ()
 
     def __init__(self, model: DINO):
         super().__init__(model)

@@ -48,6 +48,7 @@ class RCNNOutputs(DetectorGraph):
     """
 
     names = ["objectness", "anchor_boxes", "proposals", "probabilities", "boxes"]
+    ranked = ("proposals", "probabilities", "boxes")
 
     def __init__(self, model: GeneralizedRCNN):
         super().__init__(model)
@@ -85,6 +86,8 @@ class RCNNOutputs(DetectorGraph):
 
 class RCNNDetections(RCNNOutputs):
     """An R-CNN's detections, with masks where it has a mask head; see :func:`..detections`."""
+
+    ranked = ()
 
     def __init__(self, model: GeneralizedRCNN):
         super().__init__(model)
