@@ -20,7 +20,7 @@ class DINOOutputs(DetectorGraph):
     """
 
     names = ["logits", "boxes"]
-    ranked = ("logits", "boxes")
+    ranked: tuple[str, ...] = ("logits", "boxes")
     # The sizes of images and maps become constants, of which positions and reference points are made.
     any_size = False
 

@@ -48,7 +48,7 @@ class RCNNOutputs(DetectorGraph):
     """
 
     names = ["objectness", "anchor_boxes", "proposals", "probabilities", "boxes"]
-    ranked = ("proposals", "probabilities", "boxes")
+    ranked: tuple[str, ...] = ("proposals", "probabilities", "boxes")
 
     def __init__(self, model: GeneralizedRCNN):
         super().__init__(model)
