@@ -1,10 +1,16 @@
 """Pairs on which a file is compared with its model: those of a config's test set, or synthetic ones."""
 
+# ruff: noqa: E402 (detectron2 is prepared before anything imports it)
+
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
 from typing import Any, TypeAlias
+
+from .. import compat
+
+compat.prepare()
 
 import torch
 import torch.nn.functional as F
