@@ -12,7 +12,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from helpers import tiny
 from helpers.exportable import classifier, images, samples, segmentor
-from helpers.exported import NANO, PAIRED, QUERIES, detector, faster_rcnn
+from helpers.exported import PAIRED, QUERIES, detector
 from torchvision.ops import box_iou
 
 from ivtuning.config import build, load_config
@@ -26,6 +26,9 @@ from ivtuning.export.meta_arch import OnnxMetaArch
 from ivtuning.export.metadata import describe
 from ivtuning.export.options import Options
 
+NANO = [
+    f"model.backbone.net.{key}" for key in ("embed_dim=24", "num_heads=2", "depth=1", "global_blocks=[0]")
+]
 HEIGHT, WIDTH = 40, 56
 SIZED = Options((HEIGHT, WIDTH))
 
@@ -61,6 +64,10 @@ def batch_of(count: int, height: int = HEIGHT, width: int = WIDTH, of: tuple = (
     """Samples of that size, `of` images of another height and width."""
     keys = dict(zip(("height", "width"), of, strict=False))
     return [x | keys for x in samples(*images(count, height, width))]
+
+
+def faster_rcnn():
+    return detector("synthetic/ivtuning", *NANO)
 
 
 def mask_rcnn():

@@ -1,9 +1,15 @@
 """How far the outputs of a file are from those of its model, and how far they may be."""
 
+# ruff: noqa: E402 (detectron2 is prepared before anything imports it)
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from .. import compat
+
+compat.prepare()
 
 import numpy as np
 import torch
