@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.fetch import repository
+from ..hub.names import config_name
 from ..utils.files import atomic_write
 from ..utils.text import read_text
 
@@ -75,7 +76,7 @@ def model_card(
         "",
         "## Use",
         "",
-        *_use(adapter.name, header["groups"], base, _public(config), overrides),
+        *_use(adapter.name, header["groups"], base, config_name(config), overrides),
         "",
         _MARK,
     ]
@@ -138,12 +139,6 @@ def _use(name: str, groups: Sequence[str], base: str, config: str, overrides: Se
         shlex.join([*command, *overrides]),
         "```",
     ]
-
-
-def _public(config: str) -> str:
-    """A config's name in the repository, without the folders of the machine above it."""
-    _, found, inner = Path(config).as_posix().rpartition("configs/")
-    return f"configs/{inner}" if found else Path(config).name
 
 
 def _options(plugin: Mapping[str, Any]) -> str:

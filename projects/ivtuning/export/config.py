@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ..config import find_config
 from ..errors import UserError
-from .metadata import public_name
+from ..hub.names import config_name
 from .runner import read_metadata
 
 logger = logging.getLogger("ivtuning")
@@ -34,8 +34,8 @@ def config_of_file(
     own = str(facts["config"])
     if config:
         found = find_config(config)
-        if own and public_name(found) != own:
-            logger.warning("%s was exported from %s, not from %s", os.fspath(path), own, public_name(found))
+        if own and config_name(found) != own:
+            logger.warning("%s was exported from %s, not from %s", os.fspath(path), own, config_name(found))
         return found, list(overrides)
     if not own:
         raise UserError(f"{os.fspath(path)} names no config: give one")

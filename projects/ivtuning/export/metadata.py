@@ -14,7 +14,7 @@ from ..backbones.trunk import find_trunk
 from ..checkpoint.adapter import fingerprint
 from ..heads.classification import ImageClassifier
 from ..heads.segmentation.segmentor import PairedSemanticSegmentor
-from ..hub.names import base_name
+from ..hub.names import base_name, config_name
 from .graph import ExportedModel, Padding
 from .options import Options
 from .writing import OPSET
@@ -48,7 +48,7 @@ def describe(
     facts: dict[str, Any] = {
         "task": _task(model),
         "stage": options.stage or "predictions",
-        "config": public_name(config),
+        "config": config_name(config),
         "overrides": list(overrides),
         "classes": list(classes),
         "size": f"{width}x{height}",
@@ -76,9 +76,3 @@ def _task(model: nn.Module) -> str:
     if isinstance(model, ImageClassifier):
         return "classification"
     return "segmentation" if isinstance(model, PairedSemanticSegmentor) else "detection"
-
-
-def public_name(config: str) -> str:
-    """The config's path below configs/, or its name: folders of a machine say nothing to others."""
-    path = config.replace(os.sep, "/")
-    return "configs/" + path.rpartition("configs/")[2] if "configs/" in path else path.rpartition("/")[2]

@@ -61,6 +61,12 @@ def base_name(path: str | os.PathLike) -> str:
     return text if "://" in text else os.path.basename(text)
 
 
+def config_name(path: str | os.PathLike) -> str:
+    """What files that leave this machine call a config: its path from configs/ on, or its name."""
+    _, found, inner = Path(path).as_posix().rpartition("configs/")
+    return f"configs/{inner}" if found else Path(path).name
+
+
 def check_output(output: str | os.PathLike, *inputs: str | os.PathLike) -> None:
     """Raise UserError where the file to write is a folder, or one of the files to read under any name."""
     if os.path.isdir(output):
