@@ -159,5 +159,7 @@ def test_refusals():
         ExportedModel(plain_vit(inference=MultiScaleFlip()), Options((40, 56)))
     with pytest.raises(UserError, match="SlidingWindow.*leave out --dynamic size"):
         ExportedModel(plain_vit(inference=SlidingWindow(24, 16)), Options((40, 56), dynamic=("size",)))
+    with pytest.raises(UserError, match="--dynamic size: UPerNet pools"):
+        ExportedModel(MODELS["upernet"](), Options((40, 56), dynamic=("size",)))
     with pytest.raises(UserError, match="detects nothing"):
         ExportedModel(filled(plain_vit()), Options((40, 56), stage="detections"))

@@ -125,7 +125,7 @@ CASES = {
     "dinov2": (Options((40, 56)), {}),
     "dinov3": (Options((40, 56)), {}),
     "vitdet": (Options((40, 56), dynamic=("size",)), {}),
-    "swin": (Options((37, 53), dynamic=("batch", "size"), stage="raw"), {"decoder": None}),
+    "swin": (Options((37, 53), dynamic=("size",), stage="raw"), {"decoder": None}),
     "classifier": (Options((40, 40), batch=2), {}),
 }
 

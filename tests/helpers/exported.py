@@ -29,6 +29,9 @@ SPREAD = {
     r"_subnet": 1.5,
 }
 PAIRED = [f"model.pixel_mean={[110.0] * 6}", f"model.pixel_std={[55.0] * 6}"]
+NANO = [
+    f"model.backbone.net.{key}" for key in ("embed_dim=24", "num_heads=2", "depth=1", "global_blocks=[0]")
+]
 QUERIES = [
     f"model.transformer.{key}"
     for key in (
@@ -79,6 +82,11 @@ def detector(config: str, *overrides: str, strides: Sequence[int] = ()) -> nn.Mo
         if spread and isinstance(module, (nn.Linear, nn.Conv2d)):
             module.weight.normal_(0, spread[0] / module.weight[0].numel() ** 0.5)
     return model
+
+
+def faster_rcnn() -> nn.Module:
+    """On ViTDet with IV-tuning."""
+    return detector("synthetic/ivtuning", *NANO)
 
 
 def mask_rcnn() -> nn.Module:

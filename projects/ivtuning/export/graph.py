@@ -21,6 +21,7 @@ from ..heads.classification import ImageClassifier
 from ..heads.segmentation.blocks import resize
 from ..heads.segmentation.inference import SlidingWindow, WholeImage
 from ..heads.segmentation.segmentor import PairedSemanticSegmentor
+from ..heads.segmentation.upernet import UPerNet
 from ..utils.precision import at_least_float32
 from .options import Options
 
@@ -181,6 +182,11 @@ class LabelMaps(nn.Module):
             raise UserError(
                 f"model.inference={name}: the number of windows follows from the size: leave out "
                 "--dynamic size, or set model.inference=WholeImage"
+            )
+        if dynamic and any(isinstance(module, UPerNet) for module in self.head.modules()):
+            raise UserError(
+                "--dynamic size: UPerNet pools its coarsest map to grids, whose cells follow from the size: "
+                "leave it out, and export a file for each size"
             )
 
     def forward(self, images: Tensor) -> Sequence[Tensor]:

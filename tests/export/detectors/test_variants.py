@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers.exported import assert_same_detections, codino, mask_rcnn, named, retinanet
+from helpers.exported import QUERIES, assert_same_detections, codino, detector, mask_rcnn, named, retinanet
 from helpers.tiny import sample, segmentor
 from torch import nn
 
 from ivtuning.errors import UserError
 from ivtuning.export.detectors import detections, raw_outputs
+from ivtuning.export.graph import ExportedModel
+from ivtuning.export.options import Options
 
 
 def all_alike(model: nn.Module) -> None:
@@ -111,3 +113,9 @@ def test_soft_nms_has_raw_outputs_alone():
     with pytest.raises(UserError, match="model.soft_nms=null, or export with --stage raw"):
         detections(model)
     assert raw_outputs(model).names == ["logits", "boxes"]
+
+
+def test_queries_need_one_size():
+    model = detector("synthetic/dino_ivtuning", *QUERIES)
+    with pytest.raises(UserError, match="--dynamic size: PairedDINO.* positions of its queries for one size"):
+        ExportedModel(model, Options((64, 96), dynamic=("size",)))
