@@ -29,8 +29,8 @@ PARSER.add_argument(
 PARSER.add_argument(
     "--split",
     help="folders (train, val, test), random (a fifth validates), a share such as 0.3, two shares, the "
-    "second for a test, NAME=val.txt or NAME=train.txt,val.txt; by default folders where all pairs are in such "
-    "ones, else random",
+    "second for a test, NAME=val.txt or NAME=train.txt,val.txt; by default folders where all pairs are in "
+    "such ones, else random",
 )
 PARSER.add_argument(
     "--group-by",
