@@ -8,7 +8,7 @@ saved means the same in another working directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog
 
@@ -70,13 +70,13 @@ def register_set(name: str, images: str | os.PathLike | None = None, training: s
     if path in DatasetCatalog.list() and metadata(path).get("modified") != modified:
         unregister(path)  # with the classes that it had
     root = home_of(path) if images is None else ChosenRoot(absolute(images))
-    _REGISTER[kind_of(read_text(path)) if modified is not None else "boxes"](path, path, root)
+    register_json(path, path, root)
     set_facts(path, modified=modified)
     return path
 
 
-_REGISTER: dict[str, Callable] = {
-    "boxes": register_pairs,
-    "label maps": register_segmentation,
-    "classes": register_classified_pairs,
-}
+def register_json(name: str, json_file: str, image_root: str | os.PathLike) -> None:
+    """Register a JSON of boxes, label maps or classes of pairs, whichever it has, to be read on first use."""
+    kind = kind_of(read_text(json_file)) if os.path.isfile(json_file) else "boxes"
+    register = {"label maps": register_segmentation, "classes": register_classified_pairs}
+    register.get(kind, register_pairs)(name, json_file, image_root)
