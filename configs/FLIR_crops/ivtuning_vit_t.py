@@ -16,7 +16,7 @@ dataloader.train.dataset.names = "${data.train}"
 dataloader.test.dataset.names = "${data.val}"
 dataloader.train.total_batch_size = 32
 set_size(96)
-model.num_classes = "auto"
+model.num_classes = 3
 
 optimizer.lr = 1e-3
 optimizer.weight_decay = 0.05

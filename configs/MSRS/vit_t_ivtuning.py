@@ -4,12 +4,11 @@
 configs/common/models/vit_t.py. Other sets, or JSON files, are data.train=... data.val=...
 """
 
-import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
 from ivtuning.data.transforms.photometric import Contrast, Gain
 
-from ..common.data.pairs import data, dataloader
+from ..common.data.lsj import data, dataloader
 from ..common.models.faster_rcnn_vit_t import model
 from ..common.models.vit_t import WEIGHTS, methods
 from ..common.optim import optimizer
@@ -20,23 +19,18 @@ data.update(train="msrs_det_train", val="msrs_det_val")
 dataloader.train.dataset.names = "${data.train}"
 dataloader.test.dataset.names = "${data.val}"
 dataloader.train.total_batch_size = 4
-dataloader.train.num_workers = dataloader.test.num_workers = 1
-size = (384, 512)
-dataloader.train.mapper.augmentations = [
-    L(T.RandomFlip)(horizontal=True),
-    L(T.ResizeScale)(min_scale=0.8, max_scale=1.5, target_height=size[0], target_width=size[1]),
-    # The model pads after normalization, so that padding is the mean color.
-    L(T.FixedSizeCrop)(crop_size=size, pad=False),
-]
-dataloader.train.mapper.photometric = [L(Gain)(), L(Contrast)()]
-dataloader.train.mapper.photometric_ir = [L(Gain)(), L(Contrast)()]
-dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=size[0], max_size=size[1])]
-model.roi_heads.num_classes = "auto"
+height, width = 384, 512
+_, jitter, crop = dataloader.train.mapper.augmentations
+jitter.update(min_scale=0.8, max_scale=1.5, target_height=height, target_width=width)
+crop.crop_size = (height, width)
+dataloader.test.mapper.augmentations[0].update(short_edge_length=height, max_size=width)
+for photometric in ("photometric", "photometric_ir"):
+    dataloader.train.mapper[photometric] = [L(Gain)(), L(Contrast)()]
+model.roi_heads.num_classes = 3
 
 optimizer.lr = 1e-3
 optimizer.weight_decay = 0.05
-# What the trunk has learned is changed slowly: this is the rate of method=Full.
-optimizer.params.trunk_lr_factor = 0.1
+optimizer.params.trunk_lr_factor = 0.1  # for method=Full
 
 train.max_iter = 1000
 lr_multiplier = cosine(warmup=0.1)

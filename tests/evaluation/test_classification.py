@@ -62,6 +62,30 @@ def test_k_beyond_the_classes_and_ties():
     assert [round(figures[f"top{k}"]) for k in (1, 2, 5)] == [33, 67, 100]
 
 
+def test_figures_of_classes_and_of_times_of_day():
+    evaluator = TopKEvaluator(NAME, topk=(1,))
+    MetadataCatalog.get(NAME).set(classes=["car", "dog", "ox"], times=["day", "night"])
+    labels, guesses = [0, 0, 0, 1, 1], [0, 0, 1, 1, 0]
+    times = ["day", "night", "night", "day", None]
+    evaluator.process(
+        [{"label": k, "time": t} if t else {"label": k} for k, t in zip(labels, times, strict=True)],
+        [{"scores": torch.eye(3)[k]} for k in guesses],
+    )
+    figures = evaluator.evaluate()["classification"]
+    assert sorted(evaluator.metric_names()) == sorted(f"classification/{name}" for name in figures)
+    assert np.isnan(figures.pop("accuracy-ox"))
+    assert {name: round(value, 1) for name, value in figures.items()} == {
+        "top1": 60.0,
+        "balanced_accuracy": 58.3,  # of 2/3 and 1/2
+        "top1-day": 100.0,
+        "balanced_accuracy-day": 100.0,
+        "top1-night": 50.0,
+        "balanced_accuracy-night": 50.0,
+        "accuracy-car": 66.7,
+        "accuracy-dog": 50.0,
+    }
+
+
 def test_ranks_are_gathered(monkeypatch):
     labels, scores = random_case(40)
     whole = TopKEvaluator(NAME)
