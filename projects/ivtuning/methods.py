@@ -87,6 +87,8 @@ def apply_method(cfg: DictConfig, name: str) -> str:
     from omegaconf import OmegaConf
 
     key = find_method(name)
+    for known in cfg.get("methods") or ():
+        find_method(known)
     method = METHODS[key]
     net = OmegaConf.select(cfg, "model.backbone.net")
     if net is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
@@ -75,7 +76,7 @@ def register_set(name: str, images: str | os.PathLike | None = None, training: s
     return path
 
 
-def register_json(name: str, json_file: str, image_root: str | os.PathLike) -> None:
+def register_json(name: str, json_file: str, image_root: str | Path) -> None:
     """Register a JSON of boxes, label maps or classes of pairs, whichever it has, to be read on first use."""
     kind = kind_of(read_text(json_file)) if os.path.isfile(json_file) else "boxes"
     register = {"label maps": register_segmentation, "classes": register_classified_pairs}

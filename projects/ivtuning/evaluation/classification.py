@@ -126,7 +126,7 @@ class TopKEvaluator(DatasetEvaluator):
         text = tabulate(table, ["part", "images", *means["all"]], tablefmt="pipe", floatfmt=".2f")
         if classes:
             numbers = np.bincount(parts["all"][:, 0], minlength=len(classes)).tolist()
-            table = list(zip(classes, numbers, *columns.values(), strict=True))
+            table = [list(row) for row in zip(classes, numbers, *columns.values(), strict=True)]
             headers = ["class", "images", *("accuracy" if p == "all" else f"by {p}" for p in parts)]
             text += "\n\n" + tabulate(table, headers, tablefmt="pipe", floatfmt=".2f")
         logger.info("classification on %s:\n%s", self.metadata.name, text)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -92,8 +93,8 @@ def prepare_pair_folders(
     contents = {}
     for part, members in parts.items():
         with ThreadPoolExecutor() as pool:
-            sizes = pool.map(partial(_inspect, gray_visible=gray_visible), members)
-            sizes = list(track(sizes, part, total=len(members)))
+            inspected = pool.map(partial(_inspect, gray_visible=gray_visible), members)
+            sizes = list(track(inspected, part, total=len(members)))
         entries = zip(members, sizes, strict=True)
         images = [
             {"id": i} | _entry(pair, size, wanted, root, group_by)
@@ -269,7 +270,7 @@ def _entry(
     pair: Pair, size: tuple[int, int], classes: Sequence[str], root: Path, group_by: str | None
 ) -> dict:
     files = dict(zip(FILE_KEYS, (pair.visible, pair.infrared), strict=True))
-    entry = {key: path.relative_to(root).as_posix() for key, path in files.items()}
+    entry: dict[str, Any] = {key: path.relative_to(root).as_posix() for key, path in files.items()}
     entry |= {"width": size[0], "height": size[1], "category_id": classes.index(class_of(pair)) + 1}
     if time := _time(pair):
         entry["time"] = time
