@@ -82,6 +82,27 @@ def test_without_adapters_all_of_the_trunk_has_one_rate(file, rates):
     assert changed.optimizer.params.added_lr_factor == 7
 
 
+def test_a_config_states_the_options_of_other_methods(tmp_path):
+    file = "configs/MSRS/vit_t_ivtuning.py"
+    sizes = {
+        "IVTuning": ("hidden_dim", 12),
+        "Mona": ("hidden_dim", 16),
+        "LoRA": ("rank", 24),
+        "parity": ("hidden_dim", 12),
+    }
+    for method, (key, value) in sizes.items():
+        assert load_config(file, [f"method={method}"]).model.backbone.net.tuner[key] == value
+    changed = load_config(file, ["method=Mona", "model.backbone.net.tuner.hidden_dim=8"])
+    assert changed.model.backbone.net.tuner.hidden_dim == 8
+    assert "hidden_dim" not in load_config(file, ["method=Full"]).model.backbone.net.tuner
+    (tmp_path / "x.py").write_text(
+        "from ivtuning.config import load_config\n"
+        f"model = load_config({file!r}).model\nmethods = dict(Monna=dict(hidden_dim=8))\n"
+    )
+    with pytest.raises(UserError, match="no method 'Monna'; did you mean 'Mona'"):
+        load_config(tmp_path / "x.py", ["method=Mona"])
+
+
 def test_parity_is_the_released_code():
     net = load_config(VITDET, ["method=parity"]).model.backbone.net
     assert (net.tuner.preset, net.frozen_eval) == ("vitdet_v1", False)

@@ -13,7 +13,8 @@ from helpers.pages import code_blocks
 from helpers.tools import load_tool
 from PIL import Image
 
-BOXES, MAPS, CLASSES = (block.replace("\\\n", " ").splitlines() for block in code_blocks("own_data.md", "sh"))
+BLOCKS = (block.replace("\\\n", " ").splitlines() for block in code_blocks("own_data.md", "sh"))
+BOXES, MAPS, PAIRS, CLASSES = BLOCKS
 XML = (
     "<annotation><object><name>{}</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>25</xmax><ymax>30</ymax>"
     "</bndbox></object></annotation>"
@@ -24,6 +25,9 @@ _RUN = (
 )
 _VIT = "".join(
     f"model.backbone.net.{change} " for change in ("embed_dim=24", "num_heads=2", "depth=4", "img_size=64")
+)
+_SWIN = "".join(
+    f"model.backbone.net.{change} " for change in ("embed_dim=8", "depths=[1,1,1,1]", "num_heads=[1,1,2,2]")
 )
 _AUGMENTATIONS = "dataloader.{}.mapper.augmentations"
 TINY = {
@@ -37,8 +41,9 @@ TINY = {
     "model.sem_seg_head.decoder.channels=16 "
     f"{_AUGMENTATIONS.format('train')}.0.short_edge_length=[48,64] "
     f"{_AUGMENTATIONS.format('train')}.1.crop_size=[48,48]",
-    "classification": f"{_RUN} model.backbone.net.embed_dim=8 model.backbone.net.depths=[1,1,1,1] "
-    "model.backbone.net.num_heads=[1,1,2,2]",
+    "classification": f"{_RUN}{_SWIN}",
+    "pair_classification": f"{_RUN}{_SWIN} {_AUGMENTATIONS.format('train')}.2.shape=[32,32] "
+    f"{_AUGMENTATIONS.format('test')}.0.shape=[32,32]",
 }
 
 
@@ -64,6 +69,10 @@ def place(tmp_path_factory) -> Path:
         file = my / "classes" / part / kind / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(color).save(file)
+        for modality, pixels in (("visible", color), ("infrared", color[..., 0])):
+            file = my / f"{modality}_classes/{kind}/{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
         lists[part].append(f"{part}/{kind}/{i}.png {kind}\n")
     for part, lines in lists.items():
         (my / f"{part}.txt").write_text("".join(lines))
@@ -110,6 +119,13 @@ def test_label_maps(place):
     assert "person" in said[0] and "configs/custom/segmentation.py" in said[0]
     results = json.loads((place / "output/custom/segmentation/results.json").read_text())
     assert {"IoU-background", "IoU-person", "IoU-car"} <= results["results"]["sem_seg"].keys()
+
+
+def test_classes_of_pairs(place):
+    said = [follow(command, place) for command in PAIRS]
+    assert "configs/custom/pair_classification.py" in said[0] and "0 errors" in said[1]
+    results = json.loads((place / "output/custom/pair_classification/results.json").read_text())
+    assert {"accuracy-car", "accuracy-person", "top1"} <= results["results"]["classification"].keys()
 
 
 def test_classes(place):

@@ -189,17 +189,9 @@ def _register(dataset: str, images: str | None) -> str:
     if not dataset.endswith(".json"):
         return dataset
 
-    from ivtuning.data.datasets import detection, segmentation
-    from ivtuning.utils.text import read_json
+    from ivtuning.data.own import register_json
 
-    content = read_json(dataset)
-    root = images or Path(dataset).resolve().parent.parent
-    listed = content.get("images") if isinstance(content, dict) else None
-    first = listed[0] if isinstance(listed, list) and listed else None
-    if isinstance(first, dict) and "sem_seg_file_name" in first:
-        segmentation.register_segmentation(dataset, dataset, root)
-    else:
-        detection.register_pairs(dataset, dataset, root)
+    register_json(dataset, dataset, images or Path(dataset).resolve().parent.parent)
     return dataset
 
 

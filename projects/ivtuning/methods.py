@@ -1,13 +1,14 @@
 """Tuning methods by name: the stem and the tuner of each, and how a config is switched to one.
 
 ``method=<name>`` on the command line is one of METHODS. Every tuner of TUNERS that adapts a trunk to pairs is
-there under its own name, so a new tuner needs no line here.
+there under its own name, so a new tuner needs no line here. A config may state the options that the tuners of
+methods have on its trunk: ``methods = dict(Mona=dict(hidden_dim=16))``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, nearest
@@ -75,7 +76,8 @@ def find_method(name: str) -> str:
 def apply_method(cfg: DictConfig, name: str) -> str:
     """Switch `cfg` to the method `name` and return its key in METHODS.
 
-    A stem or tuner of the method that the config has already keeps its options. Where the model takes three
+    A stem or tuner of the method that the config has already keeps its options; another tuner has those that
+    the config's `methods` state. Where the model takes three
     channels the stem stays, and only the tuner changes. The higher rate that a config may give to what is
     added is meant for adapters: a method without them trains what its stem adds at the trunk's rate.
 
@@ -85,6 +87,8 @@ def apply_method(cfg: DictConfig, name: str) -> str:
     from omegaconf import OmegaConf
 
     key = find_method(name)
+    for known in cfg.get("methods") or ():
+        find_method(known)
     method = METHODS[key]
     net = OmegaConf.select(cfg, "model.backbone.net")
     if net is None:
@@ -98,7 +102,7 @@ def apply_method(cfg: DictConfig, name: str) -> str:
             )
     else:
         _set_plugin(net, "stem", method.stem)
-    _set_plugin(net, "tuner", method.tuner)
+    _set_plugin(net, "tuner", method.tuner, OmegaConf.select(cfg, f"methods.{key}"))
     if method.configure:
         method.configure(net)
     rates = OmegaConf.select(cfg, "optimizer.params")
@@ -107,11 +111,11 @@ def apply_method(cfg: DictConfig, name: str) -> str:
     return key
 
 
-def _set_plugin(net: DictConfig, plugin: str, kind: type) -> None:
+def _set_plugin(net: DictConfig, plugin: str, kind: type, options: Mapping | None = None) -> None:
     from detectron2.config import LazyCall
 
     if net.get(plugin) is None or _target(net[plugin]) is not kind:
-        net[plugin] = LazyCall(kind)()
+        net[plugin] = LazyCall(kind)(**(options or {}))
 
 
 def _target(node: DictConfig) -> Any:

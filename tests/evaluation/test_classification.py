@@ -47,9 +47,7 @@ def test_figures_equal_a_plain_computation():
         assert figures[f"top{k}"] == pytest.approx(100 * np.mean((order[:, :k] == labels[:, None]).any(1)))
     right = {c: [o[0] == c for o in order[labels == c]] for c in set(labels)}
     assert len(right) == 8  # one of the nine classes does not occur
-    assert figures["mean_class_accuracy"] == pytest.approx(
-        100 * np.mean([np.mean(r) for r in right.values()])
-    )
+    assert figures["balanced_accuracy"] == pytest.approx(100 * np.mean([np.mean(r) for r in right.values()]))
     assert 0 < figures["top1"] < figures["top3"] < figures["top5"] < 100
     evaluator.reset()
     feed(evaluator, [0], torch.eye(9)[:1])
@@ -62,6 +60,30 @@ def test_k_beyond_the_classes_and_ties():
     figures = evaluator.evaluate()["classification"]
     # Of equal scores the lower class goes first: a constant model is right for one class alone.
     assert [round(figures[f"top{k}"]) for k in (1, 2, 5)] == [33, 67, 100]
+
+
+def test_figures_of_classes_and_of_times_of_day():
+    evaluator = TopKEvaluator(NAME, topk=(1,))
+    MetadataCatalog.get(NAME).set(classes=["car", "dog", "ox"], times=["day", "night"])
+    labels, guesses = [0, 0, 0, 1, 1], [0, 0, 1, 1, 0]
+    times = ["day", "night", "night", "day", None]
+    evaluator.process(
+        [{"label": k, "time": t} if t else {"label": k} for k, t in zip(labels, times, strict=True)],
+        [{"scores": torch.eye(3)[k]} for k in guesses],
+    )
+    figures = evaluator.evaluate()["classification"]
+    assert sorted(evaluator.metric_names()) == sorted(f"classification/{name}" for name in figures)
+    assert np.isnan(figures.pop("accuracy-ox"))
+    assert {name: round(value, 1) for name, value in figures.items()} == {
+        "top1": 60.0,
+        "balanced_accuracy": 58.3,  # of 2/3 and 1/2
+        "top1-day": 100.0,
+        "balanced_accuracy-day": 100.0,
+        "top1-night": 50.0,
+        "balanced_accuracy-night": 50.0,
+        "accuracy-car": 66.7,
+        "accuracy-dog": 50.0,
+    }
 
 
 def test_ranks_are_gathered(monkeypatch):

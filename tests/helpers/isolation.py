@@ -117,7 +117,8 @@ def _child(tool: str, argv: list[str], folder: str, logs: str, environment: dict
         os.close(file)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     os.environ |= environment
-    for kind in ("detection", "classification"):  # the server has registered the sets of its own data root
+    # The server has registered the sets of its own data root.
+    for kind in ("detection", "classification", "classified_pairs"):
         if module := sys.modules.get(f"ivtuning.data.datasets.{kind}"):
             module.register_known()
     os.chdir(folder)

@@ -41,9 +41,11 @@ def own_data(file: str, folder: Path) -> list[str]:
         (folder / "set.txt").write_text("a.png cat\nb.png dog\n")
         return [f"data.{part}={folder / 'set.txt'}" for part in ("train", "val")]
     image = {"id": 1, "file_name": "a.png", "ir_file_name": "b.png", "height": 30, "width": 40}
-    image |= {"sem_seg_file_name": "c.png"} if task == "segmentation" else {}
-    classes = [{"id": i, "name": name, "color": [i, 0, 0]} for i, name in enumerate(("cat", "dog"), 1)]
-    (folder / "set.json").write_text(
-        json.dumps({"images": [image], "annotations": [], "categories": classes})
+    image |= {"segmentation": {"sem_seg_file_name": "c.png"}, "pair_classification": {"category_id": 1}}.get(
+        task, {}
     )
+    classes = [{"id": i, "name": name, "color": [i, 0, 0]} for i, name in enumerate(("cat", "dog"), 1)]
+    content = {"images": [image], "categories": classes}
+    content |= {"annotations": []} if task == "detection" else {}
+    (folder / "set.json").write_text(json.dumps(content))
     return [f"data.{part}={folder / 'set.json'}" for part in ("train", "val")]

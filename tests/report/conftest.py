@@ -13,6 +13,7 @@ from PIL import Image
 
 from ivtuning.config import load_config
 from ivtuning.data.datasets.detection import register_known
+from ivtuning.data.prepare.pair_folders import prepare_pair_folders
 from ivtuning.engine import run as engine
 
 DETECTION, SEGMENTATION = "configs/synthetic/ivtuning.py", "configs/synthetic/seg_ivtuning.py"
@@ -50,6 +51,27 @@ def random_segmentor(tmp_path_factory) -> Path:
 def segmentor(random_segmentor, pairs, tmp_path) -> Path:
     """The folder of a segmentor with random weights, which a test may damage."""
     return Path(shutil.copytree(random_segmentor, tmp_path / "labels"))
+
+
+@pytest.fixture
+def pair_classifier(tmp_path) -> Path:
+    """The folder of a classifier of pairs by day and by night."""
+    for time in ("day", "night"):
+        for name, level in (("bright", 200), ("dark", 50)):
+            for kind in ("vis", "ir"):
+                (tmp_path / time / kind / name).mkdir(parents=True)
+                noise = np.random.default_rng([level, len(time), len(kind)]).integers(
+                    0, 40, (2, 40, 40, 3), np.uint8
+                )
+                for i, pixels in enumerate(noise + np.uint8(level)):
+                    image = Image.fromarray(pixels)
+                    (image if kind == "vis" else image.convert("L")).save(
+                        tmp_path / time / kind / name / f"{i}.png"
+                    )
+    places = (f"{tmp_path}/*/{kind}/*/*.png" for kind in ("vis", "ir"))
+    files = prepare_pair_folders(*places, tmp_path / "set", name="set", split="0.5")
+    sets = [f"data.{part}={file}" for part, file in zip(("train", "val"), files, strict=True)]
+    return untrained(tmp_path / "pairs", "configs/custom/pair_classification.py", *sets, *SMALL_SWIN)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import pytest
 from helpers.browser import needs_browser, run_page
 from helpers.runs import write_metrics
 from helpers.tools import line_of, load_tool
+from PIL import Image
 
 from ivtuning.data.datasets.segmentation import register_known
 from ivtuning.errors import UserError
@@ -124,6 +127,15 @@ def test_a_classifier_has_its_accuracy(classifier):
     assert "top-1 accuracy" in words and "balanced accuracy" in words
     assert "<i>red" not in html and "&lt;i&gt;red" in html and "blue &amp; co" in html
     assert html.count("data:image/jpeg;base64,") == 2
+
+
+def test_a_classifier_of_pairs_shows_both_images_and_times_of_day(pair_classifier):
+    html = write(pair_classifier, pairs=1)
+    words = text_of(html)
+    assert "top-1 by day" in words and "balanced by night" in words
+    assert re.search(r"class images accuracy by day by night", words)
+    (first, *_) = re.findall(r"data:image/jpeg;base64,([^\"]+)", html)
+    assert Image.open(io.BytesIO(base64.b64decode(first))).width > 2 * 512  # side by side
 
 
 def test_without_a_checkpoint_or_predictions_the_page_is_short(segmentor):

@@ -121,14 +121,25 @@ def read_json(json_file: str | Path, lists: Sequence[str], known: Mapping[str, K
     return content
 
 
+# What the folders are called in which sets have their JSON files: of boxes, label maps and classes.
+JSON_FOLDERS = ("annotations", "segmentation", "classification")
+
+
 class ChosenRoot(str):
     """An images' folder that the user names for one run. It takes precedence over ``info.image_root``."""
 
 
 def home_of(json_file: str | Path) -> Path:
-    """The own folder of a set: that of its JSON, or the one above ``annotations/`` and ``segmentation/``."""
+    """The own folder of a set: that of its JSON, or the one above a folder of :data:`JSON_FOLDERS`."""
     folder = Path(json_file).parent
-    return folder.parent if folder.name in ("annotations", "segmentation") else folder
+    return folder.parent if folder.name in JSON_FOLDERS else folder
+
+
+def kind_of(text: str) -> str:
+    """What labels the images of a COCO-like JSON, from its text: "boxes", "label maps" or "classes"."""
+    if '"sem_seg_file_name"' in text:
+        return "label maps"
+    return "classes" if '"category_id"' in text and '"annotations"' not in text else "boxes"
 
 
 def image_root_of(content: dict, json_file: str | Path, default: str | Path) -> Path:
@@ -154,7 +165,7 @@ def roots_of(content: dict, json_file: str | Path, default: str | Path) -> list[
 
 def simplify(image: dict) -> None:
     """Bring an image of a checked JSON to one form: whole pixels, slashes, times in lower case, no null."""
-    for key in ("ir_file_name", "missing", "time"):
+    for key in ("ir_file_name", "missing", "time", "group"):
         if key in image and image[key] is None:
             del image[key]
     if "time" in image:
@@ -167,7 +178,10 @@ def simplify(image: dict) -> None:
 
 
 def add_pair_keys(record: dict, image: dict, root: Path) -> None:
-    """Add the keys of a pair that `image` has to a dataset dict: ``ir_file_name``, ``time``, ``missing``."""
+    """Add the keys of a pair that `image` has to a dataset dict.
+
+    They are ``ir_file_name``, ``time``, ``missing`` and ``group``.
+    """
     if image.get("ir_file_name"):
         record["ir_file_name"] = str(root / image["ir_file_name"])
-    record.update({key: image[key] for key in ("time", "missing") if key in image})
+    record.update({key: image[key] for key in ("time", "missing", "group") if key in image})

@@ -135,8 +135,13 @@ _IMAGES = (
     _Field("ir_file_name", _text, "a file's path", required=False),
     _Field("missing", lambda value: value in MODALITIES, " or ".join(MODALITIES), required=False),
     _Field("time", _text, "text", required=False),
+    _Field("group", _text, "text", required=False),
 )
-_LABEL_MAP = _Field("sem_seg_file_name", _text, "a file's path")
+# What labels an image, where it is no boxes.
+_LABELS = {
+    "label maps": (_Field("sem_seg_file_name", _text, "a file's path"),),
+    "classes": (_Field("category_id", _integer, "an integer of 64 bits", all_good=_integers),),
+}
 _ANNOTATIONS = (
     _ID,
     _Field("image_id", _integer, "an integer of 64 bits", all_good=_integers),
@@ -163,19 +168,20 @@ _VALUES = (
 
 
 def faults(
-    content: dict, labeled: bool = False, paired: bool = False, roots: Sequence[str | Path] = ()
+    content: dict, kind: str = "boxes", paired: bool = False, roots: Sequence[str | Path] = ()
 ) -> Iterator[Fault]:
     """Yield the faults of a COCO-like JSON, in the order of its lists.
 
     Args:
         content: has the lists that :func:`.catalog.read_json` requires; ``annotations`` may be absent.
-        labeled: the images have label maps, and the categories' ids are values there.
+        kind: what labels the images: "boxes"; "label maps", in which the categories' ids are values; or
+            "classes", one for each image.
         paired: every image must have a partner or declare which image it lacks.
         roots: the images' folder and others that files may be in; () does not look where they are.
     """
     lists = {
-        "images": (*_IMAGES, *([_LABEL_MAP] if labeled else [])),
-        "categories": _VALUES if labeled else _CATEGORIES,
+        "images": (*_IMAGES, *_LABELS.get(kind, ())),
+        "categories": _VALUES if kind == "label maps" else _CATEGORIES,
         "annotations": _ANNOTATIONS,
     }
     good = {}
@@ -189,7 +195,7 @@ def faults(
     yield from _duplicates("categories", good["categories"], "name", "duplicate name")
     for i, image in good["images"].items():
         yield from _file_faults(i, image, paired, roots)
-    yield from _reference_faults(content, good)
+    yield from _reference_faults(content, good, classified=kind == "classes")
 
 
 def refuse(found: Iterable[Fault], json_file: str | Path) -> None:
@@ -296,7 +302,7 @@ def _leaves(file: str, roots: Sequence[str | Path]) -> bool:
     return all(os.path.commonpath([top, path]) != top for top in map(os.path.abspath, roots))
 
 
-def _reference_faults(content: dict, good: dict[str, dict[int, dict]]) -> Iterator[Fault]:
+def _reference_faults(content: dict, good: dict[str, dict[int, dict]], classified: bool) -> Iterator[Fault]:
     images = {image["id"]: image for image in good["images"].values()}
     categories = {category["id"]: category["name"] for category in good["categories"].values()}
     known = ", ".join(f"{i} {name}" for i, name in categories.items())
@@ -306,6 +312,10 @@ def _reference_faults(content: dict, good: dict[str, dict[int, dict]]) -> Iterat
         key: {entry["id"] for entry in content[key] if type(entry) is dict and _integer(entry.get("id"))}
         for key in ("images", "categories")
     }
+    for i, image in good["images"].items() if classified else ():
+        if image["category_id"] not in ids["categories"]:
+            detail = f"unknown category id {image['category_id']} (known: {known})"
+            yield Fault("unknown class", name_of("images", i, image), detail, ("images", i))
     for i, box in good["annotations"].items():
         image, mask = images.get(box["image_id"]), box.get("segmentation")
         if box["image_id"] not in ids["images"]:

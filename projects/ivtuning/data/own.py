@@ -1,20 +1,22 @@
 """Sets that are named by their files instead of a registered name.
 
-Such a name is the path of a JSON (boxes or label maps of pairs), or for classification of a folder with one
-folder per class or of a list. The set is registered under its absolute path, so that a name that was saved
-means the same in another working directory.
+Such a name is the path of a JSON (boxes, label maps or classes of pairs), or for classification of a folder
+with one folder per class or of a list. The set is registered under its absolute path, so that a name that was
+saved means the same in another working directory.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
 from ..utils.text import read_text
-from .catalog import ChosenRoot, home_of, metadata, set_facts, unregister
+from .catalog import ChosenRoot, home_of, kind_of, metadata, set_facts, unregister
 from .datasets.classification import register_own
+from .datasets.classified_pairs import register_classified_pairs
 from .datasets.detection import register_pairs
 from .datasets.segmentation import register_segmentation
 
@@ -47,8 +49,8 @@ def register_set(name: str, images: str | os.PathLike | None = None, training: s
 
     Args:
         images: the folder that paths of images begin in. None: a JSON's ``info.image_root``, else the folder
-            of the JSON or the list; the folder above where the JSON is in ``annotations/`` or
-            ``segmentation/``.
+            of the JSON or the list; the folder above where the JSON is in ``annotations/``, ``segmentation/``
+            or ``classification/``.
         training: of a set for classification, the path of the set that states its classes; by default its
             own.
 
@@ -69,8 +71,13 @@ def register_set(name: str, images: str | os.PathLike | None = None, training: s
     if path in DatasetCatalog.list() and metadata(path).get("modified") != modified:
         unregister(path)  # with the classes that it had
     root = home_of(path) if images is None else ChosenRoot(absolute(images))
-    has_label_maps = modified is not None and '"sem_seg_file_name"' in read_text(path)
-    register = register_segmentation if has_label_maps else register_pairs
-    register(path, path, root)
+    register_json(path, path, root)
     set_facts(path, modified=modified)
     return path
+
+
+def register_json(name: str, json_file: str, image_root: str | Path) -> None:
+    """Register a JSON of boxes, label maps or classes of pairs, whichever it has, to be read on first use."""
+    kind = kind_of(read_text(json_file)) if os.path.isfile(json_file) else "boxes"
+    register = {"label maps": register_segmentation, "classes": register_classified_pairs}
+    register.get(kind, register_pairs)(name, json_file, image_root)

@@ -9,52 +9,65 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..meta_arch import check_pixels
+from ..meta_arch import PairedInput
 from ..necks.pooled import PooledTrunk
 
 
-class ImageClassifier(nn.Module):
-    """A classifier of visible images: pooled trunk, linear layer (normal with std 0.01), cross-entropy.
+class _Pixels(nn.Module):
+    """The statistics of the pixels as buffers, which :class:`PairedInput` normalizes with."""
+
+    def __init__(self, *, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+
+class ImageClassifier(PairedInput, _Pixels):
+    """A classifier of pairs or of visible images: pooled trunk, linear layer, cross-entropy.
 
     Args:
         backbone: has its trunk at `backbone.net`.
-        num_classes: K, at least 2.
-        pixel_mean, pixel_std: three values each, on 0..255.
+        num_classes: K, at least 2. The layer's weights start normal with std 0.01.
+        pixel_mean, pixel_std: on 0..255; six values each for pairs, three for the visible image alone.
+        fill_missing: what replaces a missing image, see :class:`ivtuning.meta_arch.PairedInput`.
 
     Raises:
         UserError: fewer than two classes, or another number of pixel means or deviations.
     """
 
     def __init__(
-        self, backbone: PooledTrunk, num_classes: int, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+        self,
+        backbone: PooledTrunk,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        fill_missing: str = "error",
     ):
-        super().__init__()
         if num_classes < 2:
             raise UserError(f"model.num_classes={num_classes}: a classifier needs at least 2 classes")
-        check_pixels(pixel_mean, pixel_std)
-        if not len(pixel_mean) == len(pixel_std) == 3:
-            raise UserError(
-                "a classifier takes visible images: give pixel_mean and pixel_std three values each"
-            )
+        super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, fill_missing=fill_missing)
         self.backbone = backbone
         self.head = nn.Linear(backbone.channels, num_classes)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """
         Args:
-            batched_inputs: dicts with "image" (3, H, W) uint8 RGB, all of one size, and in training with
-                "label", an int from 0.
+            batched_inputs: dicts with "image" (3, H, W) uint8 RGB and, of pairs, "image_ir", all of one size;
+                in training with "label", an int from 0.
 
         Returns:
             In training {"loss_cls": mean cross-entropy}; else, for each image, {"scores": (K,) float},
             probabilities of the classes.
 
         Raises:
-            UserError: images of several sizes, a missing label, or a label that no class of the model has.
+            UserError: images of several sizes, a missing label, or a label that no class of the model has; a
+                missing image that is not filled in, see :func:`ivtuning.meta_arch.stack_pair`.
         """
         labels = self._labels(batched_inputs) if self.training else None
         scores = self.head(self.backbone(self._images(batched_inputs)))
@@ -63,14 +76,15 @@ class ImageClassifier(nn.Module):
         return {"loss_cls": F.cross_entropy(scores, labels)}
 
     def _images(self, batched_inputs: list[dict]) -> Tensor:
-        images = [x["image"] for x in batched_inputs]
+        images = self.normalize(batched_inputs)
         if len(sizes := {tuple(image.shape[1:]) for image in images}) > 1:
             # Padding would become part of the mean.
             examples = " and ".join(f"{w}x{h}" for h, w in sorted(sizes)[:2])
             raise UserError(
-                f"a batch has images of {examples} pixels: end the mapper's augmentations with a crop"
+                f"a batch has images of {examples} pixels: end the mapper's augmentations with a crop or "
+                "a resize to one size"
             )
-        return (torch.stack(images).to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std
+        return torch.stack(images)
 
     def _labels(self, batched_inputs: list[dict]) -> Tensor:
         num_classes = self.head.out_features
@@ -80,4 +94,4 @@ class ImageClassifier(nn.Module):
                     f"{x.get('file_name', 'a sample')}: label {x.get('label')} is not one of the "
                     f"model's {num_classes} classes (counted from 0): set model.num_classes to the data set's"
                 )
-        return torch.tensor([x["label"] for x in batched_inputs], device=self.pixel_mean.device)
+        return torch.tensor([x["label"] for x in batched_inputs], device=self.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.images import read_pair
 from ..data.labels import IGNORE, read_labels
 from ..data.mappers.classification import ClassificationMapper
-from ..data.modalities import absent_modality
+from ..data.modalities import MODALITIES, absent_modality
 from ..errors import UserError
 from ..evaluation.confusion import confusion, summary
 from .boxes import draw_pair
@@ -135,29 +135,37 @@ class LabelPainter(Painter):
 
 
 class ClassPainter(Painter):
-    """Draws images of a classification set, captioned with their class and the model's most probable one."""
+    """Draws images or pairs with one class, captioned with it and the model's most probable one."""
 
     def __init__(self, classes: Sequence[str] = ()):
         self.classes = classes
         self._correct: dict[str, list[bool]] = {}
 
     def read(self, record: dict, ir_range: Sequence[float] | None) -> tuple[Pixels, Pixels]:
+        if "ir_file_name" in record or "missing" in record:
+            return super().read(record, ir_range)
         image = ClassificationMapper(is_train=False, ir_range=ir_range)(record)["image"]
         return image.permute(1, 2, 0).numpy(), None
 
     def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[Drawing, dict]:
         _check(prediction, Tensor, record)
-        size = (enlargement(vis.shape[1]) * vis.shape[1], enlargement(vis.shape[1]) * vis.shape[0])
-        image = Image.fromarray(vis).resize(size, Image.Resampling.BICUBIC)
+        images = [_enlarged(image) for image in (vis, ir) if image is not None]
         label = record.get("label")
         truth = "" if label is None else class_name(label, self.classes)
         fields: dict[str, Any] = {"classes": {} if label is None else {truth: Outcomes()}}
-        rows, notes = [] if prediction is not None else [[Panel(image, truth)]], []
+
+        def row(note: str = "") -> list[Panel]:
+            if len(images) == 1:
+                return [Panel(images[0], truth, note)]
+            # The page lays the panels that are called visible and infrared over each other.
+            return [Panel(i, n, t) for i, n, t in zip(images, MODALITIES, (truth, note), strict=True)]
+
+        rows, notes = [] if prediction is not None else [row()], []
         models = prediction if isinstance(prediction, Mapping) else {"": prediction}
         for name, scores in models.items() if prediction is not None else ():
             best = int(scores.argmax())
             notes.append(f"{name} {class_name(best, self.classes)} {scores[best]:.2f}".strip())
-            rows.append([Panel(image, truth, notes[-1])])
+            rows.append(row(notes[-1]))
             if label is not None:
                 self._correct.setdefault(name, []).append(best == label)
         if prediction is not None:
@@ -172,6 +180,13 @@ class ClassPainter(Painter):
             f"top-1 accuracy here {name}".strip(): f"{100 * sum(hits) / len(hits):.1f}"
             for name, hits in self._correct.items()
         }
+
+
+def _enlarged(image: np.ndarray) -> Image.Image:
+    """An image (H, W, 3) as large as panels need it."""
+    height, width = image.shape[:2]
+    scale = enlargement(width)
+    return Image.fromarray(image).resize((scale * width, scale * height), Image.Resampling.BICUBIC)
 
 
 def _fill(vis: Pixels, ir: Pixels) -> list[np.ndarray]:

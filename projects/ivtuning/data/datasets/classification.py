@@ -26,6 +26,7 @@ from pathlib import Path
 from ...errors import UserError
 from ..catalog import KnownSet, data_root, listed, metadata, register, set_facts, unregister
 from ..classes import class_names, in_order, read_sets
+from . import classified_pairs
 from .classification_layouts import (
     Reader,
     need,
@@ -57,7 +58,8 @@ KNOWN = {
 
 
 def register_known() -> None:
-    """Register the sets of KNOWN as ``<set>_<part>`` in the current data root."""
+    """Register the current data root's sets: those of KNOWN as ``<set>_<part>``, and classified pairs."""
+    classified_pairs.register_known()
     for name, known in KNOWN.items():
         for part in known.parts:
             _register(f"{name}_{part}", data_root() / known.folder, part, known.reader)
@@ -141,7 +143,7 @@ def labeled_images(names: str | Sequence[str], every_class: bool = False) -> lis
     names = listed(names)
     for name in names:
         if metadata(name).get("evaluator_type") != "classification":
-            raise UserError(f"{name} is no classification set: use one registered by register_folder")
+            raise UserError(f"{name} is no classification set: use one with a class for each image")
     dicts = list(chain.from_iterable(read_sets(names).values()))
     classes = class_names(names[0])
     empty = set(range(len(classes))) - {record["label"] for record in dicts} if every_class else ()

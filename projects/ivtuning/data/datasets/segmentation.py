@@ -72,7 +72,7 @@ def _load(name: str, json_file: str, image_root: str, protocol: str) -> list[dic
     content = catalog.read_json(json_file, LISTS, KNOWN)
     roots, images = roots_of(content, json_file, image_root), content["images"]
     paired = any(isinstance(image, dict) and image.get("ir_file_name") for image in images)
-    refuse(faults(content, labeled=True, paired=paired, roots=roots), json_file)
+    refuse(faults(content, "label maps", paired=paired, roots=roots), json_file)
     if not images:
         raise UserError(f"{json_file} lists no images: prepare the set again")
     classes, ignored = _classes(content, json_file, protocol)

@@ -27,6 +27,18 @@ def fixed_folder(place: str) -> Path:
     return Path(*parts[:first])
 
 
+def images_root(places: Sequence[str], source: Path | None) -> Path:
+    """The images' root, which holds all of `places`: `source`, or else their common folder."""
+    folders = [str(fixed_folder(place)) for place in places]
+    if source is None:
+        return Path(os.path.commonpath(folders))
+    root = Path(os.path.abspath(source))
+    for place, folder in zip(places, folders, strict=True):
+        if not Path(folder).is_relative_to(root):
+            raise UserError(f"{place} is outside --source {source}: name a --source that holds all images")
+    return root
+
+
 def find_files(place: str, suffixes: Collection[str], option: str) -> dict[str, Path]:
     """The files of a place by their stems, sorted. Hidden files are none.
 

@@ -14,7 +14,7 @@ from ..image_files import IMAGE_SUFFIXES
 from ..labels import MAX_CLASSES
 from . import segmentation
 from .coco import write_parts, write_set
-from .folders import divide, find_files, fixed_folder, label_pairs, pair_files
+from .folders import divide, find_files, images_root, label_pairs, pair_files
 from .label_files import (
     box_reader,
     coco_content,
@@ -72,7 +72,7 @@ def prepare_pairs(
         for p in (visible, infrared, labels)
     ]
     kind, files = find_labels(places[2])
-    root = _root(places[: 3 if kind == "label maps" else 2], source)
+    root = images_root(places[: 3 if kind == "label maps" else 2], source)
     pairs = pair_files(
         find_files(places[0], IMAGE_SUFFIXES, "--vis"),
         find_files(places[1], IMAGE_SUFFIXES, "--ir"),
@@ -119,18 +119,6 @@ def prepare_pairs(
                 dry_run=dry_run,
             )
     return [output / folder / f"{split}_{part}.json" for part in parts]
-
-
-def _root(places: Sequence[str], source: Path | None) -> Path:
-    """The images' root, which holds all of `places`."""
-    folders = [str(fixed_folder(place)) for place in places]
-    if source is None:
-        return Path(os.path.commonpath(folders))
-    root = Path(os.path.abspath(source))
-    for place, folder in zip(places, folders, strict=True):
-        if not Path(folder).is_relative_to(root):
-            raise UserError(f"{place} is outside --source {source}: name a --source that holds all images")
-    return root
 
 
 def _report(alone: int, what: str) -> None:

@@ -35,6 +35,11 @@ KINDS = {
         "error",
         "two sets have the same image, so figures of one with a model of the other mean nothing: remove it",
     ),
+    "shared group": (
+        "error",
+        "two sets have images of the same frames or scenes, so figures are too good: divide by groups, as "
+        "datasets/prepare_pair_folders.py --group-by does",
+    ),
     "short polygon": (
         "warning",
         "a mask needs three points of two numbers each: the object has its box alone, and no mask",
@@ -81,12 +86,14 @@ class Report:
     """Findings and figures of one or several sets.
 
     `pixels` holds, for each set with label maps, its class names and the (N, K + 1) pixel counts of each
-    class in each readable label map, ignored pixels last.
+    class in each readable label map, ignored pixels last. `classified` holds, for each set of classified
+    pairs, the number of its images by the name of their class.
     """
 
     images: int = 0
     annotations: int = 0
     pixels: dict[str, tuple[list[str], np.ndarray]] = field(default_factory=dict)
+    classified: dict[str, Counter] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     shifts: list[Shift] = field(default_factory=list)
 
@@ -117,7 +124,10 @@ class Report:
         return f"{first.where:.200}: {first.detail:.200} ({first.kind}); {KINDS[first.kind][1]}"
 
     def as_dict(self) -> dict:
-        """The report for ``--json``: counts by kind, all findings, misalignment, classes of label maps."""
+        """The report for ``--json``: counts by kind, all findings, misalignment, classes of images."""
+        classes = {name: _shares(*counts) for name, counts in self.pixels.items()}
+        for name, counts in self.classified.items():
+            classes[name] = {c: {"images": number} for c, number in counts.items()}
         return {
             "images": self.images,
             "annotations": self.annotations,
@@ -126,7 +136,7 @@ class Report:
             "kinds": dict(Counter(f.kind for f in self.findings)),
             "findings": [asdict(f) for f in self.findings],
             "misalignment": self.misalignment(),
-            "classes": {name: _shares(*counts) for name, counts in self.pixels.items()},
+            "classes": classes,
         }
 
     def text(self, examples: int = 3) -> str:
@@ -136,13 +146,15 @@ class Report:
             groups[finding.kind].append(finding)
         maps = sum(len(pixels) for _, pixels in self.pixels.values())
         labels = [f"{maps} label maps"] if self.pixels else []
-        labels += [f"{self.annotations} boxes"] if self.annotations or not labels else []
+        labels += [f"{self.annotations} boxes"] if self.annotations or not (labels or self.classified) else []
         lines = [", ".join([f"{self.images} images" if self.pixels else f"{self.images} pairs", *labels])]
         for kind, (severity, advice) in KINDS.items():
             if group := groups.get(kind):
                 lines.append(f"{severity}: {kind} ({len(group)}): {advice}")
                 lines += [f"    {f.where}: {f.detail}" for f in group[:examples]]
                 lines += [f"    ... and {len(group) - examples} more"] if len(group) > examples else []
+        for name, counts in self.classified.items():
+            lines.append(f"{name}: " + ", ".join(f"{number} {c}" for c, number in counts.items()))
         by_classes = defaultdict(dict)
         for name, (classes, pixels) in self.pixels.items():
             by_classes[tuple(classes)][name] = pixels

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -16,7 +18,7 @@ import numpy as np
 from ...errors import UserError
 from ...utils.progress import track
 from .. import catalog
-from ..datasets import detection, segmentation
+from ..datasets import classified_pairs, detection, segmentation
 from ..faults import faults, name_of
 from ..image_files import BadPair, image_size
 from ..images import read_pair
@@ -27,6 +29,10 @@ from .findings import CONFIDENT, Finding, Report, Shift
 
 # A trusted shift is reported from this fraction of the image's diagonal on.
 MISALIGNED = 0.015
+# The range of an image's gray levels, 0..255, from which equal pixels mean that it is the same image.
+CONTRAST = 8
+# Smaller images, in pixels, have too few edges for a shift to be trusted.
+MEASURABLE = 64
 
 
 def estimate_shift(visible: np.ndarray, infrared: np.ndarray) -> tuple[float, float, float]:
@@ -124,15 +130,17 @@ def _check_pair(root: Path, image: dict, gray: bool, measure: bool) -> _Checked:
         kind = "unreadable" if error.__cause__ else "channels"
         return _Checked([Finding(kind, getattr(error, "file_name", name), str(error))])
     grays = {file: cv2.cvtColor(images[role], cv2.COLOR_RGB2GRAY) for role, file in present.items()}
-    hashes = {f: hashlib.blake2b(g.tobytes() + sizes[f].encode()).hexdigest() for f, g in grays.items()}
+    # Cutouts that are black or blown out equal each other, whatever they were taken of.
+    shown = {file: gray for file, gray in grays.items() if np.ptp(gray) >= CONTRAST}
+    hashes = {f: hashlib.blake2b(g.tobytes() + sizes[f].encode()).hexdigest() for f, g in shown.items()}
     if absent:  # there is no partner to compare with
         return _Checked(findings, hashes)
     if np.ptp(images["infrared"], axis=2).mean() > 8:
         findings.append(Finding("colored infrared", partner, "channels differ by over 8 levels on average"))
-    if len(set(hashes.values())) == 1:
+    if len(hashes) > len(set(hashes.values())):
         findings.append(Finding("same image", partner, "equal to its partner"))
         return _Checked(findings, {name: hashes[name]})
-    if not measure:
+    if not measure or min(image["width"], image["height"]) < MEASURABLE:
         return _Checked(findings, hashes)
     shift = Shift(name, *(round(value, 3) for value in estimate_shift(*grays.values())))
     diagonal = float(np.hypot(image["width"], image["height"]))
@@ -175,22 +183,29 @@ class _Labels:
         return None, counts
 
 
-def _read(json_file: str | Path) -> tuple[dict, bool]:
-    """The unchecked content of a JSON, and whether its images have label maps instead of boxes."""
-    labeled = Path(json_file).parent.name == "segmentation"
-    known = segmentation.KNOWN if labeled else detection.KNOWN
-    content = catalog.read_json(json_file, segmentation.LISTS, known)
+def _read(json_file: str | Path) -> tuple[dict, str]:
+    """The unchecked content of a JSON, and what labels its images, see :func:`..catalog.kind_of`."""
+    folder = Path(json_file).parent.name
+    kind = {"segmentation": "label maps", classified_pairs.FOLDER: "classes"}.get(folder, "boxes")
+    room = {"label maps": segmentation, "classes": classified_pairs}.get(kind, detection)
+    content = catalog.read_json(json_file, segmentation.LISTS, room.KNOWN)
     for key in segmentation.LISTS:
         if not content[key]:
             raise UserError(f"{json_file} lists no {key}: prepare the set again")
-    labeled |= any(isinstance(image, dict) and "sem_seg_file_name" in image for image in content["images"])
-    return (content if labeled else catalog.read_json(json_file, detection.LISTS, known)), labeled
+    images = [image for image in content["images"] if isinstance(image, dict)]
+    if any("sem_seg_file_name" in image for image in images):
+        kind = "label maps"
+    elif "annotations" not in content and any("category_id" in image for image in images):
+        kind = "classes"
+    if kind == "boxes":
+        catalog.read_json(json_file, detection.LISTS, room.KNOWN)
+    return content, kind
 
 
 def verify(
     sets: dict[str, tuple[str | Path, str | Path]], sample: int = 64, gray_visible: bool = False
 ) -> Report:
-    """Check sets; equal images are looked for across all of them.
+    """Check sets; equal images and images of one group are looked for across all of them.
 
     Args:
         sets: name -> (json_file, image_root).
@@ -204,12 +219,14 @@ def verify(
         raise UserError(f"sample={sample}: give a number of pairs from 0")
     report = Report()
     seen: dict[str, tuple[str, str]] = {}
+    groups: dict[str, list[str]] = {}
     for name, (json_file, image_root) in sets.items():
-        content, labeled = _read(json_file)
+        content, kind = _read(json_file)
+        labeled = kind == "label maps"
         roots = catalog.roots_of(content, json_file, image_root)
         named = [i for i in content["images"] if isinstance(i, dict)]
         paired = not labeled or any(image.get("ir_file_name") for image in named)
-        found = list(faults(content, labeled, paired, roots))
+        found = list(faults(content, kind, paired, roots))
         report.findings += [Finding(fault.kind, fault.where, fault.detail) for fault in found]
         report.images += len(content["images"])
         # Only what has good values can be looked at more closely.
@@ -220,7 +237,13 @@ def verify(
         labels = None
         if labeled and not any(key == "categories" for key, _ in faulty):
             labels = _Labels(content, json_file)
-        if not labeled:
+        for group in {image["group"] for image in images if "group" in image}:
+            groups.setdefault(group, []).append(name)
+        if kind == "classes":
+            names = {c["id"]: c["name"] for c in content["categories"] if isinstance(c, dict) and "id" in c}
+            known = [names[i["category_id"]] for i in images if i["category_id"] in names]
+            report.classified[name] = Counter(dict.fromkeys(names.values(), 0)) + Counter(known)
+        if kind == "boxes":
             report.annotations += len(content["annotations"])
             boxes = {i: a for i, a in enumerate(content["annotations"]) if ("annotations", i) not in faulty}
             report.findings += check_boxes({image["id"]: image for image in images}, boxes)
@@ -241,4 +264,21 @@ def verify(
                         report.findings.append(Finding(kind, f"{name}: {file}", f"as {first}: {original}"))
         if labels is not None:
             report.pixels[name] = (labels.names, np.array(pixels).reshape(-1, len(labels.names) + 1))
+    report.findings += _shared_groups(groups)
     return report
+
+
+def _shared_groups(groups: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Yield a finding for every two sets that have images of the same groups.
+
+    Args:
+        groups: group -> the sets that have it.
+    """
+    shared: dict[tuple[str, str], list[str]] = {}
+    for group, sets in groups.items():
+        for two in combinations(sets, 2):
+            shared.setdefault(two, []).append(group)
+    for (first, second), names in shared.items():
+        some = ", ".join(sorted(names)[:3])
+        count = f"{len(names)} group{'s' * (len(names) > 1)}"
+        yield Finding("shared group", second, f"{count} of it are in {first} as well, such as {some}")
