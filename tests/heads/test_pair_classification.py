@@ -119,6 +119,7 @@ def test_every_method_trains_on_pairs(trunk, method, sets):
     assert torch.equal(before, after) != sees_infrared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem, tuner", [(PromptStem, IVTuning), (SumStem, Full)], ids=["IVTuning", "Full"])
 def test_both_cameras_are_learned(stem, tuner, sets):
     model = classifier(stem=stem(), tuner=tuner() if tuner is Full else tuner(hidden_dim=16, dropout=0))

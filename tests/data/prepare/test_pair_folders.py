@@ -160,6 +160,7 @@ def test_groups_that_stand_in_two_parts_are_found(tmp_path, capsys):
     assert not groups[0] & groups[1]
 
 
+@pytest.mark.slow
 def test_the_tool_writes_a_set_that_is_registered_and_checked(tmp_path):
     release(tmp_path, "v/{}/{}_0.png", "i/{}/{}_0.png", classes=("car", "dog", "ox"))
     root = {"DETECTRON2_DATASETS": str(tmp_path / "sets")}
