@@ -29,8 +29,8 @@ def metrics(text: str) -> Callable[[Path], Sequence[str]]:
 
 CASES = [
     Case("empty metrics", VISUALIZE, metrics(""), ["run/metrics.json", "let the run go on"]),
-    Case("a line of text", VISUALIZE, metrics(f"hello\n{LINE}"), ["run/metrics.json line 1", "remove it"]),
-    Case("a nested list", VISUALIZE, metrics("[" * 100_000 + f"\n{LINE}"), ["line 1"]),
+    Case("a line of text", VISUALIZE, metrics(f"hello\n{LINE}"), ["run/metrics.json:1", "remove that line"]),
+    Case("a nested list", VISUALIZE, metrics("[" * 100_000 + f"\n{LINE}"), ["metrics.json:1"]),
     Case("no run", VISUALIZE, given("--curves", "gone", "--output", "out"), ["gone/metrics.json"]),
     Case("two sets", VISUALIZE, given("--dataset", "a,b", "--output", "out"), ["a,b", "one set after"]),
     Case(
