@@ -49,6 +49,18 @@ def prepare_parser(
     return parser
 
 
+def own_pairs_parser(description: str, example: str) -> ScriptParser:
+    """A parser with the options of the scripts that make a set of any two folders of images."""
+    source = "folder that the others are relative to (default: the current folder)"
+    parser = prepare_parser(description, example, "<set>", source)
+    add = parser.add_argument
+    add("--set", required=True, help="name of the set, such as mine")
+    add("--vis", required=True, help="visible images: a folder, or a pattern")
+    add("--ir", required=True, help="infrared images")
+    add("--gray-visible", action="store_true", help="accept gray visible images, of a camera without color")
+    return parser
+
+
 def run(parser: argparse.ArgumentParser, main: Callable) -> None:
     """Run `main(argv)` as a tool; `parser` checks the command line first, before ivtuning is imported."""
     parser.parse_args()

@@ -10,18 +10,13 @@ from __future__ import annotations
 
 import re
 
-from options import prepare_parser, run
+from options import own_pairs_parser, run
 
 EXAMPLE = r"""python datasets/prepare_pair_folders.py --set mine --vis my/visible --ir my/infrared
   python datasets/prepare_pair_folders.py --set flir_crops --source /data/FLIR_align_crop \
     --vis '*/*/rgb/*/*.jpg' --ir '*/*/thermal/*/*.jpeg' --group-by _ --split 0.1,0.2"""
 
-PARSER = prepare_parser(
-    __doc__, EXAMPLE, "<set>", "folder that the others are relative to (default: the current folder)"
-)
-PARSER.add_argument("--set", required=True, help="name of the set, such as mine")
-PARSER.add_argument("--vis", required=True, help="visible images: a folder, or a pattern")
-PARSER.add_argument("--ir", required=True, help="infrared images")
+PARSER = own_pairs_parser(__doc__, EXAMPLE)
 PARSER.add_argument(
     "--classes",
     help="names of folders in the order of their labels, with commas between (default: all, sorted)",
@@ -37,9 +32,6 @@ PARSER.add_argument(
     metavar="TEXT",
     help="what ends the name of a frame or scene in the names of files, such as _; a random split keeps its "
     "pairs in one part, and check_pairs.py finds those in two",
-)
-PARSER.add_argument(
-    "--gray-visible", action="store_true", help="accept gray visible images, of a camera without color"
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from options import prepare_parser, run
+from options import own_pairs_parser, run
 
 EXAMPLE = r"""python datasets/prepare_pairs.py --set mine --vis my/visible --ir my/infrared --labels my/labels
   python datasets/prepare_pairs.py --set llvip --source /data/LLVIP --vis 'visible/{part}/*.jpg' \
@@ -18,12 +18,7 @@ EXAMPLE = r"""python datasets/prepare_pairs.py --set mine --vis my/visible --ir 
   python datasets/prepare_pairs.py --set maps --vis my/visible --ir my/infrared --labels my/maps \
     --classes background,person,car --split 0.3"""
 
-PARSER = prepare_parser(
-    __doc__, EXAMPLE, "<set>", "folder that the others are relative to (default: the current folder)"
-)
-PARSER.add_argument("--set", required=True, help="name of the set, such as mine")
-PARSER.add_argument("--vis", required=True, help="visible images: a folder, or a pattern")
-PARSER.add_argument("--ir", required=True, help="infrared images")
+PARSER = own_pairs_parser(__doc__, EXAMPLE)
 PARSER.add_argument("--labels", required=True, help="labels: a folder, a pattern, or a COCO JSON")
 PARSER.add_argument(
     "--classes",
@@ -35,9 +30,6 @@ PARSER.add_argument(
     "--split",
     help="folders (train, val, test), random (a fifth validates), a share such as 0.3, NAME=val.txt or "
     "NAME=train.txt,val.txt; by default folders where all pairs are in such ones, else random",
-)
-PARSER.add_argument(
-    "--gray-visible", action="store_true", help="accept gray visible images, of a camera without color"
 )
 
 
