@@ -40,7 +40,6 @@ class DINOv3(PlainViT):
     Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)}.
     """
 
-    layout = "dinov3"
     norm_everywhere = True
     norm_layer = staticmethod(partial(nn.LayerNorm, eps=1e-5))
 

@@ -38,8 +38,6 @@ class Eva02(PlainViT):
     Forward: (B, 3 or 6, H, W) float -> {"block<i>": (B, C, H/patch, W/patch)}.
     """
 
-    layout = "eva02"
-
     def __init__(
         self,
         stem: Stem,

@@ -134,7 +134,6 @@ class Swin(Trunk):
     Forward: (B, 3 or 6, H, W) float -> {"p0": (B, C, H/4, W/4), "p1": (B, 2C, H/8, W/8), ...}, rounded up.
     """
 
-    layout = "swin"
     typical_size = (480, 640)
 
     def __init__(

@@ -39,15 +39,12 @@ class Trunk(Backbone):
             "triton"; see :meth:`ivtuning.backbones.block.OpenBlock.set_attn_backend`.
 
     Attributes:
-        layout: how the base's parameters are named: "vit", "swin", "eva02" or "dinov3". Pretrained files that
-            name them in another way are translated to it.
         typical_size: height and width, in pixels, at which the trunk is measured by default.
 
     Raises:
         UserError: an option of another kind.
     """
 
-    layout = "vit"
     typical_size = (512, 512)
 
     def __init__(
