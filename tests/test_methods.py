@@ -143,7 +143,7 @@ def test_nothing_else_changes():
         ("method=Fulll", "no method 'Fulll'; did you mean 'Full'"),
         ("method=lorra", "did you mean 'LoRA'"),
         ("method=", "no method ''"),
-        ("method=12", "no method '12'; there are visible, infrared, IVTuning"),
+        ("method=12", "no method '12'; there are visible, infrared, both, IVTuning"),
         ("method.x=1", "the config has no 'method'"),
     ],
 )

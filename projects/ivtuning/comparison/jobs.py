@@ -6,18 +6,21 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
+from .. import __version__
 from ..config import RUN_GROUPS, build, load_config
 from ..data.catalog import metadata
+from ..data.modalities import MODALITIES
 from ..data.own import public_name
-from ..engine.checks import check_run
-from ..engine.logs import versions
+from ..engine.checks import check_run, find_device
 from ..errors import UserError
 from ..hub.names import local_path, split_key
 from ..utils.text import read_json
@@ -27,7 +30,7 @@ from .subsets import TrainingSet
 
 # The figure that rows are judged by where a config has no train.best_metric, by what its test set holds.
 METRICS = {"sem_seg": "sem_seg/mIoU", "classification": "classification/balanced_accuracy"}
-# What all runs in one folder have in common, and what is called so in a message.
+# The conditions that all runs in one folder have in common.
 FIXED = ("config", "overrides", "data_sha256", "trunk_sha256", "search_pairs")
 
 
@@ -70,7 +73,8 @@ class Job:
             result = json.loads(Path(self.folder, "result.json").read_text())
         except (OSError, ValueError):
             return None
-        return result if result["identity"] == self.identity else None
+        lacks = self.missing and not set(MODALITIES) <= set(result["figures"])
+        return result if result["identity"] == self.identity and not lacks else None
 
     @property
     def command(self) -> str:
@@ -109,7 +113,8 @@ class Plan:
             known = ", ".join(self.rows)
             raise UserError(f"--against {options.against}: no such row; there are {known}")
         self.processes = options.processes or os.cpu_count() or 1
-        self.shared = conditions(config, overrides, self._base) | {
+        self.shared, trained = conditions(config, overrides, self._base)
+        self.shared |= {
             "metric": _metric(self._base),
             "sizes": sorted({*options.sizes, *earlier["sizes"]}),
             "search": sorted({*options.search, *earlier["search"]}),
@@ -119,7 +124,7 @@ class Plan:
             "cores": os.cpu_count() or 1,
         }
         self._parts: dict[Path, list[dict]] = {}
-        self._cut()
+        self._cut(trained)
         self._digests = {
             path: _digest([image["id"] for image in images]) for path, images in self._parts.items()
         }
@@ -133,14 +138,14 @@ class Plan:
         self.present = [key for key in self.rows if key in self.chosen or (output / key).is_dir()]
         self._own = {key: self._load(key) for key in self.present}
 
-    def _cut(self) -> None:
+    def _cut(self, trained: Collection[int]) -> None:
         """Decide which pairs the runs train on, where that is not the whole training set."""
         shared, options = self.shared, self.options
         shared["search_pairs"] = None
         if not (shared["search"] or shared["sizes"]):
             return
-        source = self._source = TrainingSet(_names(self._base, "train"))
-        number = len(source.images)
+        source = self._source = TrainingSet(_names(self._base, "train"), trained)
+        number = shared["pairs"]["train"]
         for size in shared["sizes"]:
             if size > number:
                 raise UserError(f"--sizes {size}: {source.name} has {number} pairs")
@@ -149,13 +154,14 @@ class Plan:
         if not shared["search"]:
             return
         rest, held = source.hold_out(options.hold_out)
+        rest = source.order(rest, 0)
         size = options.search_size or len(rest)
         if size > len(rest):
             raise UserError(
                 f"--search-size {size}: of the {number} pairs of {source.name} {len(held)} are held back, "
                 f"and {len(rest)} are left"
             )
-        self._parts[self.output / "data/search_train.json"] = source.order(rest, 0)[:size]
+        self._parts[self.output / "data/search_train.json"] = rest[:size]
         self._parts[self.output / "data/search_val.json"] = held
         shared["search_pairs"] = {"train": size, "val": len(held)}
 
@@ -165,7 +171,10 @@ class Plan:
     def _load(self, key: str) -> tuple[list[str], DictConfig, str]:
         """The overrides that all runs of a row begin with, their config, and a hash of that."""
         shared = self.shared
-        own = self.rows[key].overrides(self._overrides, shared["width"])
+        # A run has one thread, and so reads its own images, unless a GPU would wait for them.
+        alone = find_device(self._base.train.device).type == "cpu"
+        readers = [f"dataloader.{part}.num_workers=0" for part in ("train", "test") if alone]
+        own = self.rows[key].overrides([*readers, *self._overrides], shared["width"])
         own += ["train.best_metric=", "train.eval_period=0"]
         cfg = load_config(shared["config"], own)
         return own, cfg, _digest([_plain(cfg), shared["data_sha256"], shared["trunk_sha256"]])
@@ -225,7 +234,7 @@ class Plan:
         rates, rate = _rates(row, cfg, factor)
         own = [*own, *rates, f"train.seed={seed}"]
         missing = self.options.missing and row.paired and not search
-        identity = [digest, rates, seed, missing]
+        identity = [digest, rates, seed]
         for part, path in zip(("train", "test"), parts, strict=False):
             name = _set_key(self._base, part)
             own = [o for o in own if not o.startswith(f"{name}=")] + [f"{name}={path}"]
@@ -251,11 +260,14 @@ class Plan:
         )
 
 
-def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> dict:
+def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> tuple[dict, set[int]]:
     """What all jobs have in common: config, data, number of pairs, trunk, schedule, versions.
 
     Args:
         cfg: what `config` and `overrides` make up.
+
+    Returns:
+        the conditions, and the ids of the images that are trained on.
 
     Raises:
         UserError: the config's tuner is not IV-tuning; no trunk file; no data.
@@ -271,14 +283,14 @@ def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> dict:
             "train.init_checkpoint=FILE"
         )
     digest = _sha256(local_path(trunk))
-    train = check_run(cfg)
+    train = check_run(cfg) or ()
     sets = {part: _names(cfg, part) for part in ("train", "test")}
-    return {
+    shared = {
         "config": config,
         "overrides": list(overrides),
         "data": {part: public_name(names) for part, names in sets.items()},
         "data_sha256": {part: [_set_sha256(name) for name in _listed(names)] for part, names in sets.items()},
-        "pairs": {"train": len(train or ()), "test": len(build(cfg, "dataloader.test.dataset"))},
+        "pairs": {"train": len(train), "test": len(build(cfg, "dataloader.test.dataset"))},
         "trunk": trunk,
         "trunk_sha256": digest,
         "iterations": int(cfg.train.max_iter),
@@ -287,17 +299,22 @@ def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> dict:
         # A config that states the options of every method has widths that go together.
         "width": None if cfg.get("methods") else cfg.model.backbone.net.tuner.get("hidden_dim"),
         "precision": cfg.train.precision,
-        "versions": versions(),
+        "threads": 1,
+        "versions": f"ivtuning {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
     }
+    return shared, {record.get("image_id") for record in train}
 
 
 def _earlier(output: Path) -> dict:
     """The conditions of the comparison that the folder holds already."""
     file = output / "results.json"
+    empty = {"config": None, "variants": {}, "sizes": [], "search": [], "seeds": 0}
     if not file.is_file():
-        return {"config": None, "variants": {}, "sizes": [], "search": [], "seeds": 0}
+        return empty
     content = read_json(file)
     known = content.get("conditions") if isinstance(content, dict) else None
+    if isinstance(known, dict) and not (content.get("rows") or content.get("search")):
+        return empty  # nothing has been run yet
     if not (isinstance(known, dict) and {*FIXED, "variants", "sizes", "search", "seeds"} <= set(known)):
         raise UserError(f"{file} is no result of a comparison: give another --output")
     return known

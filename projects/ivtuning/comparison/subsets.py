@@ -9,7 +9,7 @@ import json
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 
 from ..data.catalog import image_root_of, metadata
@@ -23,12 +23,13 @@ class TrainingSet:
 
     Args:
         name: a registered set, or several.
+        trained: ids of the images that training uses; it may leave out those without boxes. None: all.
 
     Raises:
         UserError: there are several, or it has no JSON file of its own, or leaves out some of its classes.
     """
 
-    def __init__(self, name: str | Sequence[str]):
+    def __init__(self, name: str | Sequence[str], trained: Collection[int] | None = None):
         if not isinstance(name, str):
             if len(name) != 1:
                 raise UserError(f"{', '.join(name)}: parts can be taken of one training set, not of several")
@@ -44,9 +45,14 @@ class TrainingSet:
         root = image_root_of(self.content, facts.json_file, facts.image_root)
         self.content["info"] = (self.content.get("info") or {}) | {"image_root": os.path.abspath(root)}
         self.images = sorted(self.content["images"], key=lambda image: image["id"])
+        self._trained = trained
 
     def order(self, images: Sequence[dict], seed: int) -> list[dict]:
-        """`images` in a random order; each beginning of it has every class and time in its share."""
+        """Those of `images` that training uses, in a random order.
+
+        Each beginning of it has every class and time in its share.
+        """
+        images = [image for image in images if self._trained is None or image["id"] in self._trained]
         strata = [(image.get("category_id"), image.get("time")) for image in images]
         return [images[i] for i in spread(strata, seed)]
 
