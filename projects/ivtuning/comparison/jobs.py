@@ -337,8 +337,8 @@ def _rates(row: Row, cfg: DictConfig, factor: float | None) -> tuple[list[str], 
     lr, trunk = cfg.optimizer.lr, cfg.optimizer.params.trunk_lr_factor
     if row.trains_trunk:
         trunk = float(f"{trunk * (factor or 1):.6g}")
-        keys = ("trunk_lr_factor", "added_lr_factor") if factor else ()
-        return [f"optimizer.params.{key}={trunk:g}" for key in keys], float(f"{lr * trunk:.6g}")
+        changes = [f"optimizer.params.trunk_lr_factor={trunk:g}"] if factor else []
+        return changes, float(f"{lr * trunk:.6g}")
     rate = float(f"{lr * (factor or 1):.6g}")
     return [f"optimizer.lr={rate:g}"] if factor else [], rate
 

@@ -55,7 +55,9 @@ class Row:
             own.append(f"method={self.method}")
             if width and self.method in WIDTHS:
                 own.append(f"{NET}.tuner.{WIDTHS[self.method]}={width}")
-        if not self.trains_trunk:
+        if self.trains_trunk:
+            own.append("optimizer.params.added_lr_factor=${.trunk_lr_factor}")
+        else:
             own.append("optimizer.params.added_lr_factor=1")
             if self.method and not METHODS[self.method].has_adapters:
                 own.append("optimizer.params.trunk_lr_factor=1")
