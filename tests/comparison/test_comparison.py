@@ -296,3 +296,20 @@ def test_bad_arguments_end_in_one_line(tiny, tmp_path, capsys, arguments, words)
     output = [] if "--config-file" in arguments else ["--output", str(tmp_path / "out")]
     assert words in line_of(capsys, [*tiny, *output, *arguments], "compare")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_label_maps_are_compared_by_their_own_figure(pairs, tmp_path):
+    config = "configs/synthetic/seg_ivtuning.py"
+    small = ["model.backbone.net.embed_dim=24", "model.backbone.net.num_heads=2", "train.max_iter=1"]
+    small.append("dataloader.train.total_batch_size=2")
+    torch.manual_seed(0)
+    model = runs.run.build_model(load_config(config, [*small, "train.init_checkpoint="]))
+    torch.save({"model": dict(model.backbone.net.named_base_parameters())}, tmp_path / "trunk.pth")
+    overrides = [*small, f"train.init_checkpoint={tmp_path / 'trunk.pth'}"]
+    options = Options(only=["both"], seeds=1, sizes=[2], search=[1], hold_out=2, search_size=2, processes=1)
+    results = compare(config, tmp_path / "out", overrides, options)
+    assert not results["failed"] and results["conditions"]["metric"] == "sem_seg/mIoU"
+    (row,) = results["rows"]
+    assert 0 <= row["figures"]["sem_seg/mIoU"]["mean"] <= 100 and row["pairs"] == 2
+    assert "mIoU" in markdown(results)

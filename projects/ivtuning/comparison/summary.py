@@ -19,7 +19,7 @@ def choose(results: Sequence[dict], metric: str) -> float | None:
     """The factor of the best run of a search, the lower one of equals; None without any finished run."""
     scored = [r for r in results if metric in r["figures"]["none"]]
     best = max(scored, key=lambda r: (r["figures"]["none"][metric], -r["factor"]), default=None)
-    return best and best["factor"]
+    return None if best is None else best["factor"]
 
 
 def summarize_search(plan: Plan) -> dict[str, dict]:
