@@ -100,6 +100,7 @@ def test_two_rows_end_to_end(tiny, tmp_path, capsys):
     assert {f"bbox/{k}": v for k, v in again.items() if v is not None} == figures
 
 
+@pytest.mark.slow
 def test_processes_of_their_own_give_the_same_results_and_the_same_failures(tiny, tmp_path):
     broken = [*tiny, "model.backbone.net.tuner.norm=XN"]
     here, apart = (
