@@ -22,7 +22,7 @@ def plugins(cfg) -> tuple[type, type]:
 
 
 def test_every_tuner_has_a_method():
-    assert set(METHODS) == {"visible", "infrared", "full_visible", "parity", *TUNERS} - {"Frozen"}
+    assert set(METHODS) == {"visible", "infrared", "both", "full_visible", "parity", *TUNERS} - {"Frozen"}
     for name, method in METHODS.items():
         assert tuple(map(type, method.plugins())) == (method.stem, method.tuner)
         assert name not in TUNERS or method.tuner is TUNERS[name]
@@ -33,6 +33,7 @@ def test_every_tuner_has_a_method():
     [
         ("visible", VisibleOnly, Frozen),
         ("infrared", InfraredOnly, Frozen),
+        ("both", SumStem, Frozen),
         ("IVTuning", PromptStem, IVTuning),
         ("full", SumStem, Full),
         ("LORA", SumStem, LoRA),
@@ -142,7 +143,7 @@ def test_nothing_else_changes():
         ("method=Fulll", "no method 'Fulll'; did you mean 'Full'"),
         ("method=lorra", "did you mean 'LoRA'"),
         ("method=", "no method ''"),
-        ("method=12", "no method '12'; there are visible, infrared, IVTuning"),
+        ("method=12", "no method '12'; there are visible, infrared, both, IVTuning"),
         ("method.x=1", "the config has no 'method'"),
     ],
 )

@@ -53,6 +53,7 @@ def _as_released(net: DictConfig) -> None:
 METHODS: dict[str, Method] = {
     "visible": Method(VisibleOnly, Frozen),
     "infrared": Method(InfraredOnly, Frozen),
+    "both": Method(SumStem, Frozen),
     "IVTuning": Method(PromptStem, IVTuning),
     **{name: Method(SumStem, tuner) for name, tuner in TUNERS.items() if tuner not in (IVTuning, Frozen)},
     "full_visible": Method(VisibleOnly, Full),
@@ -95,7 +96,7 @@ def apply_method(cfg: DictConfig, name: str) -> str:
         raise UserError("the config has no trunk at model.backbone.net")
     if len(cfg.model.get("pixel_mean") or ()) == 3:
         needs_pairs = "infrared" in method.tuner.needs
-        if needs_pairs or method.stem in (VisibleOnly, InfraredOnly):
+        if needs_pairs or method.tuner is Frozen or method.stem is VisibleOnly:
             raise UserError(
                 f"method {key} is for pairs, but this model takes visible images alone: give "
                 "model.backbone.net.tuner=Frozen to freeze the trunk, or method=Full to train all of it"

@@ -1,4 +1,4 @@
-"""Comparison of all tuning methods on one trunk, data set and schedule: mean and spread of AP over seeds."""
+"""Comparison of tuning methods on one trunk and data set: rates, sizes and seeds, with mean and spread."""
 
 # ruff: noqa: E402 (detectron2 is prepared before anything imports it)
 
@@ -6,8 +6,9 @@ from .. import compat
 
 compat.prepare()
 
-from .jobs import ROWS, Row
+from .options import Options
+from .rows import ROWS, Row
 from .runs import compare
 from .table import markdown
 
-__all__ = ["ROWS", "Row", "compare", "markdown"]
+__all__ = ["ROWS", "Options", "Row", "compare", "markdown"]

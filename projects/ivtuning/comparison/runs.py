@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 
 from ..checkpoint import save_adapter
 from ..checkpoint.adapter import group_sizes
@@ -27,65 +28,78 @@ from ..config import load_config
 from ..data.modalities import MODALITIES
 from ..engine import run
 from ..engine.parameters import count_parameters
-from ..errors import UserError, nearest, user_message
+from ..errors import user_message
 from ..utils.files import atomic_write, make_folder
 from ..utils.progress import track
-from . import table
-from .jobs import ROWS, Job, conditions, plan
+from . import charts, table
+from .jobs import Job, Plan
+from .options import Options
+from .summary import summarize, summarize_search
 
 COUNTS = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total")
 
 
-def compare(
-    config: str,
-    output: Path,
-    overrides: Sequence[str] = (),
-    seeds: int = 3,
-    only: Sequence[str] = (),
-    processes: int | None = None,
-) -> dict:
-    """Run the jobs that have no result yet, and write results.json and table.md into `output`.
+def compare(config: str, output: Path, overrides: Sequence[str] = (), options: Options | None = None) -> dict:
+    """Run the jobs that have no result yet, and write results.json, table.md and charts into `output`.
+
+    First come the runs that choose each row's rate, then all others. The results are written after every run.
 
     Args:
-        config: a detection config whose tuner is IV-tuning.
+        config: a config whose tuner is IV-tuning.
         overrides: changes to every run's config; those of stem and tuner reach IV-tuning alone.
-        seeds: how many, from 0.
-        only: keys of ROWS to run, () = all. The results hold every finished run of this config.
-        processes: runs at a time, None = one a core; 1 runs them in this process.
 
     Returns:
-        What results.json holds: "conditions", "rows" (see :func:`.table.summarize`) and "failed", for each
-        run that failed one line.
+        What results.json holds: "conditions", "search" (see :func:`.summary.summarize_search`), "rows" (see
+        :func:`.summary.summarize`) and "failed", for each run that failed one line.
 
     Raises:
-        UserError: no such method, a number below 1; see :func:`.jobs.conditions`.
+        UserError: see :class:`.jobs.Plan`.
     """
-    for key in only:
-        if key not in ROWS:
-            raise UserError(f"no method {key!r}{nearest(key, ROWS)}; there are {', '.join(ROWS)}")
-    cores = os.cpu_count() or 1
-    processes = cores if processes is None else processes
-    if seeds < 1 or processes < 1:
-        raise UserError(f"seeds={seeds}, processes={processes}: give 1 or more of each")
-    shared = conditions(config, overrides)
-    jobs = plan(shared, overrides, seeds, output, processes)
-    chosen = [job for job in jobs if not only or job.row in only]
-    pending = [job for job in chosen if job.result() is None]
+    plan = Plan(config, overrides, output, options or Options())
+    searches = [job for key in plan.chosen for job in plan.search_jobs(key)]
+    number = len(searches) + len(plan.chosen) * plan.finals_of_a_row
     make_folder(output)
-    print(f"{len(chosen)} runs, {len(chosen) - len(pending)} of them done before", flush=True)
+    plan.write_parts()
 
-    failed = {}
-    with track(_run_all(pending, processes), "runs", total=len(pending)) as bar:
-        for job, failure in bar:
-            if failure is not None:
-                failed[job.label] = failure
-                bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
-    finished = [result for job in jobs if (result := job.result())]
-    shared |= {"seeds": seeds, "cores": cores}
-    results = {"conditions": shared, "rows": table.summarize(finished), "failed": failed}
-    with atomic_write(output / "results.json") as temp:
+    failed: dict[str, str] = {}
+    results = _write(plan, failed)
+    done = sum(job.result() is not None for job in [*searches, *_finals(plan)])
+    print(f"{number} runs, {done} of them done before", flush=True)
+    with track((), "runs", total=number - done) as bar:
+        for stage in (lambda: searches, lambda: _finals(plan)):  # the second one needs the first one's rates
+            pending = [job for job in stage() if job.result() is None]
+            for job, failure in _run_all(pending, plan.processes):
+                bar.update()
+                if failure is not None:
+                    failed[job.label] = failure
+                    bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
+                results = _write(plan, failed)
+    charts.draw(results, output)
+    return results
+
+
+def _finals(plan: Plan, asked: bool = True) -> list[Job]:
+    """The jobs whose rates are known, by size and seed; those of earlier calls only without `asked`."""
+    searches = summarize_search(plan)
+    rates = {key: found["factor"] for key, found in searches.items()}
+    if not plan.shared["search"]:
+        rates = dict.fromkeys(plan.present)
+    jobs = [job for key, factor in rates.items() for job in plan.final_jobs(key, factor)]
+    jobs = [job for job in jobs if plan.asked(job) or not asked]
+    return sorted(jobs, key=lambda job: (job.size or 0, job.seed))
+
+
+def _write(plan: Plan, failed: dict[str, str]) -> dict:
+    """Write results.json and table.md; returns what is in the former."""
+    results = {
+        "conditions": plan.shared,
+        "search": summarize_search(plan),
+        "rows": summarize(plan, _finals(plan, asked=False)),
+        "failed": failed,
+    }
+    with atomic_write(plan.output / "results.json") as temp:
         temp.write_text(json.dumps(results, indent=2) + "\n")
-    with atomic_write(output / "table.md") as temp:
+    with atomic_write(plan.output / "table.md") as temp:
         temp.write_text(table.markdown(results) + "\n", encoding="utf-8")
     return results
 
@@ -93,42 +107,56 @@ def compare(
 def work(job: Job) -> None:
     """Train and evaluate, write adapter.safetensors and, last, result.json into the job's folder.
 
-    The checkpoint is removed: base weights and the adapter file make up the model.
+    The checkpoint is removed: base weights and the adapter file make up the model. A run that serves to
+    choose a rate leaves no adapter.
     """
     warnings.simplefilter("ignore")  # libraries warn about each other
     torch.set_num_threads(1)
     folder = Path(job.folder)
     cfg = load_config(job.config, job.overrides)
-    figures = {"none": run.train(cfg, progress=job.label, replace=True)["bbox"]}
-    model = run.load_model(cfg, str(folder / "model_final.pth"))
-    for lost in MODALITIES if ROWS[job.row].missing else ():
-        lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.fill_missing=mean"]
-        other = load_config(job.config, lacking)
-        figures[lost] = run.evaluate(other, run.load_model(other, str(folder / "model_final.pth")))["bbox"]
-    adapter = folder / "adapter.safetensors"
-    save_adapter(model, adapter, metadata={"AP": f"{figures['none']['AP']:.2f}"}, config=cfg)
+    figures = {"none": _figures(run.train(cfg, progress=job.label, replace=True))}
+    facts = {} if job.search else _keep_model(job, cfg, figures)
     for checkpoint in [*folder.glob("model_*.pth"), folder / "last_checkpoint"]:
         checkpoint.unlink(missing_ok=True)
 
-    counts = count_parameters(model)
     steps = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     times = [step["time"] for step in steps if "time" in step]
+    kept = ("row", "seed", "size", "factor", "rate", "identity", "processes", "command")
     result = {
-        "method": job.row,
-        "seed": job.seed,
-        "identity": job.identity,
-        # A figure without ground truth is NaN, which JSON lacks.
-        "figures": {
-            lost: {k: v for k, v in values.items() if not math.isnan(v)} for lost, values in figures.items()
-        },
-        **{key: counts[key] for key in COUNTS},
-        "adapter_mb": group_sizes(adapter)["backbone"] / 1e6,
+        **{key: getattr(job, key) for key in kept},
+        "figures": figures,
         "seconds_per_step": statistics.median(times) if times else None,
-        "device": next(model.parameters()).device.type,
-        "processes": job.processes,
+        **facts,
     }
     with atomic_write(folder / "result.json") as temp:
         temp.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _keep_model(job: Job, cfg: DictConfig, figures: dict) -> dict:
+    """Write the trained model's adapter file; returns its counts. Adds figures without either image."""
+    folder = Path(job.folder)
+    weights = str(folder / "model_final.pth")
+    model = run.load_model(cfg, weights)
+    for lost in MODALITIES if job.missing else ():
+        lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.fill_missing=mean"]
+        other = load_config(job.config, lacking)
+        figures[lost] = _figures(run.evaluate(other, run.load_model(other, weights)))
+    adapter = folder / "adapter.safetensors"
+    score = figures["none"].get(job.metric)
+    said = {} if score is None else {job.metric.rpartition("/")[2]: f"{score:.2f}"}
+    save_adapter(model, adapter, metadata=said, config=cfg)
+    counts = count_parameters(model)
+    return {
+        **{key: counts[key] for key in COUNTS},
+        "adapter_mb": group_sizes(adapter)["backbone"] / 1e6,
+        "device": next(model.parameters()).device.type,
+    }
+
+
+def _figures(results: dict) -> dict[str, float]:
+    """Nested results as {"bbox/AP": ...}; a figure without ground truth is NaN, which JSON lacks."""
+    flat = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
+    return {name: value for name, value in flat.items() if not math.isnan(value)}
 
 
 def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str | None]]:

@@ -1,26 +1,33 @@
-"""Mean and spread over the seeds, and the markdown table of them."""
+"""The markdown tables of a comparison: its rows by size, the search of their rates, and its conditions."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from .jobs import ROWS
+from .rows import ROWS
 
+# Figures that the table shows beside the one that rows are judged by, and their heads.
 HEADS = {
-    "AP": "AP",
-    "AP50": "AP50",
-    "AP-both": "AP both",
-    "AP-visible": "AP vis only",
-    "AP-infrared": "AP ir only",
-    "AP-day": "AP day",
-    "AP-night": "AP night",
+    "bbox/AP": "AP",
+    "bbox/AP50": "AP50",
+    "bbox/AP-both": "AP both",
+    "bbox/AP-visible": "AP vis only",
+    "bbox/AP-infrared": "AP ir only",
+    "bbox/AP-day": "AP day",
+    "bbox/AP-night": "AP night",
+    "segm/AP": "mask AP",
+    "sem_seg/mIoU": "mIoU",
+    "sem_seg/mIoU-day": "mIoU day",
+    "sem_seg/mIoU-night": "mIoU night",
+    "classification/balanced_accuracy": "balanced accuracy",
+    "classification/top1": "top-1",
+    "classification/balanced_accuracy-day": "balanced, day",
+    "classification/balanced_accuracy-night": "balanced, night",
 }
-# Figures that all runs of a row share.
-SAME = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total", "adapter_mb", "device")
 PARTS = {
+    "rate": ("rate", "{:g}"),
     "backbone_trainable": ("trained in backbone", "{:,}"),
     "ratio_of_base": ("of base", "{:.1%}"),
     "ratio_of_total": ("of total", "{:.1%}"),
@@ -29,64 +36,68 @@ PARTS = {
 }
 
 
-def summarize(results: Sequence[dict]) -> list[dict]:
-    """The rows of the table, in the order of ROWS, from the result.json of every run.
-
-    Returns:
-        dicts of "name", "method", "missing" (None, or the image that the model was evaluated without),
-        "seeds", "figures" {"AP": {"mean", "std", "values"}, ...} on 0..100, where std is the sample standard
-        deviation over the seeds, None for one seed; in rows with missing None also counts, ratios (fractions)
-        and "adapter_mb" of the runs, "seconds_per_step", "processes" and "device". Rows with a missing image
-        come last.
-    """
-    groups = {key: [r for r in results if r["method"] == key] for key in ROWS}
-    rows = [_row(key, runs, "none") for key, runs in groups.items() if runs]
-    for key, runs in groups.items():
-        rows += [_row(key, runs, lost) for lost in ("infrared", "visible") if runs and ROWS[key].missing]
-    return rows
-
-
-def _row(key: str, runs: list[dict], lost: str) -> dict:
-    figures = {}
-    for figure in HEADS:
-        values = [r["figures"][lost][figure] for r in runs if figure in r["figures"][lost]]
-        if values:
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            figures[figure] = {"mean": statistics.fmean(values), "std": spread, "values": values}
-    row = {
-        "name": ROWS[key].name,
-        "method": key,
-        "missing": None,
-        "seeds": [r["seed"] for r in runs],
-        "figures": figures,
-    }
-    if lost != "none":
-        return row | {"name": f"{row['name']}, no {lost}", "missing": lost}
-    times = [r["seconds_per_step"] for r in runs if r["seconds_per_step"] is not None]
-    return row | {
-        **{part: runs[0][part] for part in SAME},
-        "seconds_per_step": statistics.fmean(times) if times else None,
-        "processes": sorted({r["processes"] for r in runs}),
-    }
-
-
 def markdown(results: dict) -> str:
-    """The results of :func:`ivtuning.comparison.compare` as a table, with its conditions and what failed."""
+    """The results of :func:`ivtuning.comparison.compare` as tables, with conditions and what failed."""
     rows, shared = results["rows"], results["conditions"]
-    figures = [f for f in HEADS if any(f in row["figures"] for row in rows)]
+    blocks = []
+    for size in dict.fromkeys(row["pairs"] for row in rows):
+        if size is not None:
+            blocks.append(f"### {size:,} training pairs")
+        blocks.append(_rows([row for row in rows if row["pairs"] == size], shared))
+    if not rows:
+        blocks.append("no runs")
+    blocks.append(_bullets(_notes(rows, shared, results["failed"])))
+    if results["search"]:
+        blocks += [f"### Rates, by {shared['metric']} on the validation part", _search(results)]
+    if commands := [(row["name"], row["pairs"], row["command"]) for row in rows if "command" in row]:
+        blocks += ["### Commands that repeat the first seed of a row", _commands(commands)]
+    return "\n\n".join(blocks)
+
+
+def _rows(rows: list[dict], shared: dict) -> str:
+    heads = {shared["metric"]: HEADS.get(shared["metric"], shared["metric"])} | HEADS
+    figures = [f for f in heads if any(f in row["figures"] for row in rows)]
     parts = [p for p in PARTS if any(row.get(p) is not None for row in rows)]
+    compared = any(row["difference"] for row in rows)
     body = [
         [
             row["name"] + ("" if len(row["seeds"]) == shared["seeds"] else f" (seeds {_list(row['seeds'])})"),
             *(_spread(row["figures"].get(f)) for f in figures),
+            *([_difference(row["difference"])] if compared else []),
             *("" if row.get(p) is None else PARTS[p][1].format(row[p]) for p in parts),
         ]
         for row in rows
     ]
-    head = ["", *(HEADS[f] for f in figures), *(PARTS[p][0] for p in parts)]
+    against = ROWS[shared["against"]].name if shared["against"] in ROWS else shared["against"]
+    head = ["", *(heads[f] for f in figures), *([f"against {against}"] if compared else [])]
+    return _table(body, [*head, *(PARTS[p][0] for p in parts)])
+
+
+def _search(results: dict) -> str:
+    """Every figure of the search; the chosen one is bold."""
+    searches, shared = results["search"], results["conditions"]
+    body = []
+    for found in searches.values():
+        shown = dict(zip(found["factors"], zip(found["rates"], found["figures"], strict=True), strict=True))
+        cells = []
+        for factor in shared["search"]:
+            rate, figure = shown.get(factor, (None, None))
+            text = "" if rate is None else f"{'-' if figure is None else f'{figure:.1f}'} at {rate:g}"
+            cells.append(f"**{text}**" if factor == found["factor"] else text)
+        body.append([found["name"], *cells, f"{found['chosen']:g}" + (" (edge)" if found["edge"] else "")])
+    return _table(body, ["", *(f"x{factor:g}" for factor in shared["search"]), "chosen"])
+
+
+def _commands(commands: Iterable[tuple[str, int | None, str]]) -> str:
+    shown = [
+        f"# {name}{'' if pairs is None else f', {pairs:,} pairs'}\n{line}" for name, pairs, line in commands
+    ]
+    return "```bash\n" + "\n".join(shown) + "\n```"
+
+
+def _table(body: list[list[str]], head: list[str]) -> str:
     align = ["left"] + ["right"] * (len(head) - 1)
-    text = tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True) if rows else "no runs"
-    return "\n".join([text, "", *(f"- {note}" for note in _notes(rows, shared, results["failed"]))])
+    return tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def _spread(figure: dict | None) -> str:
@@ -95,29 +106,67 @@ def _spread(figure: dict | None) -> str:
     return f"{figure['mean']:.1f}" + ("" if figure["std"] is None else f" ± {figure['std']:.1f}")
 
 
-def _list(values: Sequence) -> str:
+def _difference(found: dict | None) -> str:
+    if found is None:
+        return ""
+    text = f"{found['mean']:+.1f}"
+    if found["verdict"] is None:
+        return text
+    return f"{text} [{found['low']:+.1f}, {found['high']:+.1f}], {found['verdict'].split()[0]}"
+
+
+def _list(values: Iterable) -> str:
     return ", ".join(map(str, values))
+
+
+def _bullets(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {note}" for note in notes)
 
 
 def _notes(rows: list[dict], shared: dict, failed: dict[str, str]) -> list[str]:
     data, pairs, seeds = shared["data"], shared["pairs"], shared["seeds"]
-    width = f" but a bottleneck (LoRA: a rank) of {shared['width']}" if shared["width"] else ""
     over = "one seed, 0" if seeds == 1 else f"mean ± sample standard deviation over seeds 0 to {seeds - 1}"
     counts = sorted({n for row in rows for n in row.get("processes", ())})
     devices = sorted({row["device"] for row in rows if "device" in row})
     notes = [
-        f"Config: {shared['config']}. Box AP on {data['test']} ({pairs['test']} pairs) after training on "
-        f"{data['train']} ({pairs['train']}): {over}.",
+        f"Config: {shared['config']}. {shared['metric']} and others on {data['test']} ({pairs['test']:,} "
+        f"pairs) after training on {data['train']} ({pairs['train']:,} pairs"
+        + (", of which each seed has its own" if shared["sizes"] else "")
+        + f"): {over}.",
         f"Trunk: {shared['trunk']} (sha256 {shared['trunk_sha256'][:12]}). {shared['iterations']} iterations "
-        f"of batch {shared['batch']}.",
-        f"Learning rate {shared['lr']:g} for heads, neck, stem and tuner alike (added_lr_factor=1); only the "
-        'row "3x rate" gives stem and tuner three times that.',
+        f"of batch {shared['batch']}, {shared['precision']}. {shared['versions']}.",
+        "The rate is that of the heads and of what is added or selected; where whole blocks train, of these "
+        "and the stem, with the heads at the config's. "
+        + ("Each row has its own, see below." if shared["search"] else ""),
+    ]
+    if shared["search"]:
+        parts = shared["search_pairs"]
+        notes.append(
+            f"Rates were chosen with {parts['train']:,} training pairs on {parts['val']:,} that were held "
+            "back from the training set, seed 0; the test set had no part in it."
+        )
+    if any(row["difference"] and row["difference"]["verdict"] for row in rows):
+        notes.append(
+            f"Against {shared['against']}: mean difference of runs with the same seed, with its 95 % "
+            "interval (Student's t); ahead or behind where that excludes zero, else level."
+        )
+    notes.append(
         "Infrared enters by the prompt stem (IVTuning) or as a second patch embedding, added (the other "
-        f"tuners). Every tuner has its own defaults{width}.",
-        "no infrared, no visible: the same model, evaluated with the mean pixel in place of that image. "
-        "Modality dropout: in training, 0.3 of the pairs lose either image.",
+        f"tuners). Every tuner has its own {_widths(shared)}."
+    )
+    if any(row["missing"] for row in rows):
+        notes.append(
+            "no infrared, no visible: the same model, evaluated with the mean pixel in place of that image."
+        )
+    notes += [
         "Adapter: stem, tuner and what of the trunk trains, fp32; neck and heads train in every row.",
         f"s/step: median; {_list(counts)} at a time, of one thread each, on {shared['cores']} cores "
         f"({_list(devices)}).",
     ]
     return notes + [f"Failed: {run}: {line}" for run, line in failed.items()]
+
+
+def _widths(shared: dict) -> str:
+    if shared["width"]:
+        return f"defaults but a bottleneck (LoRA: a rank) of {shared['width']}"
+    return "options in the config"
