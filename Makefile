@@ -57,7 +57,7 @@ setup: $(READY) ## Create .venv, with another detectron2 if you name one | make 
 demo: $(READY) ## Generate scenes, train, evaluate and draw the results, in minutes on a CPU | make demo
 	@$(PY) tools/demo.py $(value ARGS)
 
-compare: $(READY) ## Train every tuning method with three seeds; print a table of means and spreads | make compare ARGS="--seeds 1 --only IVTuning,Mona"
+compare: $(READY) ## Train every tuning method with three seeds, each at its best rate if asked; print a table | make compare ARGS="--seeds 1 --only IVTuning,Mona"
 	@$(PY) tools/compare.py $(call flag,--config-file,CONFIG) $(value ARGS) $(OVERRIDES)
 
 bench: $(READY) ## Measure speed and memory, and compare them with their targets | make bench ARGS="step --depth 3 --no-1024"
