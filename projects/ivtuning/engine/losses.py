@@ -61,8 +61,8 @@ class LossReading:
 def not_finite(iteration: int, what: str, files: list[str]) -> str:
     """The message about a loss that is not finite."""
     return (
-        f"the loss is not finite at iteration {iteration} ({what}) on {', '.join(files)}: look at these files, "
-        "or lower optimizer.lr; the last checkpoint is untouched"
+        f"the loss is not finite at iteration {iteration} ({what}) on {', '.join(files)}: look at these "
+        "files, or lower optimizer.lr; the last checkpoint is untouched"
     )
 
 

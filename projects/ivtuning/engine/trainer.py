@@ -65,8 +65,8 @@ class Trainer(TrainerBase):
         ahead (int): steps whose losses may be unread when the next one begins; 0 on a CPU.
 
     Raises:
-        NonFiniteLoss: at most `ahead` steps after the one whose loss is infinite or NaN. The weights are those
-            of the last step before that one.
+        NonFiniteLoss: at most `ahead` steps after the one whose loss is infinite or NaN. The weights are
+            those of the last step before that one.
         Stopped: after the step in which a signal came.
     """
 
