@@ -47,7 +47,7 @@ def energy_of(trunk, size, device):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", TRUNKS)
 def test_a_pass_neither_asks_the_device_nor_draws_on_the_host(name, method):
-    """Tensors on the meta device have shapes alone: reading a value raises, as does a shape that needs one."""
+    """Tensors on the meta device have shapes alone: what depends on a value raises."""
     with torch.device("meta"):
         trunk = TRUNKS[name](*METHODS[method]()).train()
     with OnTheDeviceAlone():
