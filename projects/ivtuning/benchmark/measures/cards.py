@@ -26,8 +26,8 @@ class Card(NamedTuple):
         return max(flops / getattr(self, dtype), moved / self.bandwidth)
 
 
-# From NVIDIA's data sheets of each card; the H100 and the A100 are the SXM ones, the A100 that of 80 GB. The RTX
-# cards' rates are those of the architecture's white papers, with sums in fp32.
+# From NVIDIA's data sheets of each card; the H100 and the A100 are the SXM ones, the A100 that of 80 GB. The
+# RTX cards' rates are those of the architectures' white papers, with sums in fp32.
 CARDS = {
     "h200": Card("NVIDIA H200", 4.8e12, 67e12, 989e12),
     "h100": Card("NVIDIA H100 SXM", 3.35e12, 67e12, 989e12),

@@ -25,8 +25,14 @@ from ...utils.triton_support import triton
 
 GROUPS = ("attention", "sites", "mlp", "norms", "other")
 _PACKAGE = Path(__file__).parents[2]
-# Folders whose code belongs to a group, whatever module runs it.
-_FOLDERS = {_PACKAGE / "tuning": "sites", _PACKAGE / "backbones/attention": "attention"}
+# Code that belongs to a group, whatever module runs it; the first that fits counts. A trunk's own code adds
+# up the residual stream, cuts windows and embeds patches.
+_CODE = {
+    _PACKAGE / "tuning/sites.py": "other",
+    _PACKAGE / "tuning": "sites",
+    _PACKAGE / "backbones/attention": "attention",
+    _PACKAGE / "backbones": "other",
+}
 # The parts of a module's name that decide its group; the first that is there counts.
 _NAMES = {"tuner": "sites", "stem": "sites", "attn": "attention", "mlp": "mlp", "norm": "norms"}
 # They allocate or rename; nothing is launched.
@@ -50,11 +56,12 @@ class OperatorCounter(TorchDispatchMode):
 
     Then `counter.work` has the work by group.
 
-    One operator is one launch, unless it is a view. It reads its inputs and writes its outputs once; broadcast
-    inputs count as they are stored. Triton kernels, and torch's fused attention, are launched by name alone and
-    have no FLOPs: count these on the plain definitions.
+    One operator is one launch, unless it is a view. It reads its inputs and writes its outputs once;
+    broadcast inputs count as they are stored. Triton kernels and torch's fused attention do nothing, and have
+    no FLOPs: count these on the plain definitions.
 
-    A group is one of :data:`GROUPS`: "sites" are the tuner and the stem, "attention" is with its projections.
+    A group is one of :data:`GROUPS`: "sites" are the tuner and the stem, "attention" is with its
+    projections, and "other" has the residual stream, windows, and the embedding of patches.
     """
 
     def __init__(self, trunk: nn.Module) -> None:
@@ -92,9 +99,9 @@ class OperatorCounter(TorchDispatchMode):
         """The group of the innermost code, module or, in a backward pass, autograd node that has one."""
         frame = sys._getframe(2)
         while frame is not None:
-            folder = Path(frame.f_code.co_filename).parent
-            for known, group in _FOLDERS.items():
-                if folder == known or known in folder.parents:
+            file = Path(frame.f_code.co_filename)
+            for code, group in _CODE.items():
+                if file == code or code in file.parents:
                     return group
             group = self._groups.get(id(frame.f_locals.get("self")), "other")
             if group != "other":

@@ -1,4 +1,4 @@
-"""Launches, bytes and FLOPs of a training step, counted from shapes, and the least time they take on a card."""
+"""Launches, bytes and FLOPs of a training step, counted from shapes, and their least time on a card."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ...backbones.swin import shift_mask
 from ...backbones.trunk import Trunk
-from ...methods import METHODS
+from ...errors import UserError
+from ...methods import METHODS, find_method
 from ...tuning import IVTuning
 from ..measures.cards import Card, find_card
 from ..measures.flops import energy
@@ -24,16 +26,20 @@ HEAD = ["group", "launches", "GB moved", "TFLOPs", "ms for bytes", "ms for FLOPs
 
 
 def measure(options: Options) -> Result:
-    """A table of each method; there are no rows. Nothing is computed, so that any machine will do."""
+    """Tables of full fine-tuning and of `options.method`; there are no rows.
+
+    Nothing is computed, so that any machine will do.
+    """
     name = options.trunk or "vitdet_b"
     size = options.size or usual_size(name)
     card = find_card(options.card)
-    methods = ["Full", options.method] if options.method != "Full" else ["Full"]
+    methods = dict.fromkeys(["Full", find_method(options.method)])
     budgets = {method: budget(options, name, method, size) for method in methods}
     result = Result(
-        f"{options.describe(name, size)}, counted; {card.title}: {card.bandwidth / 1e12:g} TB/s, "
-        f"{getattr(card, options.dtype) / 1e12:g} TFLOP/s in {options.dtype}; a step is forward, backward and "
-        "fused AdamW; attention is with its projections, sites are all that the method and the stem add"
+        timed=False,
+        conditions=f"{options.describe(name, size)}, counted; {card.title}: {card.bandwidth / 1e12:g} TB/s, "
+        f"{getattr(card, options.dtype) / 1e12:g} TFLOP/s in {options.dtype}; a step is forward, backward "
+        "and fused AdamW; attention is with its projections, sites are all that the method and its stem add",
     )
     result.listings.append(_together(budgets, card, options.dtype))
     for method, groups in budgets.items():
@@ -47,6 +53,9 @@ def budget(options: Options, name: str, method: str, size: tuple[int, int]) -> d
 
     Launches and bytes are those of the kernels that CUDA runs; FLOPs those of the plain definitions, without
     what is computed again.
+
+    Raises:
+        UserError: the method trains nothing.
     """
 
     def make() -> Trunk:
@@ -57,8 +66,10 @@ def budget(options: Options, name: str, method: str, size: tuple[int, int]) -> d
         trunk.set_attn_backend("triton")
     if isinstance(trunk.tuner, IVTuning):
         trunk.tuner.set_backend("triton")
-    work, flops = _step(trunk, options, size), _step(plain(make()), options, size)
     trained = [p for p in trunk.parameters() if p.requires_grad]
+    if not trained:
+        raise UserError(f"--method {method} trains nothing: give one that does, such as IVTuning")
+    work, flops = _step(trunk, options, size), _step(plain(make()), options, size)
     groups = {g: Work(work[g].launches, work[g].moved, flops[g].flops) for g in GROUPS}
     # Weight, gradient and two moments are read, all but the gradient written.
     return groups | {"optimizer": Work(1, 7 * sum(p.nbytes for p in trained))}
@@ -67,6 +78,7 @@ def budget(options: Options, name: str, method: str, size: tuple[int, int]) -> d
 def _step(trunk: Trunk, options: Options, size: tuple[int, int]) -> Mapping[str, Work]:
     """Forward and backward pass. Autocast, which the meta device lacks, is that of a CPU's fake tensors."""
     half = options.dtype == "bf16"
+    shift_mask.cache_clear()  # a fake mask is of use in its own pass alone
     with FakeTensorMode() if half else contextlib.nullcontext():
         device = "cpu" if half else "meta"
         if half:
@@ -76,6 +88,7 @@ def _step(trunk: Trunk, options: Options, size: tuple[int, int]) -> Mapping[str,
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 outputs = trunk(x)
             energy(outputs).backward()
+    shift_mask.cache_clear()
     return counter.work
 
 
