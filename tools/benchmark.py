@@ -80,7 +80,13 @@ def parse(argv) -> argparse.Namespace:
         help="distributed: how many (default: one for each CUDA device, or 2)",
     )
     add("--plot", metavar="FILE", help="growth: draw the curves into this PNG")
-    add("--method", default="IVTuning", metavar="NAME", help="budget: beside Full (default: IVTuning)")
+    add(
+        "--method",
+        nargs="+",
+        default=["IVTuning"],
+        metavar="NAME",
+        help="budget: methods beside Full; step: methods to measure as well (default: IVTuning)",
+    )
     add("--card", default="h200", metavar="NAME", help="budget: a card, such as h100 or a100 (default: h200)")
     add("--config-file", metavar="FILE", help="model, predict, export: LazyConfig file under configs/")
     add(
@@ -146,7 +152,7 @@ def main(argv):
         workers=args.workers,
         processes=args.processes,
         plot=args.plot,
-        method=args.method,
+        methods=tuple(args.method),
         card=args.card,
         config=args.config_file,
         overrides=tuple(args.overrides),

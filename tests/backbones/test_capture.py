@@ -57,10 +57,9 @@ def test_a_pass_neither_asks_the_device_nor_draws_on_the_host(name, method):
     assert trained and all(p.grad is not None for p in trained)
 
 
-@pytest.mark.parametrize("name", TRUNKS)
-def test_a_pass_runs_on_fake_tensors(name):
+def test_a_pass_runs_on_fake_tensors():
     """These refuse reads of values, and operators whose shape depends on one."""
-    trunk = TRUNKS[name](*METHODS["iv"]()).train()
+    trunk = TRUNKS["swin"](*METHODS["iv"]()).train()
     shift_mask.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.autocast("cpu", torch.bfloat16):  # in full precision, a CPU has tiles of its own

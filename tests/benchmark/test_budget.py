@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from helpers.tools import line_of, load_tool
 from torch import nn
 
-from ivtuning.backbones.swin import shift_mask
+from ivtuning.backbones.swin import Swin, shift_mask
 from ivtuning.benchmark.measures.cards import CARDS, Card
 from ivtuning.benchmark.measures.flops import count_iv
 from ivtuning.benchmark.measures.operators import OperatorCounter, Work
 from ivtuning.benchmark.options import Options
 from ivtuning.benchmark.parts.budget import budget
+from ivtuning.benchmark.subjects.trunks import MAKERS
 
-NANO = Options(trunk="vitdet_nano", depth=2, batch=2)
 SIZE = (48, 48)
 
 
@@ -60,12 +61,12 @@ def test_fused_attention_is_one_launch_a_pass():
     assert counter.work["attention"] == Work(2, (4 + 8) * q.nbytes)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_budget_of_both_methods(dtype, capsys):
-    argv = ["--trunk", "vitdet_nano", "--depth", "2", "--batch", "2", "--dtype", dtype, "--json"]
+@pytest.mark.slow
+def test_budget_of_both_methods(capsys):
+    argv = ["--trunk", "vitdet_nano", "--depth", "2", "--batch", "2", "--json"]
     load_tool("benchmark").main(["budget", *argv])
-    out = capsys.readouterr().out
-    raw = json.loads(out.splitlines()[-1])["raw"]["budget"]
+    out, last = capsys.readouterr().out.rstrip().rsplit("\n", 1)
+    raw = json.loads(last)["raw"]["budget"]
     full, iv = raw["Full"], raw["IVTuning"]
     assert sum(group["flops"] for group in iv.values()) == 2 * count_iv("vitdet_nano", SIZE, 2)
     assert full["sites"]["launches"] < 20 < iv["sites"]["launches"]
@@ -83,9 +84,12 @@ def test_budget_of_both_methods(dtype, capsys):
     assert launches == [True, True]
 
 
-def test_a_budget_leaves_no_fake_mask_behind():
-    groups = budget(Options(trunk="swin_nano", dtype="bf16"), "swin_nano", "Mona", SIZE)
-    assert groups["sites"].launches > 0 and groups["attention"].launches > 0
+def test_half_precision_moves_fewer_bytes_and_leaves_no_fake_mask_behind(monkeypatch):
+    small = dict(depths=(1, 2), num_heads=(1, 1), out_indices=(1,))
+    monkeypatch.setitem(MAKERS, "swin_nano", partial(Swin, embed_dim=8, window_size=3, **small))
+    single, half = (budget(Options(dtype=dtype), "swin_nano", "LoRA", SIZE) for dtype in ("fp32", "bf16"))
+    assert single["mlp"].flops == half["mlp"].flops > 0
+    assert 0 < half["attention"].moved < single["attention"].moved
     assert type(shift_mask(6, 6, 3, 1, torch.device("cpu"), torch.bfloat16)) is torch.Tensor
 
 

@@ -48,7 +48,6 @@ MATCHING = {"ivtuning/heads/dino/matcher"}
 POSITIVES = {f"ivtuning/heads/codetr/{name}" for name in ("assignment", "atss", "criterion", "positives")}
 READS = {
     "seg_ivtuning": set(),
-    "ivtuning": TWO_STAGES,
     "dino_ivtuning": MATCHING,
     "codetr_ivtuning": MATCHING | POSITIVES | TWO_STAGES,
 }

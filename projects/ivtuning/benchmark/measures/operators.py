@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
 from collections import defaultdict
@@ -99,10 +100,8 @@ class OperatorCounter(TorchDispatchMode):
         """The group of the innermost code, module or, in a backward pass, autograd node that has one."""
         frame = sys._getframe(2)
         while frame is not None:
-            file = Path(frame.f_code.co_filename)
-            for code, group in _CODE.items():
-                if file == code or code in file.parents:
-                    return group
+            if group := _code_group(frame.f_code.co_filename):
+                return group
             group = self._groups.get(id(frame.f_locals.get("self")), "other")
             if group != "other":
                 return group
@@ -155,6 +154,14 @@ class _Attention(torch.autograd.Function):
         return None, *grads
 
 
+@functools.cache
+def _code_group(file: str) -> str | None:
+    """The group that the code in a file belongs to, if it has one."""
+    path = Path(file)
+    return next((group for code, group in _CODE.items() if code in (path, *path.parents)), None)
+
+
+@functools.cache
 def _group(name: str) -> str:
     """The group of the module called `name`."""
     parts = name.split(".")

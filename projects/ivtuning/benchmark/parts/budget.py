@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import torch
@@ -13,7 +14,7 @@ from ...backbones.swin import shift_mask
 from ...backbones.trunk import Trunk
 from ...errors import UserError
 from ...methods import METHODS, find_method
-from ...tuning import IVTuning
+from ...tuning import Frozen, IVTuning
 from ..measures.cards import Card, find_card
 from ..measures.flops import energy
 from ..measures.operators import GROUPS, OperatorCounter, Work
@@ -26,14 +27,19 @@ HEAD = ["group", "launches", "GB moved", "TFLOPs", "ms for bytes", "ms for FLOPs
 
 
 def measure(options: Options) -> Result:
-    """Tables of full fine-tuning and of `options.method`; there are no rows.
+    """Tables of full fine-tuning and of `options.methods`; there are no rows.
 
     Nothing is computed, so that any machine will do.
+
+    Raises:
+        UserError: no such trunk, card or method, or one that trains nothing.
     """
     name = options.trunk or "vitdet_b"
     size = options.size or usual_size(name)
     card = find_card(options.card)
-    methods = dict.fromkeys(["Full", find_method(options.method)])
+    methods = dict.fromkeys(["Full", *map(find_method, options.methods)])
+    if still := [method for method in methods if issubclass(METHODS[method].tuner, Frozen)]:
+        raise UserError(f"--method {still[0]} trains nothing: give one that does, such as IVTuning")
     budgets = {method: budget(options, name, method, size) for method in methods}
     result = Result(
         timed=False,
@@ -53,9 +59,6 @@ def budget(options: Options, name: str, method: str, size: tuple[int, int]) -> d
 
     Launches and bytes are those of the kernels that CUDA runs; FLOPs those of the plain definitions, without
     what is computed again.
-
-    Raises:
-        UserError: the method trains nothing.
     """
 
     def make() -> Trunk:
@@ -67,9 +70,8 @@ def budget(options: Options, name: str, method: str, size: tuple[int, int]) -> d
     if isinstance(trunk.tuner, IVTuning):
         trunk.tuner.set_backend("triton")
     trained = [p for p in trunk.parameters() if p.requires_grad]
-    if not trained:
-        raise UserError(f"--method {method} trains nothing: give one that does, such as IVTuning")
-    work, flops = _step(trunk, options, size), _step(plain(make()), options, size)
+    work = _step(trunk, options, size)
+    flops = _step(plain(make()), dataclasses.replace(options, dtype="fp32"), size)  # the same in any type
     groups = {g: Work(work[g].launches, work[g].moved, flops[g].flops) for g in GROUPS}
     # Weight, gradient and two moments are read, all but the gradient written.
     return groups | {"optimizer": Work(1, 7 * sum(p.nbytes for p in trained))}
