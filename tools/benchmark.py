@@ -15,6 +15,7 @@ tools/benchmark.py step --trunk vitdet_b --depth 3 --repeats 3 --no-1024
   tools/benchmark.py all --threads 2 --json
   tools/benchmark.py growth --trunk vitdet_s --size 384 --plot growth.png
   tools/benchmark.py neighbor --repeats 3
+  tools/benchmark.py budget --trunk swin_l_w12 --batch 4 --dtype bf16 --card h200
   tools/benchmark.py model --config-file configs/M3FD/dino_ivtuning_swin_l.py --batch 2 train.compile=true
 
 On a CPU, a round of the whole trunk at 1024 px takes minutes: --depth shortens the trunk, --no-1024 skips
@@ -79,6 +80,14 @@ def parse(argv) -> argparse.Namespace:
         help="distributed: how many (default: one for each CUDA device, or 2)",
     )
     add("--plot", metavar="FILE", help="growth: draw the curves into this PNG")
+    add(
+        "--method",
+        nargs="+",
+        default=["IVTuning"],
+        metavar="NAME",
+        help="budget: methods beside Full; step: methods to measure as well (default: IVTuning)",
+    )
+    add("--card", default="h200", metavar="NAME", help="budget: a card, such as h100 or a100 (default: h200)")
     add("--config-file", metavar="FILE", help="model, predict, export: LazyConfig file under configs/")
     add(
         "overrides",
@@ -143,6 +152,8 @@ def main(argv):
         workers=args.workers,
         processes=args.processes,
         plot=args.plot,
+        methods=tuple(args.method),
+        card=args.card,
         config=args.config_file,
         overrides=tuple(args.overrides),
     )

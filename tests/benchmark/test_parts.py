@@ -12,7 +12,8 @@ from ivtuning.benchmark.report import ROWS
 
 def test_activation_checkpointing_and_the_large_size_itself(monkeypatch):
     monkeypatch.setattr(step, "LARGE", (48, 48))
-    result = step.measure(Options(trunk="vitdet_nano", depth=2, repeats=1))
+    result = step.measure(Options(trunk="vitdet_nano", depth=2, repeats=1, methods=("mona", "IVTuning")))
+    assert [line[0] for line in result.listings[0].lines][-2:] == ["reference", "Mona"]
     assert result.rows["step_over_reference_1024"] == result.rows["step_over_reference"]
     saved = result.raw["saved_bytes"]
     assert saved["iv_block"] < saved["iv_mlp"] < saved["iv"] < saved["reference"]

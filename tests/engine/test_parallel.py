@@ -26,7 +26,7 @@ from ivtuning.checkpoint.files import read
 from ivtuning.engine import run
 from ivtuning.engine.hooks import EMA
 from ivtuning.engine.parallel import init_distributed, parallelize, whole_parameters
-from ivtuning.engine.trainer import Trainer
+from ivtuning.engine.trainer import NonFiniteLoss, Trainer
 from ivtuning.errors import UserError
 from ivtuning.tuning import Full, IVTuning, LoRA
 from ivtuning.tuning.stems import PromptStem, SumStem, VisibleOnly
@@ -232,6 +232,35 @@ def test_fsdp_steps_and_files_are_those_of_one_process(tmp_path, kind):
         assert rank["sharded"] and rank["whole"] and rank["again"]
         assert 0.45 < rank["bytes"] / whole < 0.55
         assert rank["loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def a_bad_loss_in_one(rank: int, folder) -> dict:
+    """What both processes report of a loss that is not finite in the second one, and their weights."""
+    facts = {}
+    for kind in ("ddp", "fsdp"):
+        model = toy("lora")
+        trainer = trainer_of(model, stream_of(rank, bad=2 if rank else None), kind)
+        trainer.ahead = 1
+        with pytest.raises(NonFiniteLoss) as error:
+            trainer.train(0, 9)
+        facts[kind] = {"error": str(error.value), "weights": whole_state(model)}
+    return facts
+
+
+def stream_of(rank: int, bad: int | None = None):
+    for number, batch in enumerate(batches(2, rank, 2)):
+        scale = float("nan") if number == bad else 1.0
+        yield [{**s, "x": s["x"] * scale, "file_name": f"{rank}-{number}.png"} for s in batch]
+
+
+@pytest.mark.slow
+def test_a_bad_loss_in_one_process_leaves_the_weights_in_all_and_is_reported_by_all(tmp_path):
+    both = (a + b for a, b in zip(stream_of(0), stream_of(1), strict=True))
+    expected = fit(toy("lora"), both, 2)
+    for facts in in_two(tmp_path, a_bad_loss_in_one, tmp_path):
+        for kind in ("ddp", "fsdp"):
+            assert "iteration 2 (loss=nan) on 1-2.png, 1-2.png" in facts[kind]["error"]
+            assert_close(facts[kind]["weights"], expected)
 
 
 def other_draws(rank: int) -> dict:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from detectron2.engine import HookBase
 from torch import nn
 
+from ivtuning.checkpoint.checkpointer import Checkpointer
 from ivtuning.engine.hooks import EMA
+from ivtuning.engine.saving import Checkpoints
 from ivtuning.engine.trainer import NonFiniteLoss, Trainer
 from ivtuning.errors import UserError
 
@@ -117,3 +120,82 @@ def test_metrics_are_logged():
     trainer = fit(Regression(), batches(2), 2)
     latest = trainer.storage.latest()
     assert latest["total_loss"][1] == 1 and latest["total_loss"][0] > 0 and "data_time" in latest
+
+
+class Capped(nn.Module):
+    """A loss that is infinite for a bad batch, and whose gradient is finite all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, batch):
+        return {"square": self.weight.square().sum(), "far": torch.tensor(batch[0]["far"])}
+
+
+def far(*losses: float):
+    return ([{"far": loss, "file_name": f"{i}.png"}] for i, loss in enumerate(losses))
+
+
+OPTIMIZERS = {
+    "fused": partial(torch.optim.AdamW, lr=0.1, fused=True),
+    "each tensor": partial(torch.optim.AdamW, lr=0.1, foreach=False),
+    "momentum": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1, fused=True),
+}
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_host_that_runs_ahead_learns_of_a_bad_loss_a_step_later_and_keeps_the_weights(kind, scaled):
+    losses = [1.0, 2.0, float("inf"), 3.0, 4.0]
+    healthy, model = Capped(), Capped()
+    for net, steps in ((healthy, 2), (model, 5)):
+        optimizer = OPTIMIZERS[kind](net.parameters())
+        trainer = Trainer(net, far(*losses), optimizer, clip_grad_norm=1.0)
+        trainer.ahead = 1  # as on CUDA
+        if scaled:  # as with fp16
+            trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        if steps == 2:
+            trainer.train(0, steps)
+        else:
+            with pytest.raises(NonFiniteLoss, match=r"iteration 2 \(far=inf\) on 2.png"):
+                trainer.train(0, steps)
+            assert trainer.iter == 3
+    assert torch.equal(model.weight, healthy.weight) and not torch.equal(model.weight, torch.ones(3))
+
+
+class Known(HookBase):
+    """How many losses the storage has at the end of each step."""
+
+    def before_train(self):
+        self.counts = []
+
+    def after_step(self):
+        self.counts.append(len(self.trainer.storage.history("total_loss").values()))
+
+
+def test_losses_of_a_host_that_runs_ahead_are_those_of_their_steps():
+    def figures(ahead: int):
+        model, known = Regression(), Known()
+        trainer = Trainer(model, batches(2), torch.optim.SGD(model.parameters(), lr=0.1))
+        trainer.ahead = ahead
+        trainer.register_hooks([known])
+        trainer.train(0, 4)
+        return known.counts, trainer.storage.history("total_loss").values()
+
+    (now, expected), (behind, later) = figures(0), figures(1)
+    # The first step is waited for, as the run's folder is made after it.
+    assert now == [1, 2, 3, 4] and behind == [1, 1, 2, 3]
+    assert later == expected and [iteration for _, iteration in later] == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_waits_for_the_losses_of_its_step(tmp_path):
+    model = Capped()
+    trainer = Trainer(model, far(1.0, float("nan")), torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.ahead = 1
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.add_checkpointable("trainer", trainer)
+    trainer.register_hooks([Checkpoints(checkpointer, period=1)])
+    with pytest.raises(NonFiniteLoss, match="iteration 1"):
+        trainer.train(0, 2)
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["model_0000000.pth"]

@@ -30,6 +30,9 @@ class Options:
         workers: number of the loader's processes; 0 reads in the main process.
         processes: how many processes train together; None: one for each CUDA device, or two.
         plot: PNG file for the curves of growth.
+        methods: names of :data:`..methods.METHODS`, whose steps are counted beside full fine-tuning's, or
+            measured as well.
+        card: a name of :data:`.measures.cards.CARDS`.
         config: LazyConfig file of a whole model; None leaves it to the part.
         overrides: changes to that config, "key=value".
     """
@@ -48,6 +51,8 @@ class Options:
     workers: int = 0
     processes: int | None = None
     plot: str | None = None
+    methods: tuple[str, ...] = ("IVTuning",)
+    card: str = "h200"
     config: str | None = None
     overrides: tuple[str, ...] = ()
 

@@ -100,6 +100,7 @@ class Result:
 
     Attributes:
         conditions: the conditions, in words.
+        timed: whether the figures depend on the machine and its repeats.
         rows: by key of ROWS.
         facts: further figures by name, such as "floor".
         raw: the seconds, bytes and FLOPs that the rows were computed from.
@@ -107,6 +108,7 @@ class Result:
     """
 
     conditions: str
+    timed: bool = True
     rows: dict[str, Row] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
     raw: dict[str, Any] = field(default_factory=dict)
@@ -163,10 +165,10 @@ def table(part: str, result: Result, where: Mapping[str, Any]) -> str:
         spread = f"{row.spread[0]:.3f} to {row.spread[1]:.3f}" if row.spread else ""
         lines.append([key, what, value, spread, row.target or target, row.note])
     head = ["key", "what", "ratio", "spread", "target", "note"]
-    text = (
-        f"### {part}\n\n{where['device']}, {where['threads']} threads, torch {where['torch']}, "
-        f"{where['repeats']} interleaved repeats; {result.conditions}"
-    )
+    machine = f"{where['device']}, {where['threads']} threads, "
+    timed = f", {where['repeats']} interleaved repeats"
+    conditions = f"torch {where['torch']}{timed * result.timed}; {result.conditions}"
+    text = f"### {part}\n\n{machine * result.timed}{conditions}"
     for each in ([Listing(head, lines)] if lines else []) + result.listings:
         title = f"{each.title}\n\n" if each.title else ""
         text += f"\n\n{title}" + tabulate(each.lines, each.head, tablefmt="pipe", disable_numparse=True)

@@ -86,6 +86,7 @@ class Metrics(HookBase):
     def after_step(self) -> None:
         following = self.trainer.iter + 1
         if following % self.period == 0 or following == self.trainer.max_iter:
+            self.trainer.settle()
             self._write(printed=True)
 
     def after_train(self) -> None:

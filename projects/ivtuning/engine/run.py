@@ -266,6 +266,7 @@ def _hooks(
     options = cfg.train
 
     def evaluation() -> dict:
+        trainer.settle()
         share_buffers(trainer.model)
         with ema.applied() if ema else contextlib.nullcontext(), whole_parameters(trainer.model):
             results.clear()

@@ -49,6 +49,7 @@ class Checkpoints(HookBase):
     def _save(self, name: str) -> None:
         # All processes take part in saving; one of them removes old files.
         iteration = self.trainer.iter
+        self.trainer.settle()
         self.checkpointer.save(name.removesuffix(".pth"), iteration=iteration)
         self._remove_old(iteration)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import signal
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from torch import nn
@@ -19,6 +20,7 @@ from torch import nn
 from ..checkpoint.shards import share_optimizer
 from ..errors import Stopped, UserError
 from .hooks import BestCheckpoint
+from .losses import LossReading, guarded_step, not_finite
 from .metrics import Metrics
 from .parallel import local_gradients
 from .saving import Checkpoints
@@ -43,6 +45,10 @@ def seed_step(seed: int, iteration: int, rank: int) -> None:
 class Trainer(TrainerBase):
     """One optimizer step per iteration over `gradient_accumulation` batches of the loader.
 
+    On CUDA the host runs ahead of the device and never waits for a loss: it reads those of a step while the
+    device computes the next one. A hook that needs the losses of the step that has just been done calls
+    :meth:`settle`. A loss that is not finite turns this and all later steps off on the device.
+
     Args:
         model: returns a dict of losses in training mode; see :mod:`.parallel` for several processes.
         loader: infinite iterable of batches (lists of dicts with "file_name").
@@ -56,9 +62,11 @@ class Trainer(TrainerBase):
     Attributes:
         finished (bool): whether all steps are done.
         stopping (bool): whether the run ends with this step, by a signal.
+        ahead (int): steps whose losses may be unread when the next one begins; 0 on a CPU.
 
     Raises:
-        NonFiniteLoss: at the step whose loss is infinite or NaN, before the weights are touched.
+        NonFiniteLoss: at most `ahead` steps after the one whose loss is infinite or NaN. The weights are
+            those of the last step before that one.
         Stopped: after the step in which a signal came.
     """
 
@@ -87,7 +95,10 @@ class Trainer(TrainerBase):
         self.clip_grad_norm = clip_grad_norm
         self.seed = seed
         self.stop = stop or StopRequest()
-        self.stopping = self._evaluation_due = False
+        self.stopping = self._evaluation_due = self._begun = False
+        self.ahead = 1 if self.device.type == "cuda" else 0
+        self._unread: deque[LossReading] = deque()
+        self._found_inf = torch.zeros((), device=self.device)  # 1 from the first loss on that is not finite
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -131,6 +142,7 @@ class Trainer(TrainerBase):
 
     def after_train(self) -> None:
         if self.finished:
+            self.settle()
             self.iter = self.max_iter  # where no step was left to do, detectron2's loop counts one too many
             super().after_train()
             return
@@ -143,63 +155,73 @@ class Trainer(TrainerBase):
     def run_step(self) -> None:
         seed_step(self.seed, self.iter, comm.get_rank())
         self.optimizer.zero_grad(set_to_none=True)
-        metrics: dict[str, float] = {}
-        waited = 0.0
+        reading = LossReading(self.iter)
         for last in [False] * (self.gradient_accumulation - 1) + [True]:
             start = time.perf_counter()
             batch = next(self.batches)
-            waited += time.perf_counter() - start
+            reading.data_time += time.perf_counter() - start
             # Gradients are reduced once a step, with the last batch.
             with contextlib.nullcontext() if last else local_gradients(self.model):
-                losses, values = self._losses(batch)
-                total = sum(losses.values())
-                self.scaler.scale(total / self.gradient_accumulation).backward()
-            for name, value in values.items():
-                metrics[name] = metrics.get(name, 0.0) + value / self.gradient_accumulation
+                losses = self._losses(batch)
+                self._found_inf = torch.maximum(self._found_inf, reading.add(losses, batch))
+                self.scaler.scale(sum(losses.values()) / self.gradient_accumulation).backward()
         self._update()
-        self._log(metrics, waited)
+        self._unread.append(reading)
+        # The folder of a run is written to after the first step, which must have been a good one.
+        self.settle(self.ahead if self._begun else 0)
+        self._begun = True
 
-    def _losses(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """The losses, and their values, each of which is read from the device once. All are finite."""
+    def _losses(self, batch: list[dict]) -> dict[str, torch.Tensor]:
         enabled = self.dtype is not None
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=enabled):
             try:
-                losses = self.model(batch)
+                return self.model(batch)
             except FloatingPointError as error:  # detectron2's proposals raise it before there is a loss
-                raise self._not_finite(str(error).rstrip("."), batch) from error
-        values = {name: loss.item() for name, loss in losses.items()}
-        bad = {name: value for name, value in values.items() if not math.isfinite(value)}
-        if bad:
-            raise self._not_finite(", ".join(f"{name}={value}" for name, value in bad.items()), batch)
-        return losses, values
-
-    def _not_finite(self, what: str, batch: list[dict]) -> NonFiniteLoss:
-        files = ", ".join(str(x.get("file_name", "?")) for x in batch)
-        return NonFiniteLoss(
-            f"the loss is not finite at iteration {self.iter} ({what}) on {files}: look at these files, "
-            "or lower optimizer.lr; the last checkpoint is untouched"
-        )
+                files = [str(sample.get("file_name", "?")) for sample in batch]
+                raise NonFiniteLoss(not_finite(self.iter, str(error).rstrip("."), files)) from error
 
     def _update(self) -> None:
+        if comm.get_world_size() > 1:  # none of the processes steps where one of them must not
+            dist.all_reduce(self._found_inf, dist.ReduceOp.MAX)
+        self.scaler.unscale_(self.optimizer)
         if self.clip_grad_norm > 0:
-            self.scaler.unscale_(self.optimizer)
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
+        if not self.scaler.is_enabled():
+            guarded_step(self.optimizer, self._found_inf)
+            return
+        for overflow in self.scaler._found_inf_per_device(self.optimizer).values():
+            overflow.copy_(torch.maximum(overflow, self._found_inf))
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _log(self, metrics: dict[str, float], waited: float) -> None:
+    def settle(self, ahead: int = 0) -> None:
+        """Read the losses of all steps but the newest `ahead` into the storage. All processes must call it.
+
+        Raises:
+            NonFiniteLoss: in all processes, if one of them has a loss that is not finite.
+        """
+        while len(self._unread) > ahead:
+            self._record(self._unread.popleft())
+
+    def _record(self, reading: LossReading) -> None:
         # Not gathered on the main process alone: all must stop at the same step.
-        stop = self.stop.number is not None
-        gathered = comm.all_gather({**metrics, "data_time": waited, "stop": stop})
-        self.stopping = sum(m.pop("stop") for m in gathered) > 0
+        own = {"data_time": reading.data_time, "stop": self.stop.number is not None}
+        gathered = comm.all_gather({**own, "losses": reading.read(), "fault": reading.fault()})
+        if fault := next((each["fault"] for each in gathered if each["fault"]), None):
+            self._unread.clear()
+            raise NonFiniteLoss(fault)
+        self.stopping |= any(each["stop"] for each in gathered)
         if not comm.is_main_process():
             return
-        self.storage.put_scalar("data_time", max(m.pop("data_time") for m in gathered))
-        mean = {name: float(np.mean([m[name] for m in gathered])) for name in gathered[0]}
+        losses = [each["losses"] for each in gathered]
+        mean = {name: float(np.mean([each[name] for each in losses])) for name in losses[0]}
+        now, self.storage.iter = self.storage.iter, reading.iteration
+        self.storage.put_scalar("data_time", max(each["data_time"] for each in gathered))
         self.storage.put_scalar("total_loss", sum(mean.values()))
         if len(mean) > 1:
             self.storage.put_scalars(**mean)
+        self.storage.iter = now
 
     def state_dict(self) -> dict:
         state = super().state_dict()

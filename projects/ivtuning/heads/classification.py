@@ -94,4 +94,4 @@ class ImageClassifier(PairedInput, _Pixels):
                     f"{x.get('file_name', 'a sample')}: label {x.get('label')} is not one of the "
                     f"model's {num_classes} classes (counted from 0): set model.num_classes to the data set's"
                 )
-        return torch.tensor([x["label"] for x in batched_inputs], device=self.device)
+        return torch.tensor([x["label"] for x in batched_inputs]).to(self.device, non_blocking=True)

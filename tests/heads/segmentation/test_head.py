@@ -110,7 +110,7 @@ def test_one_class_trains_and_warns(caplog):
 def test_bad_input_is_reported():
     model = head()
     with pytest.raises(UserError, match="label 7, which is not one of the model's 7 classes"):
-        model(pyramid(), labels(8))
+        model.check(labels(8), "a.png")
     with pytest.raises(UserError, match="training needs labels"):
         model(pyramid())
     maps = pyramid()

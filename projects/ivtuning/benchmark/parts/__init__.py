@@ -35,6 +35,7 @@ PARTS = {
     "distributed": Part("several processes under DDP, against one"),
     "neighbor": Part("training and evaluation beside busy processes, against a machine of their own"),
     "profile": Part("the slowest kernels of a training step, with IV-tuning and full fine-tuning"),
+    "budget": Part("a step's launches, bytes and FLOPs, counted, and their least time on a card"),
     "model": Part("a config's whole model in training and inference, against its full fine-tuning"),
 }
 

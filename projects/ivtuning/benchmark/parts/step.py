@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backbones.block import ACTIVATION_CHECKPOINTING
 from ...backbones.trunk import Trunk
-from ...methods import METHODS
+from ...methods import METHODS, find_method
 from ...tuning import Frozen
 from ...tuning.stems import PromptStem
 from ..measures.flops import count_iv, energy, floor, frozen_trunk, rate
@@ -83,6 +83,10 @@ def _steps(result: Result, options: Options, name: str, size: tuple[int, int], b
         **{f"iv_{mode}": partial(_iv, options, name, mode) for mode in modes},
         "reference": partial(_reference, options, name),
     }
+    for method in map(find_method, options.methods):
+        if method not in ("IVTuning", "Full"):
+            plugins = METHODS[method].plugins()
+            makers[method] = partial(build, name, *plugins, options.depth, device=options.device)
     saved: dict[str, int] = {}
     steps = fitting({key: partial(_prepare, make, x, options, saved, key) for key, make in makers.items()})
     times = interleaved(steps, options.repeats, "step", options.warmup, may_not_fit=True)

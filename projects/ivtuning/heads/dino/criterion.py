@@ -90,7 +90,7 @@ class Criterion:
     @staticmethod
     def num_boxes(targets: Targets) -> Tensor:
         """Number of objects in this process's batch, as a mean over all processes, at least 1."""
-        count = torch.tensor(float(len(targets.labels)), device=targets.labels.device)
+        count = torch.full((), float(len(targets.labels)), device=targets.labels.device)
         return mean_over_processes(count).clamp(min=1)
 
     @staticmethod

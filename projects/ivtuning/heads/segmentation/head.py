@@ -75,10 +75,10 @@ class SemSegHead(nn.Module):
             targets, in float32. Else (logits (B, K, h, w) at the decoder's stride, {}).
 
         Raises:
-            UserError: training without targets, or with ids that no class has.
+            UserError: training without targets. Ids that no class has are :meth:`check`'s to find.
         """
         if self.training:
-            targets = self._check(targets)
+            targets = self._targets(targets)
         if self.neck is not None:
             features = self.neck(features)
         logits = self.decoder(features)
@@ -93,10 +93,16 @@ class SemSegHead(nn.Module):
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.loss(resize(at_least_float32(logits), targets.shape[-2:]), targets)
 
-    def _check(self, targets: Tensor | None) -> Tensor:
+    def _targets(self, targets: Tensor | None) -> Tensor:
         if targets is None:
             raise UserError("training needs labels: give a dataset whose samples have sem_seg_file_name")
-        if self.ignore_value != IGNORE:
-            targets = targets.masked_fill(targets == self.ignore_value, IGNORE)
-        check_targets(targets, self.num_classes)
-        return targets
+        return self._ignoring(targets)
+
+    def check(self, labels: Tensor, where: str) -> None:
+        """Refuse ids that no class has; see :func:`check_targets`. The host waits for labels on a device."""
+        check_targets(self._ignoring(labels), self.num_classes, where)
+
+    def _ignoring(self, targets: Tensor) -> Tensor:
+        if self.ignore_value == IGNORE:
+            return targets
+        return targets.masked_fill(targets == self.ignore_value, IGNORE)

@@ -27,8 +27,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def check_targets(targets: Tensor, num_classes: int, where: str = "a batch") -> None:
     """Refuse ids that no class has.
 
-    On CUDA, cross-entropy would end the process with a device-side assert. This check costs one
-    synchronization there.
+    On CUDA, cross-entropy would end the process with a device-side assert. Check labels on the host: those on
+    a device would have to be waited for.
 
     Args:
         targets: integers of any shape.

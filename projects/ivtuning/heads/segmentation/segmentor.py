@@ -72,5 +72,6 @@ class PairedSemanticSegmentor(PairedInput, SemanticSegmentor):
                     f"{name}: labels are {tuple(labels.shape)}, the image {tuple(image.shape[1:])}: "
                     "both must be (H, W) in one frame"
                 )
-            targets.append(labels.to(image.device, dtype=torch.int64))
+            self.sem_seg_head.check(labels, name)  # before the device has them: nothing waits for it
+            targets.append(labels.to(image.device, torch.int64, non_blocking=True))
         return self.pad(targets, self.sem_seg_head.ignore_value).tensor

@@ -68,7 +68,7 @@ def backward_up(
     tl.store(mine + R + r, tl.sum(slope * d * d, 0), mask=r < R)
 
 
-@triton.jit(do_not_specialize=["n", "blocks", "seed"])
+@triton.jit(do_not_specialize=["n", "blocks"])
 def backward_hidden(
     grad_hidden, a, y, stats, norm_weight, norm_bias, conv2, conv2_bias, grad_u, grad_b, hidden, sums,
     n, blocks, seed, dropout, SUMS,

@@ -245,7 +245,7 @@ def hidden_parts(
     u += matrix(y, rows, k, n, K)
     keep = tl.full((1, 1), 1.0, tl.float32)
     if DROP:
-        draw = tl.rand(seed, rows[:, None] * K + k[None, :])
+        draw = tl.rand(tl.load(seed), rows[:, None] * K + k[None, :])
         keep = tl.where(draw >= dropout, 1.0 / (1.0 - dropout), 0.0)
     return standard, b, u, keep
 
@@ -264,7 +264,7 @@ def prompt_pre(prompt, up, bias, gamma, beta, c, C, K: tl.constexpr, KP: tl.cons
     return t, scale, pre
 
 
-@triton.jit(do_not_specialize=["n", "tokens", "seed"])
+@triton.jit(do_not_specialize=["n", "tokens"])
 def up(
     x, a, y, stats, norm_weight, norm_bias, conv2, conv2_bias, prompt, prompt_folded, prompt_stats,
     weight, bias, prompt_weight, prompt_bias, gamma, beta, out, n, tokens, C, seed, dropout,

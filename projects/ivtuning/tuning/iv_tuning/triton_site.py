@@ -119,8 +119,8 @@ def site(adapter: HybridAdapter, prompter: PromptAdapter, x: Tensor, prompt: Ten
         adapter.transform.norm.eps,
     )
     dropout = adapter.dropout.p if adapter.training else 0.0
-    # Drawn on the CPU, so that nothing waits for the device.
-    seed = int(torch.randint(1 << 31, ())) if dropout else 0
+    # Drawn on the device, where the kernels read it: a captured graph draws another one at every replay.
+    seed = torch.randint(1 << 31, (1,), device=x.device) if dropout else None
     if norm.training and norm.track_running_stats:
         # The kernel writes them without torch's knowledge.
         for buffer in (norm.running_mean, norm.running_var, norm.num_batches_tracked):
