@@ -1,11 +1,11 @@
 """Log-average miss rate of pedestrian detectors, by the protocol of KAIST and of Caltech's toolbox.
 
 The miss rate MR^-2 is the geometric mean of the shares of objects that are missed where the detector makes
-0.01 to 1 false positives per image. Objects that a subset leaves out, and crowd regions, are ignored: they need
-not be found, and detections of which at least half lies in one of them are no false positives.
+0.01 to 1 false positives per image. Objects that a subset leaves out, and crowd regions, are ignored: they
+need not be found, and detections of which at least half lies in one of them are no false positives.
 
-Images count whether or not they have detections or objects, as in the toolbox. (KAIST's Python code leaves out
-the objects of images without any detection.)
+Images count whether or not they have detections or objects, as in the toolbox. (KAIST's Python code leaves
+out the objects of images without any detection.)
 """
 
 from __future__ import annotations
