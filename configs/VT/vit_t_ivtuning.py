@@ -5,20 +5,14 @@ from detectron2.config import LazyCall as L
 from ivtuning.heads.segmentation.losses import CrossEntropy, IoU, Sum
 
 from ..common.data.salient import data, dataloader
-from ..common.models.segformer_vit import model
-from ..common.models.vit_t import PIXELS, WEIGHTS, methods, vit_t
+from ..common.models.segformer_vit_t import model
+from ..common.models.vit_t import WEIGHTS, methods
 from ..common.optim import optimizer
 from ..common.schedule import cosine
 from ..common.train import train
 
-blocks = (2, 5, 8, 11)
-model.backbone.net.update(img_size=256, drop_path_rate=0.0, out_indices=blocks, **vit_t)
 model.sem_seg_head.num_classes = 2
-model.sem_seg_head.decoder.update(
-    in_features=[f"block{i}" for i in blocks], in_channels=[vit_t["embed_dim"]] * len(blocks), channels=128
-)
 model.sem_seg_head.loss = L(Sum)(losses=[L(CrossEntropy)(), L(IoU)(classes=[1])])
-model.update(pixel_mean=PIXELS, pixel_std=PIXELS)
 
 for part in ("train", "test"):
     dataloader[part].mapper.augmentations[-1].shape = (256, 256)

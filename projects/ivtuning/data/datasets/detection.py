@@ -59,6 +59,14 @@ KNOWN = {
         parts=("visible_train", "visible_test", "infrared_train", "infrared_test"),
         maker="datasets/prepare_cvc14.py",
     ),
+    "flir": KnownSet(
+        folder="flir", parts=("default_train", "default_val"), maker="datasets/prepare_pairs.py"
+    ),
+    "vedai": KnownSet(
+        folder="vedai",
+        parts=[f"fold{fold:02}_{part}" for fold in range(1, 11) for part in ("train", "val")],
+        maker="datasets/prepare_vedai.py",
+    ),
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
 }
 
