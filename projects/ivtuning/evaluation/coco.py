@@ -204,7 +204,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
         self._results["bbox"] = self._figures("bbox", results, ids)
         if self._miss_rate:
             rates = pedestrians.miss_rates([self._images[i] for i in ids], self._truth, results)
-            logger.info(f"log-average miss rates of {self._metadata.name}:\n{create_small_table(rates)}")
+            table = tabulate(list(rates.items()), ["objects", "miss rate"], tablefmt="pipe", floatfmt=".2f")
+            logger.info(f"log-average miss rates of {self._metadata.name}:\n{table}")
             self._results["bbox"] |= rates
         if any(p["masks"] for p in predictions):
             if all("segmentation" in a for a in self._truth):

@@ -24,10 +24,10 @@ NAMES = (*SINGLE, "meanF", "maxF", "meanE", "maxE")
 
 
 class SaliencyEvaluator(PairSemSegEvaluator):
-    """The measures of salient object detection, on 0..1, beside the figures of label maps.
+    """The measures of salient object detection, on 0..100, beside the figures of label maps.
 
     `evaluate()` returns ``{"sem_seg": {...}, "saliency": {...}}``. The first are those of
-    :class:`PairSemSegEvaluator`; the second are means over the images:
+    :class:`PairSemSegEvaluator`; the second are means over the images, in percent of what papers state:
 
     - ``S``: structure measure; ``MAE``: mean absolute error, of which lower is better; ``wF``: weighted
       F-measure;
@@ -99,8 +99,8 @@ def measure(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
         truth: (H, W) bool.
 
     Returns:
-        (5 + 2 * 256,) float64: the measures SINGLE, and the F-measure and the E-measure by threshold, the
-        highest threshold first.
+        (517,) float64 on 0..1: the 5 measures SINGLE, and the F-measure and the E-measure by threshold, the
+        highest of the 256 first.
     """
     levels = np.rint(probabilities * (LEVELS - 1)) / (LEVELS - 1)
     low, high = levels.min(), levels.max()
@@ -119,11 +119,11 @@ def measure(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def summary(rows: np.ndarray) -> dict[str, float]:
-    """The figures of a set from the (N, 5 + 2 * 256) rows of its images, see :func:`measure`."""
+    """The figures of a set, on 0..100, from the (N, 517) rows of its images, see :func:`measure`."""
     means = rows.mean(0)
     f, e = means[len(SINGLE) :].reshape(2, LEVELS)
     values = [*means[: len(SINGLE)], f.mean(), f.max(), e.mean(), e.max()]
-    return {name: float(value) for name, value in zip(NAMES, values, strict=True)}
+    return {name: 100 * float(value) for name, value in zip(NAMES, values, strict=True)}
 
 
 def _curves(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

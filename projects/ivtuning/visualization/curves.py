@@ -41,7 +41,7 @@ class Curves:
     Attributes:
         loss: the total loss.
         metric: key of the figure that the run is judged by, such as "bbox/AP"; None if nothing says which.
-        scores: its values; empty before the first evaluation.
+        scores: its values, on 0..100; empty before the first evaluation.
     """
 
     loss: np.ndarray
@@ -125,7 +125,7 @@ def draw_curves(curves: dict[str, Curves]) -> Figure:
         panel = panels[metrics.index(curve.metric) if curve.metric else 0]
         x, y = curve.scores.T
         (line,) = panel.plot(x, y, color=tint, marker="o", markersize=4, linewidth=1.4)
-        named[line] = f"{name} (best {_best(curve)})" if len(y) else name
+        named[line] = f"{name} (best {_best(curve):.1f})" if len(y) else name
     titles = ["total loss", *(METRICS.get(m, m) if m else "evaluation" for m in metrics)]
     for panel, title in zip((loss, *panels), titles, strict=True):
         panel.set(xlabel="iteration", title=one_line(title))
@@ -142,11 +142,10 @@ def draw_curves(curves: dict[str, Curves]) -> Figure:
     return figure
 
 
-def _best(curve: Curves) -> str:
-    """The best score of a run; those of salient objects are on 0..1."""
+def _best(curve: Curves) -> float:
+    """The best score of a run that was evaluated."""
     scores = curve.scores[:, 1]
-    best = scores.min() if curve.metric and lower_is_better(curve.metric) else scores.max()
-    return f"{best:.3f}" if (curve.metric or "").startswith("saliency/") else f"{best:.1f}"
+    return float(scores.min() if curve.metric and lower_is_better(curve.metric) else scores.max())
 
 
 def _best_metric(run: Path) -> str | None:
