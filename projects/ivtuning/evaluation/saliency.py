@@ -107,13 +107,13 @@ def measure(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     found = (levels - low) / (high - low) if high > low else levels
     f, e = _curves(found, truth)
     threshold = min(2 * found.mean(), 1.0)
-    counts = [np.array([(found[part] >= threshold).sum()]) for part in (truth, ~truth)]
+    hits, alarms = (np.array([(found[part] >= threshold).sum()]) for part in (truth, ~truth))
     single = [
         structure(found, truth),
         np.abs(found - truth).mean(),
         weighted_f(found, truth),
-        _f_measure(*counts, truth)[0],
-        _e_measure(*counts, truth)[0],
+        _f_measure(hits, alarms, truth)[0],
+        _e_measure(hits, alarms, truth)[0],
     ]
     return np.concatenate([single, f, e])
 
