@@ -81,6 +81,9 @@ def test_config_of_another_set(file, other):
     assert heads[0].num_classes == CLASSES[folder]
     heads[1].num_classes = CLASSES[folder]
     assert cfg.train.pop("output_dir") != base.train.pop("output_dir")
+    compared_by = cfg.train.pop("best_metric")
+    assert compared_by == ("bbox/MR" if folder in ("KAIST", "CVC14") else base.train.best_metric)
+    del base.train.best_metric
     for key in ("model", "optimizer", "train", "lr_multiplier"):
         assert cfg[key] == base[key], key
     assert bool(cfg.dataloader.evaluator.get("miss_rate")) == (CLASSES[folder] == 1)

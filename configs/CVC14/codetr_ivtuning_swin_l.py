@@ -11,4 +11,5 @@ data.gray_visible = True
 dataloader.train.dataset.names = "cvc14_visible_train"
 dataloader.test.dataset.names = "cvc14_visible_test"
 dataloader.evaluator.miss_rate = True
+train.best_metric = "bbox/MR"
 model.num_classes = 1

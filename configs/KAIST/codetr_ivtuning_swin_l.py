@@ -10,4 +10,5 @@ from ..M3FD.codetr_ivtuning_swin_l import data, dataloader, lr_multiplier, model
 dataloader.train.dataset.names = "kaist_sanitized_train"
 dataloader.test.dataset.names = "kaist_sanitized_test"
 dataloader.evaluator.miss_rate = True
+train.best_metric = "bbox/MR"
 model.num_classes = 1
