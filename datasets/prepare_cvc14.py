@@ -24,14 +24,16 @@ def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
     from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
-    from ivtuning.data.prepare.pedestrians import PERSON, count_lines, cvc14_pairs, cvc14_time, read_cvc14
+    from ivtuning.data.prepare.pedestrians import PERSON, cvc14_pairs, cvc14_time, read_cvc14
 
     output = args.output or data_root() / "cvc14"
     source = args.source or output
-    found = {part: cvc14_pairs(source, args.labels, part) for part in ("train", "test")}
-    print(*count_lines([(part, left_out) for part, (_, left_out) in found.items()]), sep="\n")
+    parts = {}
+    for part in ("train", "test"):
+        parts[part], alone = cvc14_pairs(source, args.labels, part)
+        print(f"{part}: {len(parts[part])} pairs; {alone} frames of one camera alone are left out")
     contents = write_set(
-        {part: pairs for part, (pairs, _) in found.items()},
+        parts,
         [PERSON],
         read_cvc14,
         source=source,

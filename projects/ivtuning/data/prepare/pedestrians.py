@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UserError
@@ -18,7 +16,7 @@ PERSON = "person"
 _KAIST_IGNORED = ("people", "cyclist", "person?", "person?a")
 # Folders of KAIST's labels in train and test, by --labels.
 KAIST_LABELS = {
-    "sanitized": ("sanitized_annotations/sanitized_annotations", "annotations_KAIST_test_set"),
+    "sanitized": ("sanitized_annotations", "annotations_KAIST_test_set"),
     "paired_visible": ("annotations_paired", "annotations_KAIST_test_set"),
     "paired_infrared": ("annotations_paired", "annotations_KAIST_test_set"),
     "original": ("annotations", "annotations"),
@@ -53,7 +51,7 @@ def kaist_pairs(source: Path, labels: str, part: str) -> list[Pair]:
     pairs = {}
     for path in folder.rglob("*.txt"):
         where = path.relative_to(folder).as_posix()
-        match = _FRAME.match(where.replace("/visible/", "/").replace("/lwir/", "/"))
+        match = _FRAME.search(where.replace("/visible/", "/").replace("/lwir/", "/"))
         if is_hidden(path) or not match or int(match[1]) not in _KAIST_SETS[part]:
             continue
         if camera and part == "train" and f"/{camera}/" not in where:
@@ -71,7 +69,7 @@ def kaist_pairs(source: Path, labels: str, part: str) -> list[Pair]:
 
 
 def kaist_time(stem: str) -> str:
-    """ "day" or "night", which KAIST's sets tell, from a stem such as ``set00/V000/I00019``."""
+    """The time of day, which KAIST's sets tell, from a stem such as ``set00/V000/I00019``."""
     return "day" if int(stem[3:5]) in _KAIST_DAY else "night"
 
 
@@ -106,8 +104,8 @@ def read_kaist(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
     return boxes
 
 
-def cvc14_pairs(source: Path, labels: str, part: str) -> tuple[list[Pair], Counter]:
-    """The pairs of a part of CVC-14, and what was left out, counted by reason.
+def cvc14_pairs(source: Path, labels: str, part: str) -> tuple[list[Pair], int]:
+    """The pairs of a part of CVC-14, and the number of frames that one camera alone has.
 
     The stem is ``Day/Visible/Train/FramesPos/<name>``. The label of a frame without pedestrians
     (``FramesNeg``) is the frame itself.
@@ -120,7 +118,7 @@ def cvc14_pairs(source: Path, labels: str, part: str) -> tuple[list[Pair], Count
     Raises:
         UserError: a folder is missing, or has no images.
     """
-    pairs, left_out = [], Counter()
+    pairs, alone = [], 0
     folder = {"train": "Train", "test": "NewTest"}[part]
     for time in ("Day", "Night"):
         cameras = [source / time / camera / folder for camera in ("Visible", "FIR")]
@@ -133,18 +131,18 @@ def cvc14_pairs(source: Path, labels: str, part: str) -> tuple[list[Pair], Count
                 if not needed.is_dir():
                     raise UserError(f"{needed} is missing: is --source the folder of the release?")
             visible, infrared = ({path.stem: path for path in image_files(f)} for f in folders)
-            left_out["frames of one camera alone"] += len(visible.keys() ^ infrared.keys())
+            alone += len(visible.keys() ^ infrared.keys())
             for name in sorted(visible.keys() & infrared.keys()):
                 label = annotations / f"{name}.txt" if kind == "FramesPos" else visible[name]
                 stem = visible[name].relative_to(source).with_suffix("").as_posix()
                 pairs.append(Pair(stem, visible[name], infrared[name], label if label.is_file() else None))
     if not pairs:
         raise UserError(f"{source} has no frame of the {part} part: is --source the folder of the release?")
-    return pairs, +left_out
+    return pairs, alone
 
 
 def cvc14_time(stem: str) -> str:
-    """ "day" or "night" from the first folder of a stem."""
+    """The time of day from the first folder of a stem."""
     return stem.split("/")[0].lower()
 
 
@@ -168,12 +166,3 @@ def read_cvc14(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
             )
         boxes.append(Box(0, xc - width / 2, yc - height / 2, xc + width / 2, yc + height / 2))
     return boxes
-
-
-def count_lines(left_out: Sequence[tuple[str, Counter]]) -> list[str]:
-    """A line for each part and reason for which frames were left out."""
-    return [
-        f"{part}: {number} {reason}: left out"
-        for part, counts in left_out
-        for reason, number in counts.items()
-    ]
