@@ -1,6 +1,6 @@
 """Co-DINO (5 scales) on Swin-L with IV-tuning on FLIR's aligned pairs, 640 px.
 
-Compares with an AP of 40.2 and an AP50 of 78.7 of CFT, on the release's 4,129 and 1,013 pairs: persons,
+Compares with an AP of 40.0 and an AP50 of 77.7 of CFT, on the release's 4,129 and 1,013 pairs: persons,
 cars and bicycles. The recipe is M3FD's, whose 10,525 iterations are 41 epochs here.
 """
 
