@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import timm
@@ -14,15 +15,30 @@ from helpers.tools import ROOT
 from ivtuning.backbones.trunk import PLUGINS, find_trunk
 from ivtuning.config import load_config
 from ivtuning.config.files import read_config
+from ivtuning.data.catalog import metadata
+from ivtuning.data.datasets import detection, segmentation
 from ivtuning.engine.optim import build_optimizer, param_groups
 
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/*/*.py") if path.parent.name != "common"
 )
-FULL = [(file, "Full") for file in CONFIGS if not file.startswith("configs/quick/")]
+# Configs of other sets, whose models are those of the second.
+_CODETR, _SEGFORMER = "configs/M3FD/codetr_ivtuning_swin_l.py", "configs/MSRS/segformer_ivtuning_swin_l.py"
+_EVA = "configs/MFNet/segformer_ivtuning_eva02_l.py"
+OF_OTHER_SETS = {
+    **{
+        f"configs/{s}/codetr_ivtuning_swin_l.py": _CODETR
+        for s in ("KAIST", "CVC14", "LLVIP", "FLIR", "VEDAI")
+    },
+    **{f"configs/{s}/segformer_ivtuning_swin_l.py": _SEGFORMER for s in ("MFNet", "FMB", "PST900")},
+    **{f"configs/{s}/segformer_ivtuning_eva02_l.py": _EVA for s in ("FMB", "PST900")},
+}
+CLASSES = dict(KAIST=1, CVC14=1, LLVIP=1, FLIR=3, VEDAI=9, MFNet=9, FMB=15, PST900=5)
+BUILT = [file for file in CONFIGS if file not in OF_OTHER_SETS]
+FULL = [(file, "Full") for file in BUILT if not file.startswith("configs/quick/")]
 OTHERS = [
     (file, method)
-    for file in CONFIGS
+    for file in BUILT
     for method in ("visible", "infrared", "full_visible", "parity")
     if file.startswith(("configs/MSRS/", "configs/M3FD/vitdet", "configs/synthetic/"))
 ]
@@ -33,7 +49,7 @@ def test_there_are_configs():
     assert len(CONFIGS) >= 15
 
 
-@pytest.mark.parametrize("file, method", [*((file, None) for file in CONFIGS), *FULL, *OTHERS])
+@pytest.mark.parametrize("file, method", [*((file, None) for file in BUILT), *FULL, *OTHERS])
 def test_config_builds(file, method, tmp_path):
     cfg = load_config(file, [*own_data(file, tmp_path), *([f"method={method}"] if method else [])])
     assert set(cfg) - {"methods"} == KEYS
@@ -43,7 +59,7 @@ def test_config_builds(file, method, tmp_path):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == trained > 0
     multiplier = instantiate(cfg.lr_multiplier)
-    assert 0 <= multiplier(0.0) <= multiplier(0.5) <= 1 and multiplier(0.999) < multiplier(0.5)
+    assert 0 <= multiplier(0.0) <= multiplier(0.4) <= 1 and multiplier(0.999) < multiplier(0.4)
     for part in ("train", "test"):
         mapper = instantiate(cfg.dataloader[part].mapper)
         assert mapper.is_train == (part == "train")
@@ -51,17 +67,41 @@ def test_config_builds(file, method, tmp_path):
     assert cfg.train.output_dir == f"output/{name}" + (f"-{method}" if method else "")
 
 
+@pytest.mark.parametrize("file, other", OF_OTHER_SETS.items())
+def test_config_of_another_set(file, other):
+    """It differs in its sets, whose scripts are known, and in the number of their classes."""
+    cfg, base, folder = load_config(file), load_config(other), file.split("/")[1]
+    makers = {
+        entry.folder: entry.maker for entry in (*detection.KNOWN.values(), *segmentation.KNOWN.values())
+    }
+    for part in ("train", "test"):
+        json_file = Path(metadata(cfg.dataloader[part].dataset.names).json_file)
+        assert json_file.parts[-3] == folder.lower() and (ROOT / makers[folder.lower()]).is_file()
+    heads = [c.model.get("sem_seg_head", c.model) for c in (cfg, base)]
+    assert heads[0].num_classes == CLASSES[folder]
+    heads[1].num_classes = CLASSES[folder]
+    assert cfg.train.pop("output_dir") != base.train.pop("output_dir")
+    compared_by = cfg.train.pop("best_metric")
+    assert compared_by == ("bbox/MR" if folder in ("KAIST", "CVC14") else base.train.best_metric)
+    del base.train.best_metric
+    for key in ("model", "optimizer", "train", "lr_multiplier"):
+        assert cfg[key] == base[key], key
+    assert bool(cfg.dataloader.evaluator.get("miss_rate")) == (CLASSES[folder] == 1)
+
+
 MODELS = sorted(f"configs/common/models/{p.name}" for p in ROOT.glob("configs/common/models/*rcnn*.py"))
 
 
 STARTS = {file: str(read_config(str(ROOT / file)).train.init_checkpoint) for file in CONFIGS}
-NAMED = [file for file, start in STARTS.items() if start.startswith("timm://")]
+NAMED = [file for file, start in STARTS.items() if start.startswith("timm://") and file in BUILT]
 
 
 def test_published_recipes_start_from_names():
     quick = ("configs/quick/", "configs/synthetic/", "configs/MSRS/nano")
-    converted = {"configs/M3FD/dino_ivtuning_swin_l.py", "configs/M3FD/codetr_ivtuning_swin_l.py"}
-    assert {file for file in CONFIGS if not file.startswith(quick)} == {*NAMED, *converted}
+    converted = {"configs/M3FD/dino_ivtuning_swin_l.py", _CODETR}
+    hub = {_EVA, "configs/VT/segformer_ivtuning_eva02_l.py"}
+    assert {file for file in BUILT if not file.startswith(quick)} == {*NAMED, *converted, *hub}
+    assert {STARTS[file] for file in hub} == {"hf://Yuxin-CV/EVA-02/eva02/pt/eva02_L_pt_m38m_p14to16.pt"}
 
 
 @pytest.mark.parametrize("file", NAMED)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,6 +120,29 @@ def test_the_trainers_whole_state(tmp_path):
     assert other.iter == 4
     mine, theirs = (t.optimizer.state_dict()["state"][0]["exp_avg"] for t in (trainer, other))
     assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "improved"),
+    [
+        ("bbox/AP", (3.0, 2.0, math.nan, 4.0), [3.0, 4.0]),
+        ("bbox/MR", (3.0, 2.0, math.nan, 4.0), [3.0, 2.0]),
+        ("bbox/MR-all-day", (3.0, 3.0, 1.0), [3.0, 1.0]),
+        ("saliency/MAE", (0.1, 0.2, 0.05), [0.1, 0.05]),
+        ("saliency/S", (0.1, 0.2, 0.05), [0.1, 0.2]),
+    ],
+)
+def test_the_best_value_is_the_smallest_of_errors(metric, values, improved, tmp_path):
+    _, writer = make(tmp_path)
+    best = BestCheckpoint(writer, metric, 1)
+    found = []
+    for i, value in enumerate(values):
+        latest = {metric: (value, i)}
+        best.trainer = SimpleNamespace(iter=i, storage=SimpleNamespace(latest=lambda now=latest: now))
+        if (better := best._improved()) is not None:
+            best.best = better
+            found.append(better)
+    assert found == improved
 
 
 def test_the_best_model_does_not_move_the_marker(tmp_path):

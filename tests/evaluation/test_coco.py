@@ -393,3 +393,25 @@ def test_bad_input_is_reported_in_one_line(make, tmp_path):
     with pytest.raises(UserError, match="gone.json"):
         PairCOCOEvaluator("evaluated_gone")
     MetadataCatalog.pop("evaluated_gone")
+
+
+def test_miss_rates_stand_beside_ap(make):
+    truth = random_truth(1, modality=False)
+    for a in truth["annotations"]:
+        a["occlusion"] = a["id"] % 3
+    plain, evaluator = make(truth), make(truth, miss_rate=True)
+    figures = evaluate(evaluator, truth, random_predictions(truth, 1))["bbox"]
+    ap = evaluate(plain, truth, random_predictions(truth, 1))["bbox"]
+    assert {name: figures[name] for name in ap} == pytest.approx(ap, nan_ok=True)
+    assert sorted(evaluator.metric_names()) == sorted(f"bbox/{name}" for name in figures)
+    assert 0 < figures["MR"] < 100 and figures["MR"] != figures["MR-day"]
+    nothing = [p[:0] for p in random_predictions(truth, 1)]
+    assert evaluate(evaluator, truth, nothing)["bbox"]["MR"] == 100
+    assert math.isnan(evaluate(evaluator, truth, nothing, img_ids=[1])["bbox"]["MR"])
+
+
+def test_an_occlusion_of_another_kind_is_refused(make):
+    truth = random_truth(1, modality=False)
+    truth["annotations"][0]["occlusion"] = "heavy"
+    with pytest.raises(UserError, match=r"occlusion is 'heavy', not 0, 1 or 2"):
+        make(truth)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from scipy import stats
 
+from ..evaluation.predictions import lower_is_better
 from .jobs import Job, Plan
 
 # Figures that all runs of a row share.
@@ -18,7 +19,8 @@ CONFIDENCE = 0.95
 def choose(results: Sequence[dict], metric: str) -> float | None:
     """The factor of the best run of a search, the lower one of equals; None without any finished run."""
     scored = [r for r in results if metric in r["figures"]["none"]]
-    best = max(scored, key=lambda r: (r["figures"]["none"][metric], -r["factor"]), default=None)
+    sign = -1 if lower_is_better(metric) else 1
+    best = max(scored, key=lambda r: (sign * r["figures"]["none"][metric], -r["factor"]), default=None)
     return None if best is None else best["factor"]
 
 

@@ -25,6 +25,7 @@ class Box(NamedTuple):
     Attributes:
         label: class index from 0; None for a class that the user chose to ignore.
         crowd: counts neither as found nor as missed, and is not trained on: an object marked difficult.
+        occlusion: 0 for none, 1 for partial, 2 for heavy; None where the labels do not state it.
     """
 
     label: int | None
@@ -33,6 +34,7 @@ class Box(NamedTuple):
     x1: float
     y1: float
     crowd: bool = False
+    occlusion: int | None = None
 
 
 def check_classes(names: Sequence[str], where: str) -> list[str]:

@@ -72,7 +72,7 @@ def read_coco(
 
 def _simplify(box: dict) -> bool:
     """Bring an annotation to one form; return whether its segmentation outlines nothing."""
-    for key in ("area", "modality"):
+    for key in ("area", "modality", "occlusion"):
         if key in box and box[key] is None:
             del box[key]
     if box.pop("ignore", 0):

@@ -157,6 +157,7 @@ _ANNOTATIONS = (
     _Field("iscrowd", _flag, "0 or 1", required=False, all_good=_flags),
     _Field("ignore", _flag, "0 or 1", required=False, all_good=_flags),
     _Field("modality", lambda value: value in SHOWN_IN, ", ".join(SHOWN_IN), required=False),
+    _Field("occlusion", lambda v: type(v) is int and v in (0, 1, 2), "0, 1 or 2", required=False),
 )
 _NAME = _Field("name", _text, "a class's name")
 _CATEGORIES = (_ID, _NAME)

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..checkpoint.shards import share
 from ..errors import UserError
+from ..evaluation.predictions import lower_is_better
 from ..utils.files import atomic_write
 from ..utils.progress import track
 from ..utils.text import read_json
@@ -86,14 +87,16 @@ class BestCheckpoint(HookBase):
 
     Args:
         checkpointer: writes the file.
-        metric: name in the event storage, such as "bbox/AP". Larger is better; NaN is ignored.
+        metric: name in the event storage, such as "bbox/AP". Larger is better,
+            except where :func:`..evaluation.predictions.lower_is_better` says so; NaN is ignored.
         period: iterations between evaluations, 0 = only after training.
         ema: the average to save instead of the live weights, where there is one.
     """
 
     def __init__(self, checkpointer: Checkpointer, metric: str, period: int, ema: EMA | None = None):
         self.checkpointer, self.metric, self.period, self.ema = checkpointer, metric, period, ema
-        self.best = -math.inf
+        self.sign = -1 if lower_is_better(metric) else 1
+        self.best = -self.sign * math.inf
         self.record = Path(checkpointer.save_dir, "best.json")
 
     def read_record(self) -> None:
@@ -120,7 +123,7 @@ class BestCheckpoint(HookBase):
         # The storage still holds the metric of an older evaluation.
         if latest is None or latest[1] != self.trainer.iter or not math.isfinite(latest[0]):
             return None
-        return float(latest[0]) if latest[0] > self.best else None
+        return float(latest[0]) if self.sign * (latest[0] - self.best) > 0 else None
 
     def _check(self) -> None:
         # Only the main process has metrics, but all of them take part in saving.

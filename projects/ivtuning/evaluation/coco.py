@@ -31,6 +31,7 @@ from ..data.datasets import detection
 from ..data.modalities import SHOWN_IN, TIMES
 from ..errors import UserError
 from ..utils.files import atomic_write
+from . import miss_rate as pedestrians
 from .predictions import check_class, check_image, gather_on_main
 
 try:
@@ -54,13 +55,19 @@ class PairCOCOEvaluator(DatasetEvaluator):
     - ``AP-day, AP50-day, AP-night, AP50-night`` where the JSON's images carry ``time``;
     - ``AP-both, AP50-both, AP-visible, ...`` where its annotations carry ``modality``: AP on the objects that
       both cameras show, or the visible or the infrared camera alone. A detection of any other object is
-      ignored. An annotation without the key counts as shown by both.
+      ignored. An annotation without the key counts as shown by both;
+    - with `miss_rate`, ``MR, MR-all, MR-day, ...``: log-average miss rates, of which lower is better, see
+      :func:`.miss_rate.miss_rates`.
 
-    Without any detection, AP is 0.0; without any ground truth, it is NaN.
+    Without any detection, AP is 0.0 and MR is 100.0; without any ground truth, they are NaN.
     """
 
     def __init__(
-        self, dataset_name: str, output_dir: str | None = None, max_dets_per_image: int | None = None
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        max_dets_per_image: int | None = None,
+        miss_rate: bool = False,
     ):
         """
         Args:
@@ -69,6 +76,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
             output_dir: where ``coco_instances_results.json`` goes; None writes nothing.
             max_dets_per_image: how many of the highest-scoring detections of each class count in an image;
                 None: COCO's 100.
+            miss_rate: also compute the miss rates of boxes, which sets of pedestrians are compared by. All
+                detections count in them.
 
         Raises:
             UserError: the dataset is not registered, has no boxes, or its JSON is missing or has a fault.
@@ -97,6 +106,7 @@ class PairCOCOEvaluator(DatasetEvaluator):
         self._categories = sorted(labels, key=labels.get)
         self._output_dir = output_dir
         self._limit = 100 if max_dets_per_image is None else max_dets_per_image
+        self._miss_rate = miss_rate
         self.reset()
 
     def metric_names(self) -> list[str]:
@@ -108,7 +118,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
         names = ["AP", "AP50", "AP75", *(f"AP{a}" for a in AREAS if a)]
         names += [f"{ap}-{part}" for part in parts for ap in ("AP", "AP50")]
         tasks = ["bbox", *(["segm"] if all("segmentation" in a for a in truth) else [])]
-        return [f"{task}/{name}" for task in tasks for name in names]
+        rates = pedestrians.metric_names(self._shared["images"], truth) if self._miss_rate else []
+        return [f"{task}/{name}" for task in tasks for name in names] + [f"bbox/{name}" for name in rates]
 
     def reset(self) -> None:
         """Forget all detections."""
@@ -191,6 +202,11 @@ class PairCOCOEvaluator(DatasetEvaluator):
 
         ids = sorted(self._images if img_ids is None else set(img_ids) & set(self._images))
         self._results["bbox"] = self._figures("bbox", results, ids)
+        if self._miss_rate:
+            rates = pedestrians.miss_rates([self._images[i] for i in ids], self._truth, results)
+            table = tabulate(list(rates.items()), ["objects", "miss rate"], tablefmt="pipe", floatfmt=".2f")
+            logger.info(f"log-average miss rates of {self._metadata.name}:\n{table}")
+            self._results["bbox"] |= rates
         if any(p["masks"] for p in predictions):
             if all("segmentation" in a for a in self._truth):
                 self._results["segm"] = self._figures("segm", results, ids)

@@ -19,6 +19,12 @@ def gather_on_main(results: T) -> list[T] | None:
     return gathered if comm.is_main_process() else None
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether smaller figures are better: miss rates ("bbox/MR-day") and absolute errors ("saliency/MAE")."""
+    name = metric.rpartition("/")[2]
+    return name == "MAE" or name.partition("-")[0] == "MR"
+
+
 def check_class(label: int, num_classes: int, dataset_name: str) -> None:
     """Raise UserError where a model predicts a class that the data set lacks."""
     if not 0 <= label < num_classes:

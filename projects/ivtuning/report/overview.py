@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from ..data.modalities import SHOWN_IN, TIMES
 from ..engine.metrics import WINDOW
+from ..evaluation.miss_rate import SUBSETS
 from ..visualization.curves import LOSS, METRICS
 from .charts import charts, line_chart
 from .html import Html, bar, figure, section, table, tag
@@ -18,6 +19,7 @@ TASKS = {
     "bbox": "boxes",
     "segm": "masks",
     "sem_seg": "label maps",
+    "saliency": "salient objects",
     "classification": "image classes",
 }
 MAIN = ("AP", "IoU", "mIoU")  # of the figures of a part, the one in its chart
@@ -101,9 +103,11 @@ def _by_part(found: Mapping[str, Mapping[str, float | None]], keys: Sequence[str
 
 def _grouped(parts: Iterable[str]) -> dict[str, list[str]]:
     """The parts that a set is divided into by what divides it; each part once."""
-    groups: dict[str, list[str]] = {"class": [], "time of day": [], "modality": []}
+    groups: dict[str, list[str]] = {"class": [], "time of day": [], "modality": [], "subset": []}
     for part in dict.fromkeys(parts):
         kind = "time of day" if part in TIMES else "modality" if part in SHOWN_IN else "class"
+        if part.removesuffix("-day").removesuffix("-night") in SUBSETS:  # of miss rates
+            kind = "subset"
         groups[kind].append(part)
     return {kind: group for kind, group in groups.items() if group}
 

@@ -15,6 +15,7 @@ import yaml
 
 from ..engine.metrics_file import read_metrics
 from ..errors import UserError
+from ..evaluation.predictions import lower_is_better
 from ..utils.files import atomic_write
 from .panels import one_line
 
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 
 LOSS = "total_loss"
 # The figures of the tasks' evaluations that a run is judged by, and their names in the picture.
-METRICS = {"bbox/AP": "box AP", "sem_seg/mIoU": "mean IoU", "classification/top1": "top-1 accuracy"}
+METRICS = {
+    "bbox/AP": "box AP",
+    "sem_seg/mIoU": "mean IoU",
+    "classification/top1": "top-1 accuracy",
+    "bbox/MR": "log-average miss rate",
+    "saliency/S": "S-measure",
+}
 
 
 @dataclass
@@ -117,9 +124,8 @@ def draw_curves(curves: dict[str, Curves]) -> Figure:
         # A run that nothing is known about yet is listed in the first panel.
         panel = panels[metrics.index(curve.metric) if curve.metric else 0]
         x, y = curve.scores.T
-        best = f"{name} (best {y.max():.1f})" if len(y) else name
         (line,) = panel.plot(x, y, color=tint, marker="o", markersize=4, linewidth=1.4)
-        named[line] = best
+        named[line] = f"{name} (best {_best(curve):.1f})" if len(y) else name
     titles = ["total loss", *(METRICS.get(m, m) if m else "evaluation" for m in metrics)]
     for panel, title in zip((loss, *panels), titles, strict=True):
         panel.set(xlabel="iteration", title=one_line(title))
@@ -134,6 +140,12 @@ def draw_curves(curves: dict[str, Curves]) -> Figure:
         if not any(len(c.scores) for c in curves.values() if c.metric == metric):
             panel.text(0.5, 0.5, "not evaluated yet", transform=panel.transAxes, ha="center", color="0.5")
     return figure
+
+
+def _best(curve: Curves) -> float:
+    """The best score of a run that was evaluated."""
+    scores = curve.scores[:, 1]
+    return float(scores.min() if curve.metric and lower_is_better(curve.metric) else scores.max())
 
 
 def _best_metric(run: Path) -> str | None:

@@ -79,6 +79,9 @@ def test_known_sets_follow_the_environment(sets):
         "msrs_det_train": "msrs/annotations/det_train.json",
         "msrs_det_visible_val": "msrs/annotations/det_visible_val.json",
         "llvip_default_val": "llvip/annotations/default_val.json",
+        "kaist_paired_infrared_test": "kaist/annotations/paired_infrared_test.json",
+        "cvc14_visible_train": "cvc14/annotations/visible_train.json",
+        "vedai_fold10_val": "vedai/annotations/fold10_val.json",
         "synthetic_train": "synthetic/annotations/train.json",
     }.items():
         assert MetadataCatalog.get(name).json_file == str(sets / file)
@@ -105,20 +108,20 @@ def no_width():
 
 
 def test_prepared_sets_are_registered_by_their_files(sets):
-    folder = sets / "kaist/annotations"
+    folder = sets / "street/annotations"
     folder.mkdir(parents=True)
     for stem in ("default_train", "default_val", "instances_train2017", "notes_old"):
         (folder / f"{stem}.json").write_text(json.dumps(content()))
     register_known()
     try:
-        assert [name for name in DatasetCatalog.list() if name.startswith("kaist")] == [
-            "kaist_default_train",
-            "kaist_default_val",
+        assert [name for name in DatasetCatalog.list() if name.startswith("street")] == [
+            "street_default_train",
+            "street_default_val",
         ]
-        assert DatasetCatalog.get("kaist_default_val")[0]["file_name"] == str(sets / "kaist/vis/1.png")
+        assert DatasetCatalog.get("street_default_val")[0]["file_name"] == str(sets / "street/vis/1.png")
     finally:
         for part in ("train", "val"):
-            unregister(f"kaist_default_{part}")
+            unregister(f"street_default_{part}")
 
 
 BAD = {

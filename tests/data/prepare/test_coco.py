@@ -250,6 +250,22 @@ def test_llvip_in_the_layout_of_its_release(script, llvip, tmp_path):
     assert val["annotations"][0]["bbox"] == [5.0, 5.0, 10.0, 20.0]
 
 
+def test_llvip_by_its_own_script(script, llvip, tmp_path, capsys):
+    script("prepare_pairs")([*LLVIP, "--source", str(llvip)])
+    paths = [f"llvip/annotations/default_{part}.json" for part in ("train", "val")]
+    general = [read(tmp_path, path) for path in paths]
+    script("prepare_llvip")(["--source", str(llvip)])
+    for path, other in zip(paths, general, strict=True):
+        coco = read(tmp_path, path)
+        assert [coco[key] for key in ("images", "annotations", "categories")] == [
+            other[key] for key in ("images", "annotations", "categories")
+        ]
+    assert "warning: default_train has 2 images (12025 published)" in capsys.readouterr().out
+    (llvip / "infrared/train/010002.jpg").unlink()
+    with pytest.raises(UserError, match="visible/train/010002.jpg has no partner"):
+        script("prepare_llvip")(["--source", str(llvip)])
+
+
 def test_pairs_of_one_folder_by_patterns(script, tmp_path, capsys):
     root = tmp_path / "flir"
     for stem in ("F1", "F2"):

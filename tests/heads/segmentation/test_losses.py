@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ivtuning.data.labels import IGNORE
 from ivtuning.errors import UserError
-from ivtuning.heads.segmentation.losses import OHEM, CrossEntropy, Dice, Sum, check_targets
+from ivtuning.heads.segmentation.losses import OHEM, CrossEntropy, Dice, IoU, Sum, check_targets
 
 LOSSES = {
     "plain": CrossEntropy,
     "weighted": lambda: CrossEntropy([2.0, 0.5, 1.0, 0.0]),
     "ohem": lambda: OHEM(0.4, 5),
     "dice": Dice,
+    "iou": IoU,
     "sum": lambda: Sum([CrossEntropy(), Dice()], [1.0, 3.0]),
 }
 
@@ -115,6 +116,33 @@ def test_dice_is_0_for_a_perfect_map_and_its_gradient_is_right():
     assert torch.autograd.gradcheck(lambda z: Dice()(z, targets), logits.requires_grad_())
 
 
+@pytest.mark.parametrize("classes", [None, (1,), (0, 3)])
+def test_iou(classes):
+    logits, targets = maps()
+    losses = []
+    for b in range(len(logits)):
+        for c in classes or range(4):
+            overlap = total = 0.0
+            for y, x in [pixel[1:] for pixel in labeled_pixels(targets) if pixel[0] == b]:
+                exponents = [math.exp(z) for z in logits[b, :, y, x].tolist()]
+                p, g = exponents[c] / sum(exponents), float(targets[b, y, x] == c)
+                overlap += p * g
+                total += p + g
+            losses.append(1 - (overlap + 1) / (total - overlap + 1))
+    assert IoU(classes)(logits, targets).item() == pytest.approx(sum(losses) / len(losses), rel=1e-12)
+    assert torch.autograd.gradcheck(lambda z: IoU(classes)(z, targets), logits.requires_grad_())
+
+
+def test_two_classes_are_binary_cross_entropy_and_iou():
+    logits, targets = maps(2, ignored=0.0)
+    salient, truth = logits[:, 1] - logits[:, 0], (targets == 1).double()
+    p = salient.sigmoid()
+    overlap, both = (p * truth).sum((1, 2)), (p + truth).sum((1, 2))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(salient, truth)
+    expected = expected + (1 - (overlap + 1) / (both - overlap + 1)).mean()
+    torch.testing.assert_close(Sum([CrossEntropy(), IoU([1])])(logits, targets), expected)
+
+
 def test_sum():
     logits, targets = maps()
     expected = CrossEntropy()(logits, targets) + 3 * Dice()(logits, targets)
@@ -161,7 +189,7 @@ def test_weights_of_absent_classes_alone_give_0():
     assert CrossEntropy([0.0, 1, 1, 1])(logits, torch.zeros(2, 5, 7, dtype=torch.long)).item() == 0
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), OHEM(0.7, 3), Dice()])
+@pytest.mark.parametrize("loss", [CrossEntropy(), OHEM(0.7, 3), Dice(), IoU()])
 def test_150_classes(loss):
     logits, targets = maps(150)
     value = loss(logits.requires_grad_(), targets)
@@ -179,7 +207,7 @@ def test_one_class_is_a_binary_cross_entropy_whose_targets_are_positive():
     p = logits.sigmoid()[:, 0] * valid
     overlap, total = p.sum((1, 2)), p.square().sum((1, 2)) + valid.sum((1, 2))
     torch.testing.assert_close(Dice()(logits, targets), (1 - (2 * overlap + 1) / (total + 1)).mean())
-    for loss in (CrossEntropy(), CrossEntropy([2.0]), OHEM(0.7, 3), Dice()):
+    for loss in (CrossEntropy(), CrossEntropy([2.0]), OHEM(0.7, 3), Dice(), IoU()):
         (gradient,) = torch.autograd.grad(loss(logits.requires_grad_(), targets), logits)
         assert (gradient <= 0).all() and gradient.any()  # toward the class
 
@@ -198,6 +226,9 @@ def test_weights_stay_out_of_checkpoints():
         (lambda: OHEM(threshold=1.5), "threshold=1.5"),
         (lambda: OHEM(min_kept=0), "min_kept=0"),
         (lambda: Dice(smooth=0), "smooth=0"),
+        (lambda: IoU(smooth=0), "smooth=0"),
+        (lambda: IoU([]), "classes="),
+        (lambda: IoU([4])(*maps()), "the model has 4"),
         (lambda: Sum([]), "0 losses"),
         (lambda: Sum([Dice()], [1.0, 2.0]), "1 losses and 2 weights"),
     ],

@@ -97,7 +97,7 @@ def read_voc2007(root: Path, part: str) -> tuple[Items, list[str]]:
 
 def _largest(path: Path, candidates: Sequence[int]) -> int:
     need(path)
-    boxes = [((x1 - x0) * (y1 - y0), c) for c, x0, y0, x1, y1, _ in read_voc(path, CLASS_NAMES)]
+    boxes = [((b.x1 - b.x0) * (b.y1 - b.y0), b.label) for b in read_voc(path, CLASS_NAMES)]
     boxes = [box for box in boxes if box[1] in candidates]
     if not boxes:
         raise UserError(f"{path} has no box of the classes that ImageSets/Main lists for it: fetch it again")

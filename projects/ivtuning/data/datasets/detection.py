@@ -44,7 +44,28 @@ KNOWN = {
         maker="datasets/prepare_msrs_detection.py",
     ),
     "llvip": KnownSet(
-        folder="llvip", parts=("default_train", "default_val"), maker="datasets/prepare_pairs.py"
+        folder="llvip", parts=("default_train", "default_val"), maker="datasets/prepare_llvip.py"
+    ),
+    "kaist": KnownSet(
+        folder="kaist",
+        parts=(
+            *("sanitized_train", "sanitized_test", "original_train", "original_test"),
+            *("paired_visible_train", "paired_visible_test", "paired_infrared_train", "paired_infrared_test"),
+        ),
+        maker="datasets/prepare_kaist.py",
+    ),
+    "cvc14": KnownSet(
+        folder="cvc14",
+        parts=("visible_train", "visible_test", "infrared_train", "infrared_test"),
+        maker="datasets/prepare_cvc14.py",
+    ),
+    "flir": KnownSet(
+        folder="flir", parts=("default_train", "default_val"), maker="datasets/prepare_pairs.py"
+    ),
+    "vedai": KnownSet(
+        folder="vedai",
+        parts=[f"fold{fold:02}_{part}" for fold in range(1, 11) for part in ("train", "val")],
+        maker="datasets/prepare_vedai.py",
     ),
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
 }

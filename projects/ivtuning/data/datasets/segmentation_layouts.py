@@ -48,6 +48,7 @@ class SegmentationSet(KnownSet):
         listed: the folder of a part is the name of a file that lists its stems, one per line.
         timed: stems end in D (day) or N (night).
         holes: infrared pixels of 0 were not measured.
+        masks: labels are gray images, whose pixels from 128 on are of the second class.
         protocols: which of PROTOCOLS it is registered in.
     """
 
@@ -63,6 +64,7 @@ class SegmentationSet(KnownSet):
     listed: bool = False
     timed: bool = False
     holes: bool = False
+    masks: bool = False
     protocols: tuple[str, ...] = PROTOCOLS
 
     @property
@@ -201,6 +203,30 @@ KNOWN = {
         classes=LABELS,
         timed=True,
     ),
+}
+
+# Salient objects: the pixels that a person looks at first.
+_SALIENT = {"background": (0, 0, 0), "salient object": (255, 255, 255)}
+_SALIENT_SETS = {
+    "vt5000": {"train": Part("Train", 2500), "test": Part("Test", 2500)},
+    "vt1000": {"test": Part("", 1000)},
+    "vt821": {"test": Part("", 821)},
+}
+KNOWN |= {
+    name: SegmentationSet(
+        folder=name,
+        parts=parts,
+        maker="datasets/prepare_vt.py",
+        description=f"{name.upper()} pairs with salient objects",
+        # Suffixes differ between copies, see prepare/salient.py.
+        visible="{part}/RGB/*",
+        infrared="{part}/T/*",
+        labels="{part}/GT/*",
+        classes=_SALIENT,
+        masks=True,
+        protocols=("all",),
+    )
+    for name, parts in _SALIENT_SETS.items()
 }
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...errors import UserError
 from ..datasets.segmentation_layouts import RGB, SegmentationSet
-from ..image_files import decode, image_size
+from ..image_files import decode, image_size, kind_of
 from ..labels import IGNORE, read_labels
 
 
@@ -19,7 +19,7 @@ def read_values(path: Path, size: tuple[int, int], layout: SegmentationSet) -> t
 
     Files are read strictly, see :func:`..labels.read_labels`. Three other forms are understood as well, and
     need a copy as an index map: class colors (RGB, or a palette of class colors alone in another order),
-    indices in three equal channels, and indices in gray of 2 or 4 bits.
+    indices in three equal channels, and indices in gray of 2 or 4 bits. A set of masks has them alone.
 
     Args:
         size: width and height that the label map must have, pixels.
@@ -32,6 +32,8 @@ def read_values(path: Path, size: tuple[int, int], layout: SegmentationSet) -> t
     """
     if (own := image_size(path)) != size:
         raise UserError(f"{path} is {own[0]}x{own[1]} but its image {size[0]}x{size[1]}: fetch both again")
+    if layout.masks:
+        return _mask(path), False
     known = (*layout.values, *layout.ignored)
     record = {"sem_seg_file_name": str(path), "label_ids": {value: value for value in known}}
     image, bits = decode(str(path), "label map")
@@ -53,6 +55,17 @@ def read_values(path: Path, size: tuple[int, int], layout: SegmentationSet) -> t
                 "; they look like gray shades of the class colors, from which the classes cannot be recovered"
             )
     raise UserError(message)
+
+
+def _mask(path: Path) -> np.ndarray:
+    """(H, W) uint8 of 0 and 1 from a gray image of any kind, also one that JPEG compression has blurred."""
+    image, bits = decode(str(path), "mask")
+    if bits > 8 or image.mode == "F":
+        raise UserError(f"mask {path} has {kind_of(image, bits)}: save it as 8-bit gray")
+    rgb = np.asarray(image.convert("RGB"))
+    if np.ptp(rgb, axis=2).max() > 32:
+        raise UserError(f"mask {path} has colors: are the folders of images and masks swapped?")
+    return (rgb[..., 0] >= 128).astype(np.uint8)
 
 
 def _permutes_colors(image: Image.Image, colors: dict[RGB, int]) -> bool:

@@ -4,7 +4,7 @@ Files are read where they are. Only these are copied into the set's folder, as P
 
 - ``vis/`` and ``ir/``: the two halves of files with four channels; visible images that are not 8-bit RGB;
   infrared images with holes, filled;
-- ``labels/``: label maps that are no plain index images, as 8-bit gray.
+- ``labels/``: label maps that are no plain index images, and masks, as 8-bit gray.
 """
 
 from __future__ import annotations

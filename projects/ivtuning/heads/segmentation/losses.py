@@ -1,4 +1,4 @@
-"""Segmentation losses: cross-entropy, online hard example mining (OHEM), Dice, and weighted sums of them.
+"""Segmentation losses: cross-entropy, online hard example mining (OHEM), Dice, IoU, and their weighted sums.
 
 Each is called with logits (B, K, H, W), of any floating type, and targets (B, H, W) int64: class ids 0..K-1,
 and 255 for pixels that are ignored. It returns a scalar in float32 or float64. A batch without any labeled
@@ -151,6 +151,45 @@ class Dice(nn.Module):
         overlap = (p * truth).sum((2, 3))
         total = p.square().sum((2, 3)) + truth.sum((2, 3))
         return (1 - (2 * overlap + self.smooth) / (total + self.smooth)).mean()
+
+
+class IoU(nn.Module):
+    """Soft IoU loss of softmax probabilities, as salient objects are trained with.
+
+    ``1 - (sum(p g) + smooth) / (sum(p + g - p g) + smooth)`` over the labeled pixels of an image, averaged
+    over images and classes.
+
+    Args:
+        classes: ids of the classes that count; None: all. Of two classes, (1,) is the salient one, and
+            CrossEntropy is then the binary cross-entropy.
+        smooth: above 0; an image without a class has a loss of 0 where none is predicted.
+
+    Raises:
+        UserError: no classes, or `smooth` is not above 0; in the forward pass, a class that the model lacks.
+    """
+
+    def __init__(self, classes: Sequence[int] | None = None, smooth: float = 1.0):
+        super().__init__()
+        if smooth <= 0:
+            raise UserError(f"IoU: smooth={smooth}: give a number above 0")
+        if classes is not None and (not len(classes) or min(classes) < 0):
+            raise UserError(f"IoU: classes={list(classes)}: give ids of classes from 0, or None for all")
+        self.classes, self.smooth = None if classes is None else tuple(classes), smooth
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        count = logits.shape[1]
+        chosen = range(count) if self.classes is None else self.classes
+        if max(chosen) >= count:
+            raise UserError(f"IoU: classes={list(chosen)}, but the model has {count}: give ids below that")
+        valid = targets != IGNORE
+        probabilities = with_rest(logits).softmax(1)
+        losses = []
+        for label in chosen:
+            p, truth = probabilities[:, label] * valid, (targets == label).to(probabilities.dtype)
+            overlap = (p * truth).sum((1, 2))
+            union = p.sum((1, 2)) + truth.sum((1, 2)) - overlap
+            losses.append(1 - (overlap + self.smooth) / (union + self.smooth))
+        return torch.stack(losses).mean()
 
 
 class Sum(nn.Module):
