@@ -90,7 +90,7 @@ def count_found(batch, detections) -> int:
 
 
 def test_raw_outputs_are_compared_row_by_row(trained, tmp_path):
-    comparison = export_model(trained, tmp_path / "raw.onnx", Options(SIZES[0], stage="raw"))
+    comparison = export_model(trained, tmp_path / "raw.pt2", Options(SIZES[0], stage="raw"))
     assert set(comparison.errors) == {"objectness", "anchor_boxes"}
     assert set(comparison.row_errors) == {"proposals", "probabilities", "boxes"}
     assert max([*comparison.errors.values(), *comparison.row_errors.values()]) <= 1e-4

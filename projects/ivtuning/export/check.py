@@ -92,7 +92,7 @@ def compare(
 
 
 def require(comparison: Comparison, advice: str = "") -> None:
-    """Raise UserError, which ends with the advice, where differences lie beyond the limits of the precision."""
+    """Raise UserError, which ends with `advice`, where differences lie beyond the limits."""
     failed = comparison.failures()
     if failed:
         raise UserError(f"the file does not compute what the model does: {'; '.join(failed)}{advice}")

@@ -126,7 +126,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _read(path: str, stamp: tuple[int, int] | None) -> dict[str, Any]:
-    """The metadata of a file of this time and size. Several steps of a command ask, and a file can be large."""
+    """The metadata of a file of this time and size. Several steps of a command ask for them."""
     return _metadata(_open(path, "cpu", 1, optimize=False), path)
 
 
