@@ -90,7 +90,7 @@ predict: .predict-ok $(READY) ## Predict pairs of images or videos, as JSON, CSV
 
 visualize: .visualize-ok $(READY) ## Draw boxes or label maps on both images of every pair | make visualize CONFIG=configs/synthetic/ivtuning.py WEIGHTS=output/model_final.pth OUTPUT=pictures
 	@$(PY) tools/visualize.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) \
-		$(call flag,--adapter,ADAPTER) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
+		$(call flag,--adapter,ADAPTER) $(call flag,--onnx,ONNX) $(call flag,--output,OUTPUT) $(value ARGS) $(OVERRIDES)
 
 report: .report-ok $(READY) ## Write a page about a run: curves, figures, confusion, worst and best pairs | make report RUN=output/synthetic/ivtuning
 	@$(PY) tools/report.py $(call flag,,RUN) $(value ARGS) $(OVERRIDES)
@@ -105,7 +105,7 @@ export: .export-ok $(READY) ## Write a model as one ONNX file that runs without 
 .eval-ok: ; @: $(if $(ONNX),,$(CONFIG_OK)$(WEIGHTS_OK))
 .predict-ok: ; @: $(if $(ONNX),,$(CONFIG_OK))
 .export-ok: ; @: $(CONFIG_OK)
-.visualize-ok: ; @: $(if $(value ARGS),,$(CONFIG_OK))
+.visualize-ok: ; @: $(if $(ONNX)$(value ARGS),,$(CONFIG_OK))
 .report-ok: ; @: $(if $(RUN),,$(error name a run: make report RUN=output/<its folder>))
 
 pins: ## Update every version pinned in requirements.txt | make pins

@@ -22,6 +22,8 @@ ground truth of a dataset
         --vis my/visible --ir my/infrared --output out/mine --threshold 0.4
   less text in crowded pictures
     tools/visualize.py --dataset m3fd_scene_val --output out/plain --labels none
+  predictions of a file of tools/export_model.py
+    tools/visualize.py --onnx m3fd.onnx --dataset m3fd_scene_val --output out/onnx
   label maps: the same, with a segmentation set and config
     tools/visualize.py --config-file {SEGMENTATION} --weights model.pth --dataset msrs_seg_test \\
         --output out/labels
@@ -43,6 +45,11 @@ def parse(argv: Sequence[str]):
     parser.add_argument("--weights", metavar="FILE", help="checkpoint; no predictions are drawn without it")
     parser.add_argument(
         "--adapter", metavar="FILE", help="adapter file; --weights defaults to the config's init_checkpoint"
+    )
+    parser.add_argument(
+        "--onnx",
+        metavar="FILE",
+        help="file of tools/export_model.py instead of weights; --config-file defaults to its config",
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="registered dataset, e.g. m3fd_scene_val, or your JSON"
@@ -86,13 +93,15 @@ def parse(argv: Sequence[str]):
         raise UserError(f"--limit {args.limit}: give at least 1")
     if args.queries is not None and args.queries < 1:
         raise UserError(f"--queries {args.queries}: give at least 1")
-    if (args.weights or args.adapter or args.overrides) and not args.config_file:
+    if (args.weights or args.adapter or args.overrides) and not (args.config_file or args.onnx):
         raise UserError("--weights, --adapter and key=value go with --config-file, which describes the model")
     if Path(args.output).exists() and not Path(args.output).is_dir():
         raise UserError(f"--output {args.output} is a file: name a folder")
-    args.predict = bool(args.weights or args.adapter) and not args.no_predictions
+    args.predict = bool(args.weights or args.adapter or args.onnx) and not args.no_predictions
     if args.queries and not args.predict:
         raise UserError("--queries needs predictions: give --weights, and not --no-predictions")
+    if args.onnx and args.curves:
+        raise UserError("--onnx goes with --dataset, or --vis and --ir")
     return args
 
 
@@ -112,6 +121,10 @@ def main(argv: Sequence[str]) -> None:
     from ivtuning.visualization.painters import BoxPainter, QueryPainter
     from ivtuning.visualization.pair_files import file_records
 
+    if args.onnx:
+        from ivtuning.export.config import use_config_of_file
+
+        use_config_of_file(args)
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
     if args.dataset:
         args.dataset = find_set(args.dataset)
@@ -124,7 +137,9 @@ def main(argv: Sequence[str]) -> None:
         painter = QueryPainter(painter.classes, args.threshold, args.queries, args.labels)
     records = records[: args.limit]
     kind = QueryTracer if args.queries else Predictor
-    predict = kind(cfg, args.weights, args.adapter) if args.predict else None
+    predict = None
+    if args.predict:
+        predict = kind.from_onnx(args.onnx, cfg) if args.onnx else kind(cfg, args.weights, args.adapter)
     page = draw_records(
         records,
         painter,
@@ -135,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
             "source": args.dataset or f"{args.vis} + {args.ir}",
             "config": args.config_file,
             "overrides": " ".join(args.overrides) or None,
-            "weights": args.weights if args.predict else None,
+            "weights": (args.onnx or args.weights) if args.predict else None,
             "adapter": args.adapter if args.predict else None,
             "threshold": f"{args.threshold:g}" if args.predict and isinstance(painter, BoxPainter) else None,
         },

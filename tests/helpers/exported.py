@@ -130,7 +130,17 @@ def codino() -> nn.Module:
     """With padding that counts as image, as in released models."""
     return detector(
         "synthetic/codetr_ivtuning",
-        *(*QUERIES, "model.transformer.decoder_layers=1", "model.pad_value=114"),
+        *(*QUERIES, "model.transformer.decoder_layers=1", "model.transformer.num_levels=2"),
+        "model.pad_value=114",
+        # What trains beside it counts its maps too.
+        "model.proposal_generator.in_features=[p3,p4,p5]",
+        "model.roi_heads.box_in_features=[p3,p4]",
+        "model.roi_heads.box_pooler.scales=[0.125,0.0625]",
+        *(
+            f"model.{part}.anchor_generator.{key}"
+            for part in ("proposal_generator", "atss")
+            for key in ("sizes=[[12],[24],[48]]", "strides=[8,16,32]")
+        ),
         strides=(8, 16),
     )
 

@@ -15,12 +15,14 @@ import torch
 from helpers.isolation import Case, refuse
 from helpers.runs import TINY
 from helpers.tools import load_tool
+from helpers.videos import noise, write_clip
 from PIL import Image
 
 from ivtuning.config import load_config
 from ivtuning.data.datasets.detection import register_known
 from ivtuning.engine.run import build_model
 from ivtuning.errors import UserError
+from ivtuning.export import runner
 from ivtuning.export.runner import OnnxModel
 from ivtuning.predictor import Predictor, QueryTracer
 
@@ -28,6 +30,8 @@ CONFIG = "configs/synthetic/seg_ivtuning.py"
 ONE_BLOCK = ["model.backbone.net.depth=1", "model.backbone.net.global_blocks=[0]"]
 SMALL = [*TINY[:3], *ONE_BLOCK, "train.init_checkpoint=", "train.device=cpu"]
 TOOL, TRAIN, PREDICT = "tools/export_model.py", "tools/train_net.py", "tools/predict.py"
+DRAW = "tools/visualize.py"
+open_file = runner._open
 SOME = ["--vis", "a.png", "--ir", "b.png", "--output", "out"]
 
 
@@ -102,6 +106,31 @@ def test_a_file_predicts_what_its_weights_predict(exported, pairs, tmp_path, cap
 
 
 @pytest.mark.slow
+def test_a_file_predicts_folders_and_videos_and_draws(exported, pairs, tmp_path, monkeypatch):
+    file, predict, opened = str(exported[1]), load_tool("predict").main, []
+    frames = {name: noise(2, 72, 96, channels=channels) for name, channels in (("vis", 3), ("ir", 1))}
+    for name, images in frames.items():
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i}.png")
+        write_clip(tmp_path / f"{name}.mkv", images)
+    monkeypatch.setattr(runner, "_open", lambda *args, **kw: opened.append(kw) or open_file(*args, **kw))
+    runner._read.cache_clear()
+    for suffix in "", ".mkv":
+        paths = [str(tmp_path / f"{name}{suffix}") for name in frames]
+        output = tmp_path / f"found{suffix}"
+        predict(["--onnx", file, "--vis", paths[0], "--ir", paths[1], "--output", str(output)])
+        assert len(list((output / "labels").iterdir())) == 2
+    # Its metadata were read once, and it was opened to run in each command.
+    assert opened == [{"optimize": False}, {}, {}]
+
+    draw = ["--dataset", "synthetic_seg_val", "--limit", "1", "--output", str(tmp_path / "drawn")]
+    load_tool("visualize").main(["--onnx", file, *draw])
+    page = (tmp_path / "drawn" / "index.html").read_text()
+    assert file in page and CONFIG in page
+
+
+@pytest.mark.slow
 def test_a_file_of_another_config_is_refused(exported, pairs, tmp_path, caplog):
     file = str(exported[1])
     boxes = "configs/synthetic/ivtuning.py"
@@ -160,6 +189,13 @@ CASES = [
         PREDICT,
         lambda f: ["--onnx", "a.onnx", "--precision", "bf16", *SOME],
         ["--precision bf16"],
+    ),
+    Case("no file to draw with", DRAW, lambda f: ["--onnx", "a.onnx", *SOME], ["no file a.onnx"]),
+    Case(
+        "a file's curves",
+        DRAW,
+        lambda f: ["--onnx", "a.onnx", "--curves", ".", "--output", "out"],
+        ["--onnx goes with --dataset"],
     ),
     Case("a negative check", TOOL, lambda f: arguments("--check", "-1"), ["--check -1"]),
 ]

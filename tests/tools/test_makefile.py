@@ -140,6 +140,8 @@ def test_eval(argv, config):
 
 
 def test_visualize(argv, config):
+    onnx = ["--onnx", "a.onnx", "--output", "o"]
+    assert argv("visualize", "ONNX=a.onnx", "OUTPUT=o") == ["tools/visualize.py", *onnx]
     start = ["tools/visualize.py", "--config-file", config]
     assert argv("visualize", f"CONFIG={config}", "WEIGHTS=w.pth", "OUTPUT=o") == [
         *start,

@@ -50,14 +50,17 @@ def check_file(
     chosen += synthetic_pairs(count - len(chosen), options.size, both)
     if both and count > 1 and getattr(model, "fill_missing", "error") != "error":
         chosen[-1] = (chosen[-1][0], None)
+    advice = ""
+    if options.precision == "fp16":
+        advice = "".join(f": {words}" for words in (graph.half_risk, "export with --precision fp32") if words)
     try:
         comparison = compare(model, graph, run, chosen, options)
         if "size" in options.dynamic:
             other = (options.size[0] * 3 // 4, options.size[1] * 7 // 8)
-            require(compare(model, graph, run, synthetic_pairs(2, other, both), options))
+            require(compare(model, graph, run, synthetic_pairs(2, other, both), options), advice)
     finally:
         model.to(device)
-    require(comparison)
+    require(comparison, advice)
     return comparison
 
 
@@ -88,11 +91,11 @@ def compare(
     return result
 
 
-def require(comparison: Comparison) -> None:
-    """Raise UserError where the differences lie beyond the limits of the precision."""
+def require(comparison: Comparison, advice: str = "") -> None:
+    """Raise UserError, which ends with `advice`, where differences lie beyond the limits."""
     failed = comparison.failures()
     if failed:
-        raise UserError(f"the file does not compute what the model does: {'; '.join(failed)}")
+        raise UserError(f"the file does not compute what the model does: {'; '.join(failed)}{advice}")
 
 
 @torch.inference_mode()

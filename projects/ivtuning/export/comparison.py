@@ -41,7 +41,7 @@ class Limits:
     share: float
 
 
-LIMITS = {"fp32": Limits(1e-4, 0.99, 1e-3, 1e-3, 1.0), "fp16": Limits(2e-2, 0.9, 3e-2, 2e-2, 0.98)}
+LIMITS = {"fp32": Limits(1e-4, 0.99, 1e-3, 1e-3, 1.0), "fp16": Limits(2e-2, 0.95, 2e-2, 2e-2, 0.98)}
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -119,6 +120,13 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         UserError: see :class:`OnnxModel`.
     """
+    facts = os.stat(path) if os.path.isfile(path) else None
+    return dict(_read(os.fspath(path), facts and (facts.st_mtime_ns, facts.st_size)))
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: str, stamp: tuple[int, int] | None) -> dict[str, Any]:
+    """The metadata of a file of this time and size. Several steps of a command ask for them."""
     return _metadata(_open(path, "cpu", 1, optimize=False), path)
 
 

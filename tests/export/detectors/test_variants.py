@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers.exported import QUERIES, assert_same_detections, codino, detector, mask_rcnn, named, retinanet
+from helpers.exported import (
+    QUERIES,
+    assert_same_detections,
+    codino,
+    detector,
+    faster_rcnn,
+    mask_rcnn,
+    named,
+    retinanet,
+)
 from helpers.tiny import sample, segmentor
 from torch import nn
 
@@ -113,6 +122,12 @@ def test_soft_nms_has_raw_outputs_alone():
     with pytest.raises(UserError, match="model.soft_nms=null, or export with --stage raw"):
         detections(model)
     assert raw_outputs(model).names == ["logits", "boxes"]
+
+
+def test_half_precision_is_a_risk_for_queries_alone():
+    queries, regions = detector("synthetic/dino_ivtuning", *QUERIES), faster_rcnn()
+    assert "order of positions" in ExportedModel(queries, Options((64, 96))).half_risk
+    assert not ExportedModel(regions, Options((64, 96))).half_risk
 
 
 def test_queries_need_one_size():

@@ -31,34 +31,25 @@ def sample(
     if (interpolation_mode, padding_mode, align_corners) != (0, 0, False):
         raise NotImplementedError("only bilinear samples, 0 outside of a map, have a form in ONNX here")
     images, channels, height, width = (op.Slice(op.Shape(maps), [i], [i + 1]) for i in range(4))
+    size = op.Cast(op.Concat(width, height, axis=0), to=FLOAT.dtype)
+    points = op.Reshape(grid, op.Concat(images, op.Constant(value_ints=[1, -1, 2]), axis=0))
+    points = op.Mul(op.Sub(op.Mul(op.Add(points, 1.0), size), 1.0), 0.5)  # in pixels, (N, 1, P * Q, 2)
+    corners = op.Constant(value_floats=[0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0])
+    corners = op.Reshape(corners, op.Constant(value_ints=[4, 1, 2]))
+    # All four neighbors at once, which keeps a graph of many layers and maps small.
+    neighbors = op.Add(op.Floor(points), corners)  # (N, 4, P * Q, 2)
+    nearest = op.Max(op.Min(neighbors, op.Sub(size, 1.0)), 0.0)
+    weights = op.Sub(1.0, op.Abs(op.Sub(points, neighbors)))
+    weights = op.ReduceProd(op.Where(op.Equal(nearest, neighbors), weights, 0.0), [3])
     # One row for each position, so that a gather copies contiguous values.
     rows = op.Reshape(
         op.Transpose(maps, perm=[0, 2, 3, 1]), op.Concat(op.Constant(value_ints=[-1]), channels, axis=0)
     )
+    steps = op.Concat(op.Constant(value_ints=[1]), width, axis=0)
+    index = op.ReduceSum(op.Mul(op.Cast(nearest, to=INT64.dtype), steps), [3], keepdims=0)
     first_rows = op.Mul(op.Range(0, op.Squeeze(images), 1), op.Mul(height, width))
-
-    def along(axis: int, size: INT64) -> list[tuple[FLOAT, INT64]]:
-        """Weight and index, (N, P * Q) each, of the two neighbors along x (0) or y (1)."""
-        highest = op.Sub(op.Cast(size, to=FLOAT.dtype), 1.0)
-        points = op.Reshape(
-            op.Slice(grid, [axis], [axis + 1], [3]), op.Concat(images, op.Constant(value_ints=[-1]), axis=0)
-        )
-        points = op.Mul(op.Sub(op.Mul(op.Add(points, 1.0), op.Cast(size, to=FLOAT.dtype)), 1.0), 0.5)
-        low = op.Floor(points)
-        fraction = op.Sub(points, low)
-        neighbors = []
-        for index, weight in ((low, op.Sub(1.0, fraction)), (op.Add(low, 1.0), fraction)):
-            nearest = op.Max(op.Min(index, highest), 0.0)
-            weight = op.Where(op.Equal(nearest, index), weight, 0.0)
-            neighbors.append((weight, op.Cast(nearest, to=INT64.dtype)))
-        return neighbors
-
-    total = None
-    for y_weight, y in along(1, height):
-        for x_weight, x in along(0, width):
-            index = op.Add(op.Add(op.Mul(y, width), x), op.Unsqueeze(first_rows, [1]))
-            term = op.Mul(op.Gather(rows, index, axis=0), op.Unsqueeze(op.Mul(y_weight, x_weight), [2]))
-            total = term if total is None else op.Add(total, term)
+    index = op.Add(index, op.Unsqueeze(first_rows, [1, 2]))
+    total = op.ReduceSum(op.Mul(op.Gather(rows, index, axis=0), weights), [1], keepdims=0)
     shape = op.Concat(images, channels, op.Slice(op.Shape(grid), [1], [3]), axis=0)
     return op.Reshape(op.Transpose(total, perm=[0, 2, 1]), shape)
 
