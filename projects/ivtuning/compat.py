@@ -85,7 +85,7 @@ def _has_operators() -> bool:
 def provide_operators(operators: Mapping[str, Callable]) -> None:
     """Define operators that detectron2's compiled extension would bring, where it is not installed.
 
-    0.6 calls some of them as functions of `detectron2._C`, and newer sources all of them as torch's operators.
+    0.6 calls some of them as functions of `detectron2._C`; newer sources call torch's operators alone.
 
     Args:
         operators: schema -> function, such as "nms_rotated(Tensor boxes, ...) -> Tensor".

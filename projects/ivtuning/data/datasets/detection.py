@@ -22,6 +22,7 @@ from .. import catalog
 from ..catalog import KnownSet, data_root, image_root_of, metadata, set_facts
 from ..classes import class_names, in_order, read_sets
 from ..coco_json import read_coco
+from ..oriented import CENTERED
 from ..synthetic.generate import generate_once
 from . import segmentation
 
@@ -92,7 +93,8 @@ def load_coco(name: str, json_file: str, image_root: str, paired: bool) -> list[
     annotations = defaultdict(list)
     for box in content.get("annotations", ()):
         kept = {key: box[key] for key in ("iscrowd", "bbox", "segmentation", "modality") if key in box}
-        kept |= {"category_id": labels[box["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
+        mode = BoxMode.XYWHA_ABS if len(box["bbox"]) == CENTERED else BoxMode.XYWH_ABS
+        kept |= {"category_id": labels[box["category_id"]], "bbox_mode": mode}
         annotations[box["image_id"]].append(kept)
     dicts = []
     for image in sorted(content["images"], key=lambda image: image["id"]):
