@@ -23,6 +23,7 @@ from ..catalog import KnownSet, data_root, image_root_of, metadata, set_facts
 from ..classes import class_names, in_order, read_sets
 from ..coco_json import read_coco
 from ..oriented import CENTERED
+from ..synthetic.drone import generate_drone_set
 from ..synthetic.generate import generate_once
 from . import segmentation
 
@@ -69,6 +70,7 @@ KNOWN = {
         maker="datasets/prepare_vedai.py",
     ),
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
+    "synthetic_drone": KnownSet(folder="synthetic_drone", parts=("train", "val"), maker="a first use of it"),
 }
 
 
@@ -116,7 +118,7 @@ def category_labels(name: str, content: dict) -> dict[int, int]:
 
 def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     if name.startswith("synthetic_") and not Path(json_file).exists():
-        generate_once(image_root)
+        (generate_drone_set if name.startswith("synthetic_drone_") else generate_once)(image_root)
     return load_coco(name, json_file, image_root, paired=True)
 
 
