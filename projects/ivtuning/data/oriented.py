@@ -119,6 +119,15 @@ def convert(annotations: list[dict], convention: str) -> None:
         annotation["bbox"] = box
 
 
+def center_and_size(bbox: list) -> tuple[float, float, float, float]:
+    """Center x and y, width and height of a checked oriented `bbox`; of four corners, the first two edges."""
+    if len(bbox) == CENTERED:
+        return tuple(bbox[:4])
+    points = np.array(bbox, np.float64).reshape(4, 2)
+    edges = np.linalg.norm(np.diff(points[:3], axis=0), axis=1)
+    return *points.mean(0).tolist(), *edges.tolist()
+
+
 def inside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """1 for each of boxes (N, 5) that has an area, and its center in its image; 0 for others.
 

@@ -57,6 +57,20 @@ class OrientedEvaluator(PairCOCOEvaluator):
             results = oriented_results(output["instances"].to("cpu"), x["image_id"])
             self._predictions.append({"instances": results, "masks": False})
 
+    def precision_by_recall(self, results: list[dict]) -> np.ndarray:
+        """Precision, the best from each recall on, whose mean over recalls is nearly the area of the curve.
+
+        Args and shape: see :class:`.coco.PairCOCOEvaluator`.
+        """
+        recalls = np.arange(101) / 100
+        table = np.full((len(IOUS), 101, len(self._categories)), -1.0)
+        for k, category in enumerate(self._categories):
+            curve = self._curve(self._truth or [], results, category)
+            if curve.objects:
+                for i, (r, p) in enumerate(zip(curve.recall, curve.precision, strict=True)):
+                    table[i, :, k] = [p[r >= at - 1e-9].max(initial=0.0) for at in recalls]
+        return table
+
     def _figures(self, task: str, results: list[dict], ids: list[int]) -> dict:
         """Compute and log all figures."""
         counted = set(ids)

@@ -41,7 +41,17 @@ RETINANET = [
     *("model.backbone.top_block.in_channels=64", "model.head.conv_dims=[16]", "model.num_classes=2"),
     "model.test_score_thresh=0",
 ]
-STEPS = 100
+TINY = [
+    *(
+        "model.backbone.net.embed_dim=48",
+        "model.backbone.net.depth=2",
+        "model.backbone.net.global_blocks=[1]",
+    ),
+    *("model.backbone.out_channels=32", "model.roi_heads.box_head.conv_dims=[32]"),
+    *("model.roi_heads.box_head.fc_dims=[128]", "model.roi_heads.batch_size_per_image=16"),
+    *("model.proposal_generator.pre_nms_topk=[60,60]", "model.proposal_generator.post_nms_topk=[30,30]"),
+]
+STEPS, RATE = 120, 3e-3
 CONFIGS = {
     "rcnn": ("configs/synthetic/oriented_ivtuning.py", RCNN),
     "retinanet": ("configs/DroneVehicle/retinanet_ivtuning_swin_b.py", RETINANET),
@@ -126,18 +136,18 @@ def test_boxes_without_an_angle_are_refused(name):
 
 @pytest.mark.slow
 def test_overfits_eight_pairs(tmp_path, monkeypatch):
-    generate_drone_set(tmp_path / "synthetic_drone", train=8, val=1)
+    generate_drone_set(tmp_path / "synthetic_drone", train=8, val=1, size=(96, 80))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     register_known()
     try:
-        cfg = load_config("configs/synthetic/oriented_ivtuning.py", ["model.backbone.net.tuner=Full"])
+        cfg = load_config("configs/synthetic/oriented_ivtuning.py", ["model.backbone.net.tuner=Full", *TINY])
         torch.manual_seed(0)
         model = instantiate(cfg.model).train()
         mapper = PairedDatasetMapper(is_train=True, oriented=True)
         batch = [mapper(x) for x in DatasetCatalog.get("synthetic_drone_train")]
-        groups = param_groups(model, 1e-3, 1e-4)
+        groups = param_groups(model, RATE, 1e-4)
         optimizer = torch.optim.AdamW(groups)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=STEPS, pct_start=0.1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.1)
         for _ in range(STEPS):
             optimizer.zero_grad()
             with EventStorage():
