@@ -6,7 +6,7 @@ server's: it does not compare. An epoch is taken as 21,046 tiles; datasets/READM
 """
 
 from ..common.constants import VISIBLE_MEAN, VISIBLE_STD
-from ..common.data.oriented_tiles import data, dataloader
+from ..common.data.oriented_pairs import data, dataloader
 from ..common.models.faster_rcnn_swin import model
 from ..common.models.oriented import orient
 from ..common.models.trunks import visible_swin

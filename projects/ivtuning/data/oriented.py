@@ -66,14 +66,14 @@ def box_faults(annotations: Mapping[int, dict], convention: str) -> Iterator[tup
         if length != usual:
             yield i, f"bbox is {box}, not {_FORMS[usual]} as most of the set have"
         elif length == CORNERS:
-            if detail := _corner_fault(np.array(box, np.float64).reshape(4, 2)):
+            if detail := corner_fault(np.array(box, np.float64).reshape(4, 2)):
                 yield i, f"bbox {detail}"
         elif length == CENTERED and (detail := _angle_fault(box, convention)):
             yield i, f"bbox is {box}, but {detail}"
 
 
-def _corner_fault(corners: np.ndarray) -> str | None:
-    """What is wrong with a polygon (4, 2)."""
+def corner_fault(corners: np.ndarray) -> str | None:
+    """What is wrong with four corners (4, 2) of a box; None if they go once around it."""
     if len(np.unique(corners, axis=0)) < 4:
         return "has fewer than four different corners: give x1, y1, ..., x4, y4"
 

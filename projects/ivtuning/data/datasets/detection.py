@@ -69,6 +69,20 @@ KNOWN = {
         parts=[f"fold{fold:02}_{part}" for fold in range(1, 11) for part in ("train", "val")],
         maker="datasets/prepare_vedai.py",
     ),
+    "dronevehicle": KnownSet(
+        folder="dronevehicle",
+        parts=tuple(
+            f"{labels}_{part}"
+            for labels in ("both", "visible", "infrared")
+            for part in ("train", "val", "test")
+        ),
+        maker="datasets/prepare_dronevehicle.py",
+    ),
+    "dota": KnownSet(
+        folder="dota",
+        parts=tuple(f"{kind}_{part}" for kind in ("tiles", "whole") for part in ("train", "val", "test")),
+        maker="datasets/prepare_dota.py",
+    ),
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
     "synthetic_drone": KnownSet(folder="synthetic_drone", parts=("train", "val"), maker="a first use of it"),
 }
