@@ -12,7 +12,7 @@ from options import ScriptParser, run
 
 PARSER = ScriptParser(
     __doc__,
-    "python datasets/merge_tiles.py --predictions output/val/predictions.json --part val --output output/dota",
+    "python datasets/merge_tiles.py --predictions output/val/predictions.json --part val --output merged",
 )
 PARSER.add_argument("--predictions", type=Path, required=True, help="JSON that tools/predict.py wrote")
 PARSER.add_argument("--part", required=True, choices=["train", "val", "test"], help="part that it predicted")

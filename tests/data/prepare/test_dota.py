@@ -1,4 +1,4 @@
-"""prepare_dota.py on a generated release in its true layout, and merge_tiles.py on detections in its tiles."""
+"""prepare_dota.py on a generated release in its true layout, and merge_tiles.py on detections in tiles."""
 
 from __future__ import annotations
 
