@@ -22,6 +22,7 @@ from ivtuning.data.synthetic.drone import generate_drone_set
 from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
 from ivtuning.evaluation.oriented import OrientedEvaluator
+from ivtuning.export.detectors import detections
 from ivtuning.heads.oriented import OrientedRPN
 from ivtuning.tuning import TUNERS
 
@@ -132,6 +133,15 @@ def test_every_faster_rcnn_can_be_oriented(file):
 def test_boxes_without_an_angle_are_refused(name):
     with pytest.raises(UserError, match="learns oriented boxes.*mapper.oriented=True"), EventStorage():
         small(name).train()([sample(seed=0)])
+
+
+def test_other_detectors_and_exports_refuse_oriented_boxes():
+    upright = instantiate(load_config("configs/synthetic/ivtuning.py").model).train()
+    with pytest.raises(UserError, match="samples have oriented boxes, .*orient.model."), EventStorage():
+        upright([labeled(0)])
+    for name in CONFIGS:
+        with pytest.raises(UserError, match="upright"):
+            detections(small(name).eval())
 
 
 @pytest.mark.slow
