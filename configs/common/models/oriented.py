@@ -1,9 +1,10 @@
 """Turns a Faster R-CNN or a RetinaNet of this folder into a detector of oriented boxes."""
 
 from detectron2.modeling.anchor_generator import RotatedAnchorGenerator
-from detectron2.modeling.roi_heads.rotated_fast_rcnn import RotatedFastRCNNOutputLayers, RROIHeads
 
 from ivtuning.heads.oriented import (
+    OrientedHeads,
+    OrientedOutputLayers,
     OrientedRetinaNet,
     OrientedRetinaNetHead,
     OrientedRPN,
@@ -21,9 +22,9 @@ def orient(model, angles=ANGLES):
         rpn._target_ = OrientedRPN
         rpn.head.update(num_anchors=rpn.head.num_anchors * len(angles), box_dim=5)
         _orient_anchors(rpn, angles)
-        heads._target_ = RROIHeads
+        heads._target_ = OrientedHeads
         heads.box_pooler.pooler_type = "ROIAlignRotated"
-        heads.box_predictor._target_ = RotatedFastRCNNOutputLayers
+        heads.box_predictor._target_ = OrientedOutputLayers
         # Overlaps of long boxes that cross are small, and parked cars do not overlap.
         heads.box_predictor.test_nms_thresh = 0.1
         _orient_transform(heads.box_predictor)

@@ -103,12 +103,14 @@ def test_a_step_moves_what_trains_and_nothing_else(name):
 
 @pytest.mark.parametrize("objects", [0, 1, 40])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_losses_in_bf16_of_any_number_of_objects(name, objects):
+def test_bf16_and_any_number_of_objects(name, objects):
     model = small(name).train()
     with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model([labeled(0, objects)])
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert len(model.eval()([labeled(0)])[0]["instances"])
 
 
 @pytest.mark.parametrize("tuner", TUNERS)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...meta_arch import PairedRetinaNet
 from ...oriented.nms import nms
-from .proposals import check_oriented
+from .rcnn import check_oriented
 
 
 class OrientedRetinaNetHead(RetinaNetHead):
