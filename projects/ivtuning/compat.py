@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.util
 import sys
 import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -79,6 +80,33 @@ def _has_operators() -> bool:
     except ImportError:
         return False
     return True
+
+
+def provide_operators(operators: Mapping[str, Callable]) -> None:
+    """Define operators that detectron2's compiled extension would bring, where it is not installed.
+
+    0.6 calls some of them as functions of `detectron2._C`; newer sources call torch's operators alone.
+
+    Args:
+        operators: schema -> function, such as "nms_rotated(Tensor boxes, ...) -> Tensor".
+    """
+    import torch
+
+    prepare()
+    extension = sys.modules.get("detectron2._C") or importlib.import_module("detectron2._C")
+    for schema, function in operators.items():
+        name = schema.partition("(")[0]
+        if hasattr(torch.ops.detectron2, name):
+            continue
+        library = torch.library.Library("detectron2", "FRAGMENT")
+        library.define(schema)
+        library.impl(name, function, "CompositeExplicitAutograd")
+        _LIBRARIES.append(library)
+        if not hasattr(extension, name):
+            setattr(extension, name, function)
+
+
+_LIBRARIES: list = []  # what they define goes when they go
 
 
 def independent_classes(predictor: object) -> bool:

@@ -15,7 +15,7 @@ from numbers import Real
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import GeneralizedRCNN, RetinaNet
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import ImageList, Instances, RotatedBoxes
 from torch import Tensor
 
 from .data.modalities import IMAGE_KEYS, MODALITIES
@@ -97,8 +97,24 @@ class PairedInput:
         return batch
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """The samples as one normalized batch, padded with the mean pixel."""
+        """The samples as one normalized batch, padded with the mean pixel.
+
+        Raises:
+            UserError: in training, oriented boxes for a model of upright ones.
+        """
+        if self.training and not self._oriented():
+            boxes = [x["instances"].get_fields().get("gt_boxes") for x in batched_inputs if "instances" in x]
+            if any(isinstance(b, RotatedBoxes) for b in boxes):
+                raise UserError(
+                    "the samples have oriented boxes, but the model learns upright ones: call orient(model) "
+                    "of configs/common/models/oriented.py in the config"
+                )
         return self.pad(self.normalize(batched_inputs))
+
+    def _oriented(self) -> bool:
+        """Whether the boxes of the model are oriented, which its anchors show."""
+        generator = getattr(getattr(self, "proposal_generator", self), "anchor_generator", None)
+        return getattr(generator, "box_dim", 4) == 5
 
     def visualize_training(self, batched_inputs: list[dict], proposals: list[Instances]) -> None:
         # detectron2 draws its training pictures on three channels.

@@ -122,9 +122,9 @@ def _corners(item: Element, where: str) -> tuple[float, float, float, float]:
     """(x0, y0, x1, y1) of an object, from the first form of its place that it has."""
     box, polygon, rotated = (item.find(key) for key in ("bndbox", "polygon", "robndbox"))
     if box is not None and (box.find("xmin") is not None or polygon is rotated is None):
-        points = _points(box)
+        points = points_of(box)
         if not points:
-            x0, y0, x1, y1 = _numbers([box.findtext(key) for key in _CORNERS], where)
+            x0, y0, x1, y1 = numbers_of([box.findtext(key) for key in _CORNERS], where)
             if x1 < x0 or y1 < y0:
                 raise UserError(
                     f"{where} has corners ({x0:g}, {y0:g}) and ({x1:g}, {y1:g}), which are "
@@ -132,9 +132,9 @@ def _corners(item: Element, where: str) -> tuple[float, float, float, float]:
                 )
             return x0, y0, x1, y1
     elif polygon is not None:
-        points = _points(polygon)
+        points = points_of(polygon)
     elif rotated is not None:
-        cx, cy, w, h, angle = _numbers([rotated.findtext(key) for key in _ROTATED], where)
+        cx, cy, w, h, angle = numbers_of([rotated.findtext(key) for key in _ROTATED], where)
         if w < 0 or h < 0:
             raise UserError(f"{where} has a negative size {w:g}x{h:g}; fix the file")
         wide = abs(w * math.cos(angle)) + abs(h * math.sin(angle))
@@ -142,10 +142,10 @@ def _corners(item: Element, where: str) -> tuple[float, float, float, float]:
         return cx - wide / 2, cy - tall / 2, cx + wide / 2, cy + tall / 2
     else:
         raise UserError(f"{where} has no bndbox, polygon or robndbox; fix the file, or remove the object")
-    return _box_around(_numbers(points, where), where)
+    return _box_around(numbers_of(points, where), where)
 
 
-def _points(polygon: Element) -> list[str | None]:
+def points_of(polygon: Element) -> list[str | None]:
     """Texts x, y, x, y ... of ``<x1> <y1> <x2> ...`` or of ``<pt><x><y></pt> ...``; else none."""
     if polygon.find("pt") is not None:
         return [pt.findtext(key) for pt in polygon.iter("pt") for key in ("x", "y")]
@@ -183,7 +183,7 @@ def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int]) -> list
         if not 0 <= index < len(classes):
             last = len(classes) - 1
             raise UserError(f"{where}: unknown class id {index}; the nearest is {last} ({classes[last]})")
-        values = _numbers(rest, where)
+        values = numbers_of(rest, where)
         if max(map(abs, values)) > 2:
             raise UserError(
                 f"{where}: {_cut(line)} is in pixels; divide by the image's size to get fractions"
@@ -205,7 +205,8 @@ def _cut(line: str) -> str:
     return repr(line if len(line) <= 60 else f"{line[:57]}...")
 
 
-def _numbers(texts: Sequence[str | None], where: str) -> list[float]:
+def numbers_of(texts: Sequence[str | None], where: str) -> list[float]:
+    """The finite numbers that `texts` are; UserError, which begins with `where`, if one is none."""
     try:
         values = [float(text) for text in texts]
     except (TypeError, ValueError):

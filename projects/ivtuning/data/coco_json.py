@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..utils.heap import collector_paused
-from . import catalog
+from . import catalog, oriented
 from .faults import faults, name_of, refuse
 from .masks import NO_MASK, polygons
 
@@ -36,6 +36,9 @@ def read_coco(
     A box that is empty, or of which less than half is inside the image, is left out with a warning, and so is
     part of neither training nor evaluation. Other boxes that stick out stay as they are.
 
+    Oriented boxes become detectron2's, see :func:`.oriented.convert`; those whose center is
+    outside the image are left out.
+
     Args:
         known: the sets of this kind, see :func:`.catalog.read_json`.
         image_root: the images' folder unless ``info.image_root`` names it; with one, files must be
@@ -49,6 +52,7 @@ def read_coco(
     lists = ("images", "categories", *(["annotations"] if paired else []))
     content = catalog.read_json(json_file, lists, known)
     roots = () if image_root is None else catalog.roots_of(content, json_file, image_root)
+    convention = oriented.convention_of(content, json_file)
     refuse(faults(content, paired=paired, roots=roots), json_file)
     for key in ("images", "categories"):
         if not content[key]:
@@ -66,6 +70,7 @@ def read_coco(
             _warn(
                 f"{json_file}: objects without a polygon of three points, which have boxes alone: {maskless}"
             )
+        oriented.convert(annotations, convention)
         content["annotations"] = _usable(annotations, images, json_file)
     return content
 
@@ -91,9 +96,10 @@ def _usable(annotations: list[dict], images: Mapping[int, dict], json_file: str 
     boxes = np.array([box["bbox"] for box in annotations], np.float64)
     size_of = {number: (image["width"], image["height"]) for number, image in images.items()}
     sizes = np.array([size_of[box["image_id"]] for box in annotations])
-    lost = inside(boxes, sizes) < 0.5
+    tilted = oriented.is_oriented(annotations)
+    lost = (oriented.inside if tilted else inside)(boxes, sizes) < 0.5
     if (number := int(lost.sum())) == 0:
-        small = (boxes[:, 2:] < 1).any(1)
+        small = (boxes[:, 2:4] < 1).any(1)
         if small.mean() > 0.5:
             first = _described(annotations, images, int(small.argmax()))
             raise UserError(
@@ -102,12 +108,13 @@ def _usable(annotations: list[dict], images: Mapping[int, dict], json_file: str 
             )
         return annotations
     first = _described(annotations, images, int(lost.argmax()))
+    form = "[center x, center y, width, height, angle]" if tilted else "[x, y, width, height]"
     message = (
         f"{json_file}: {number} of {len(boxes)} boxes are empty or outside their image, the first is {first}"
     )
     if lost.mean() > MOST_UNUSABLE:
         raise UserError(
-            f"{message}: write [x, y, width, height] in pixels of the image, or remove them "
+            f"{message}: write {form} in pixels of the image, or remove them "
             "(datasets/check_pairs.py lists them)"
         )
     _warn(f"{message}: they are left out of training and evaluation")

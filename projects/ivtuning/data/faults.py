@@ -21,6 +21,7 @@ from ..errors import UserError, nearest
 from .labels import IGNORE
 from .masks import NO_MASK, mask_fault
 from .modalities import MODALITIES, SHOWN_IN
+from .oriented import CENTERED, CORNERS, box_faults, convention_of
 
 # kind: how to fix it
 ADVICE = {
@@ -94,12 +95,14 @@ def _finite(value: Any) -> bool:
 
 
 def _box(value: Any) -> bool:
-    return type(value) is list and len(value) == 4 and all(map(_finite, value)) and min(value[2:]) >= 0
+    if type(value) is not list or len(value) not in (4, CENTERED, CORNERS) or not all(map(_finite, value)):
+        return False
+    return len(value) == CORNERS or min(value[2:4]) >= 0
 
 
 def _boxes(values: list) -> bool:
     if set(map(type, values)) != {list} or set(map(len, values)) != {4}:
-        return False
+        return False  # oriented ones are looked at one by one
     numbers = list(chain.from_iterable(values))
     if not set(map(type, numbers)) <= {int, float}:
         return False
@@ -149,7 +152,8 @@ _ANNOTATIONS = (
     _Field(
         "bbox",
         _box,
-        "four finite numbers [x, y, width, height], the last two not negative",
+        "four finite numbers [x, y, width, height], the last two not negative, or oriented as [center x, "
+        "center y, width, height, angle] or four corners",
         all_good=_boxes,
     ),
     # To the matcher, an object is ignored outside this range.
@@ -197,6 +201,11 @@ def faults(
     for i, image in good["images"].items():
         yield from _file_faults(i, image, paired, roots)
     yield from _reference_faults(content, good, classified=kind == "classes")
+    if kind == "boxes":
+        images = _by_id(content["images"])
+        for i, detail in box_faults(good["annotations"], convention_of(content, "the JSON")):
+            name = name_of("annotations", i, good["annotations"][i], images)
+            yield Fault("wrong value", name, detail, ("annotations", i))
 
 
 def refuse(found: Iterable[Fault], json_file: str | Path) -> None:

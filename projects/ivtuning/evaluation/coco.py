@@ -29,6 +29,7 @@ from tabulate import tabulate
 from ..data.catalog import metadata
 from ..data.datasets import detection
 from ..data.modalities import SHOWN_IN, TIMES
+from ..data.oriented import is_oriented
 from ..errors import UserError
 from ..utils.files import atomic_write
 from . import miss_rate as pedestrians
@@ -62,6 +63,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
     Without any detection, AP is 0.0 and MR is 100.0; without any ground truth, they are NaN.
     """
 
+    ORIENTED = False  # whether it evaluates oriented boxes
+
     def __init__(
         self,
         dataset_name: str,
@@ -93,6 +96,11 @@ class PairCOCOEvaluator(DatasetEvaluator):
         # What the loader reads, so that training and evaluation count the same objects.
         content = convert_to_coco_dict(dataset_name) if json_file is None else detection.read_json(json_file)
         self._truth = content.get("annotations")
+        if self._truth and is_oriented(self._truth) and not self.ORIENTED:
+            raise UserError(
+                f"{dataset_name} has oriented boxes: take a config with OrientedEvaluator, such as those of "
+                "configs/DroneVehicle"
+            )
         self._shared = {key: content[key] for key in ("images", "categories")}
         self._images = {image["id"]: image for image in content["images"]}
         self._names = {category["id"]: category["name"] for category in content["categories"]}

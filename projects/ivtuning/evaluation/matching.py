@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycocotools.mask as mask_util
+import torch
+
+from ..oriented.overlap import intersection, pairwise_iou
 
 NOTHING, CROWD = -1, -2  # what a detection is matched to instead of an object
 NEAR = 1e-10  # COCO's tolerance at the IoU that is asked for
@@ -54,7 +57,8 @@ def match_image(
     """Match the detections of one image to its objects of the same class.
 
     Args:
-        truth: objects with "bbox" (x, y, width, height in pixels), "label" and "iscrowd".
+        truth: objects with "bbox" (x, y, width, height in pixels; or an oriented box of five numbers),
+            "label" and "iscrowd".
         detections: those of the image, with "bbox", "label" and "score", in any order.
         iou: the least IoU of a match. With a crowd region, the share of the detection inside it counts.
         limit: how many of the highest-scoring detections of each class count.
@@ -72,7 +76,10 @@ def match_image(
     overlaps = np.zeros((len(order), len(truth)))
     if overlaps.size:
         boxes = [np.array([d["bbox"] for d in part], float) for part in (detections, truth)]
-        overlaps = np.asarray(mask_util.iou(boxes[0][order], boxes[1], crowd.astype(np.uint8)))
+        if boxes[1].shape[1] == 5:
+            overlaps = _oriented_overlaps(boxes[0][order], boxes[1], crowd)
+        else:
+            overlaps = np.asarray(mask_util.iou(boxes[0][order], boxes[1], crowd.astype(np.uint8)))
     real, crowds = np.flatnonzero(~crowd), np.flatnonzero(crowd)
     matched = np.full(len(order), NOTHING)
     free = np.ones(len(real), bool)
@@ -85,6 +92,16 @@ def match_image(
         elif (overlaps[d, crowds[of_object[crowds] == label]] >= min(iou, 1 - NEAR)).any():
             matched[d] = CROWD
     return ImageMatches(scores, labels, of_object[real], matched, overlaps[:, real], iou)
+
+
+def _oriented_overlaps(found: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """IoU (D, G) of oriented boxes (D, 5) and (G, 5); with a crowd region, the share of a detection in it."""
+    found, objects = torch.from_numpy(found), torch.from_numpy(objects)
+    overlaps = pairwise_iou(found, objects).numpy()
+    for g in np.flatnonzero(crowd):
+        shared = intersection(found, objects[g].expand_as(found)).numpy()
+        overlaps[:, g] = shared / np.maximum(found[:, 2:4].prod(1).numpy(), 1e-12)
+    return overlaps
 
 
 def box_confusion(images: Sequence[ImageMatches], classes: int, threshold: float) -> np.ndarray:

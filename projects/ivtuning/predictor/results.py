@@ -10,18 +10,20 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import Boxes, BoxMode, Instances, RotatedBoxes
 from PIL import Image
 
 from ..data.catalog import metadata
 from ..data.classes import class_names
 from ..errors import UserError
+from ..evaluation.oriented import oriented_results
 from ..visualization.panels import class_name
 from .predictor import Prediction
 
 # Columns of the table, by what is predicted, after those that say of which image.
 COLUMNS = {
     "boxes": ("class", "score", "x", "y", "width", "height"),
+    "oriented": ("class", "score", "center_x", "center_y", "width", "height", "angle"),
     "labels": ("class", "pixels", "share"),
     "scores": ("class", "score"),
 }
@@ -31,7 +33,9 @@ def kind_of(prediction: Prediction) -> str:
     """The key of COLUMNS for a prediction."""
     if isinstance(prediction, np.ndarray):
         return "labels"
-    return "boxes" if isinstance(prediction, Instances) else "scores"
+    if isinstance(prediction, Instances):
+        return "oriented" if isinstance(prediction.pred_boxes, RotatedBoxes) else "boxes"
+    return "scores"
 
 
 def classes_of(classes: Sequence[str], dataset: str | None) -> tuple[list[str], list[int]]:
@@ -71,7 +75,8 @@ def results_of(prediction: Prediction, image_id: Any, categories: Sequence[int])
         return [{"image_id": image_id, "pixels": np.stack([labels, pixels], 1).tolist()}]
     if not isinstance(prediction, Instances):
         return [{"image_id": image_id, "scores": prediction.float().tolist()}]
-    results = instances_to_coco_json(prediction, image_id)
+    oriented = isinstance(prediction.pred_boxes, RotatedBoxes)
+    results = (oriented_results if oriented else instances_to_coco_json)(prediction, image_id)
     for result in results:
         label = result["category_id"]
         if categories and label >= len(categories):
@@ -97,9 +102,8 @@ def prediction_of(
     if results and "scores" in results[0]:
         return torch.tensor(results[0]["scores"])
     label_of = {number: label for label, number in enumerate(categories)}
-    boxes = torch.tensor([result["bbox"] for result in results]).reshape(-1, 4)
     prediction = Instances(size)
-    prediction.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
+    prediction.pred_boxes = boxes_of(results)
     prediction.scores = torch.tensor([result["score"] for result in results])
     labels = [label_of.get(result["category_id"], result["category_id"]) for result in results]
     prediction.pred_classes = torch.tensor(labels, dtype=torch.int64)
@@ -107,6 +111,15 @@ def prediction_of(
         masks = [mask_util.decode(result["segmentation"]) for result in results]
         prediction.pred_masks = torch.from_numpy(np.stack(masks)).bool()
     return prediction
+
+
+def boxes_of(results: Sequence[dict]) -> Boxes | RotatedBoxes:
+    """The boxes of results in the form of COCO's; those of five numbers are oriented."""
+    numbers = len(results[0]["bbox"]) if results else 4
+    boxes = torch.tensor([result["bbox"] for result in results]).reshape(-1, numbers)
+    if numbers == 5:
+        return RotatedBoxes(boxes)
+    return Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
 
 
 def rows_of(
@@ -120,7 +133,7 @@ def rows_of(
     label_of = {number: label for label, number in enumerate(categories)}
     rows: list[tuple] = []
     for result in results:
-        if kind == "boxes":
+        if kind in ("boxes", "oriented"):
             name = class_name(label_of.get(result["category_id"], result["category_id"]), classes)
             if result["score"] >= threshold:
                 box = (f"{value:.2f}" for value in result["bbox"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as mask_util
@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..predictor import Prediction, Predictor
 from ..predictor.folder import JSON, SUMMARY, Settings, predict_records
 from ..predictor.journal import NAME, Journal
+from ..predictor.results import boxes_of
 from ..predictor.sources import FilePairs
 from ..utils.text import read_json, read_text
 from ..visualization.gallery import read_dataset
@@ -66,10 +67,8 @@ class Predictions:
                 return np.asarray(image)
         if self.kind == "scores":
             return torch.tensor(entries[0]["scores"])
-        boxes = np.array([entry["bbox"] for entry in entries], float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
         found = Instances((record["height"], record["width"]))
-        found.pred_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))
+        found.pred_boxes = boxes_of(entries)
         found.scores = torch.tensor([entry["score"] for entry in entries])
         found.pred_classes = torch.tensor([self.categories.index(e["category_id"]) for e in entries]).long()
         if entries and all("segmentation" in entry for entry in entries):

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.structures import BoxMode, Instances
+import torch
+from detectron2.structures import BoxMode, Instances, RotatedBoxes
 from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
+from ..oriented.boxes import corners
 from .panels import PAPER, RGB, Drawing, Panel, caption_font, class_name, color, enlargement
 
 PANELS = ("visible", "infrared", "blend")
@@ -19,7 +21,10 @@ PANELS = ("visible", "infrared", "blend")
 
 @dataclass
 class Objects:
-    """Objects to draw in one row. Boxes are (N, 4) XYXY in pixels of the image, masks (H, W) bool or None."""
+    """Objects to draw in one row. Boxes are (N, 4) XYXY in pixels of the image, masks (H, W) bool or None.
+
+    Oriented boxes also have corners (N, 4, 2), around which `boxes` are.
+    """
 
     boxes: np.ndarray
     classes: list[int]
@@ -27,6 +32,7 @@ class Objects:
     dashed: list[bool] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     masks: list[np.ndarray | None] = field(default_factory=list)
+    corners: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -99,9 +105,13 @@ def draw_pair(
 def from_annotations(annotations: Sequence[dict], height: int, width: int) -> Objects:
     """The objects of a dataset dict's `annotations`, on an image of `height` x `width` pixels."""
     boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    outlines = None
+    if any(a["bbox_mode"] == BoxMode.XYWHA_ABS for a in annotations):
+        outlines = corners(torch.tensor([a["bbox"] for a in annotations], dtype=torch.float64)).numpy()
     return Objects(
         np.array(boxes, dtype=float).reshape(-1, 4),
         [a["category_id"] for a in annotations],
+        corners=outlines,
         dashed=[a.get("modality", "both") != "both" for a in annotations],
         notes=["crowd" if a.get("iscrowd") else "" for a in annotations],
         masks=[_mask(a.get("segmentation"), height, width) for a in annotations],
@@ -113,10 +123,16 @@ def from_instances(instances: Instances, threshold: float = 0.0) -> Objects:
     instances = instances.to("cpu")
     scores = instances.scores.numpy()
     order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= threshold]
+    boxes = instances.pred_boxes.tensor.detach()[order]
+    outlines = None
+    if isinstance(instances.pred_boxes, RotatedBoxes):
+        outlines = corners(boxes.double()).numpy()
+        boxes = BoxMode.convert(boxes, BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS)
     return Objects(
-        instances.pred_boxes.tensor.detach().numpy()[order].reshape(-1, 4),
+        boxes.numpy().reshape(-1, 4),
         instances.pred_classes.numpy()[order].tolist(),
         scores[order].tolist(),
+        corners=outlines,
         masks=[instances.pred_masks[int(i)].numpy() for i in order] if instances.has("pred_masks") else [],
     )
 
@@ -145,8 +161,11 @@ def draw_objects(
     line = max(2, round(image.width / 300))
     boxes = np.round(objects.boxes * scale).astype(int)
     dashed = objects.dashed or [False] * len(objects)
-    for box, category, broken in zip(boxes, objects.classes, dashed, strict=True):
-        _outline(pen, box, color(category), line, 4 * line if broken else 0)
+    for i, (box, category, broken) in enumerate(zip(boxes, objects.classes, dashed, strict=True)):
+        if objects.corners is None:
+            _outline(pen, box, color(category), line, 4 * line if broken else 0)
+        else:
+            _polygon(pen, objects.corners[i] * scale, color(category), line, 4 * line if broken else 0)
     taken: list[tuple] = []
     for i, (box, category) in enumerate(zip(boxes, objects.classes, strict=True)):
         for text in _texts(objects, i, classes, labels):
@@ -183,14 +202,18 @@ def _outline(pen, box, rgb, line: int, dash: int) -> None:
         pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=PAPER, width=line + 2)
         pen.rectangle((x0, y0, x1, y1), outline=rgb, width=line)
         return
-    for start, end in (
-        ((x0, y0), (x1, y0)),
-        ((x1, y0), (x1, y1)),
-        ((x1, y1), (x0, y1)),
-        ((x0, y1), (x0, y0)),
-    ):
-        start, end = np.array(start, float), np.array(end, float)
-        length = np.abs(end - start).sum()
+    _polygon(pen, np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float), rgb, line, dash)
+
+
+def _polygon(pen, points: np.ndarray, rgb, line: int, dash: int) -> None:
+    """Draw the outline of a polygon (P, 2) as :func:`_outline` draws a rectangle's."""
+    if not dash:
+        closed = [tuple(point) for point in (*points, *points[:2])]  # both ends of the first edge are joined
+        pen.line(closed, fill=PAPER, width=line + 2, joint="curve")
+        pen.line(closed, fill=rgb, width=line, joint="curve")
+        return
+    for start, end in zip(points, np.roll(points, -1, 0), strict=True):
+        length = np.hypot(*(end - start))
         # With an odd number of equal pieces, every side begins and ends with a dash.
         pieces = max(3, 2 * round(length / dash / 2) + 1)
         for k in range(0, pieces, 2):

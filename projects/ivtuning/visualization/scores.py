@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import BoxMode, Instances, RotatedBoxes
 from torch import Tensor
 
 from ..evaluation.confusion import summary
@@ -45,16 +45,19 @@ def score_boxes(
         The fields "score", "remark" and "classes" of a :class:`.contact_sheet.Picture`. The score is None
         where there is nothing to find and nothing was found.
     """
+    oriented = isinstance(prediction.pred_boxes, RotatedBoxes)
+    mode = BoxMode.XYWHA_ABS if oriented else BoxMode.XYWH_ABS
     objects = [
         {
-            "bbox": BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYWH_ABS),
+            "bbox": BoxMode.convert(list(a["bbox"]), a["bbox_mode"], mode),
             "label": a["category_id"],
             "iscrowd": a.get("iscrowd", 0),
         }
         for a in truth
     ]
     shown = prediction[prediction.scores >= threshold].to("cpu")
-    boxes = BoxMode.convert(shown.pred_boxes.tensor.detach(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    boxes = shown.pred_boxes.tensor.detach()
+    boxes = boxes if oriented else BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     found = [
         {"bbox": box, "label": label, "score": score}
         for box, label, score in zip(

@@ -22,6 +22,8 @@ from .. import catalog
 from ..catalog import KnownSet, data_root, image_root_of, metadata, set_facts
 from ..classes import class_names, in_order, read_sets
 from ..coco_json import read_coco
+from ..oriented import CENTERED
+from ..synthetic.drone import generate_drone_set
 from ..synthetic.generate import generate_once
 from . import segmentation
 
@@ -67,7 +69,22 @@ KNOWN = {
         parts=[f"fold{fold:02}_{part}" for fold in range(1, 11) for part in ("train", "val")],
         maker="datasets/prepare_vedai.py",
     ),
+    "dronevehicle": KnownSet(
+        folder="dronevehicle",
+        parts=tuple(
+            f"{labels}_{part}"
+            for labels in ("both", "visible", "infrared")
+            for part in ("train", "val", "test")
+        ),
+        maker="datasets/prepare_dronevehicle.py",
+    ),
+    "dota": KnownSet(
+        folder="dota",
+        parts=tuple(f"{kind}_{part}" for kind in ("tiles", "whole") for part in ("train", "val", "test")),
+        maker="datasets/prepare_dota.py",
+    ),
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
+    "synthetic_drone": KnownSet(folder="synthetic_drone", parts=("train", "val"), maker="a first use of it"),
 }
 
 
@@ -92,7 +109,8 @@ def load_coco(name: str, json_file: str, image_root: str, paired: bool) -> list[
     annotations = defaultdict(list)
     for box in content.get("annotations", ()):
         kept = {key: box[key] for key in ("iscrowd", "bbox", "segmentation", "modality") if key in box}
-        kept |= {"category_id": labels[box["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
+        mode = BoxMode.XYWHA_ABS if len(box["bbox"]) == CENTERED else BoxMode.XYWH_ABS
+        kept |= {"category_id": labels[box["category_id"]], "bbox_mode": mode}
         annotations[box["image_id"]].append(kept)
     dicts = []
     for image in sorted(content["images"], key=lambda image: image["id"]):
@@ -114,7 +132,7 @@ def category_labels(name: str, content: dict) -> dict[int, int]:
 
 def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     if name.startswith("synthetic_") and not Path(json_file).exists():
-        generate_once(image_root)
+        (generate_drone_set if name.startswith("synthetic_drone_") else generate_once)(image_root)
     return load_coco(name, json_file, image_root, paired=True)
 
 

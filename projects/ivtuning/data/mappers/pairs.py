@@ -10,9 +10,10 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, RotatedBoxes
 
 from ...errors import UserError
+from ...oriented.boxes import canonical, corners, from_corners
 from ..images import check_ir_range, read_pair
 from ..labels import IGNORE, UNUSED, read_labels
 from ..modalities import MODALITIES, PIXEL_KEYS, absent_modality, check_modality
@@ -57,6 +58,7 @@ class PairedDatasetMapper:
         drop: str | None = None,
         modality_dropout: float = 0.0,
         gray_visible: bool = False,
+        oriented: bool = False,
     ):
         """
         Args:
@@ -72,16 +74,19 @@ class PairedDatasetMapper:
             modality_dropout: probability, 0..1, that a complete training pair loses one of its images, either
                 with equal chance. All its objects stay.
             gray_visible: accept visible images of one channel.
+            oriented: return oriented boxes, for detectors of such; others become ones of angle 0.
 
         Raises:
             UserError: `ir_range` is not two increasing numbers, `drop` no modality, `modality_dropout` no
-                probability or not for training.
+                probability or not for training, or `use_instance_mask` with `oriented`.
         """
         check_modality(drop, "drop")
         if not 0 <= modality_dropout <= 1:
             raise UserError(f"modality_dropout={modality_dropout}: give a probability in 0..1")
         if modality_dropout and not is_train:
             raise UserError("modality_dropout is for training: evaluate with drop=visible or drop=infrared")
+        if oriented and use_instance_mask:
+            raise UserError("use_instance_mask and oriented exclude each other: oriented boxes have no masks")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.photometric = list(photometric)
@@ -91,6 +96,7 @@ class PairedDatasetMapper:
         self.drop = drop
         self.modality_dropout = modality_dropout
         self.gray_visible = gray_visible
+        self.oriented = oriented
 
     def __call__(self, dataset_dict: dict) -> dict:
         """
@@ -101,14 +107,16 @@ class PairedDatasetMapper:
         Returns:
             dict: the same keys without `annotations` and images in memory, and `image`, `image_ir` (3,H,W)
             uint8, or one of them if the other is absent. In training also `instances`, if the dict has
-            `annotations`, with `gt_boxes` (XYXY pixels of the augmented image), `gt_classes` and perhaps
-            `gt_masks` (N,H,W); and `sem_seg` (H,W) int64, see :func:`..labels.read_labels`, if it has a
-            `sem_seg_file_name`. `height` and `width` stay those of the file.
+            `annotations`, with `gt_boxes` (XYXY pixels of the augmented image, or `RotatedBoxes`),
+            `gt_classes` and perhaps `gt_masks` (N,H,W); and `sem_seg` (H,W) int64, see
+            :func:`..labels.read_labels`, if it has a `sem_seg_file_name`. `height` and `width`
+            stay those of the file.
 
         Raises:
             BadPair: see :func:`..images.read_pair` and :func:`..labels.read_labels`.
             UserError: a photometric transform among the geometric ones or the reverse, or one that blends
-                labels; an unknown label; a missing segmentation; `drop` leaves nothing of the pair.
+                labels; oriented boxes without the option `oriented`; an unknown label; a missing
+                segmentation; `drop` leaves nothing of the pair.
         """
         dataset_dict = dict(dataset_dict)
         absent = self._absent(dataset_dict)
@@ -153,7 +161,17 @@ class PairedDatasetMapper:
     def _instances(self, annotations, transforms, shape, dataset_dict):
         annotations = [a for a in annotations if not a.get("iscrowd", 0)]
         instances = Instances(shape)
-        instances.gt_boxes = Boxes(_boxes(annotations, transforms, shape))
+        if self.oriented:
+            boxes, inside = oriented_boxes(annotations, transforms, shape)
+            annotations = [a for a, kept in zip(annotations, inside, strict=True) if kept]
+            instances.gt_boxes = RotatedBoxes(boxes[inside])
+        elif any(a["bbox_mode"] == BoxMode.XYWHA_ABS for a in annotations):
+            raise UserError(
+                f"{dataset_dict['file_name']} has oriented boxes: train a detector of such, as "
+                "configs/DroneVehicle does, with dataloader.train.mapper.oriented=True"
+            )
+        else:
+            instances.gt_boxes = Boxes(_boxes(annotations, transforms, shape))
         instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
         if self.use_instance_mask:
             masks = np.zeros((len(annotations), *shape), bool)
@@ -165,6 +183,28 @@ class PairedDatasetMapper:
             if any(isinstance(t, T.CropTransform) for t in transforms.transforms):
                 instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances)
+
+
+def oriented_boxes(
+    annotations: list[dict], transforms: T.TransformList, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Transformed boxes (N, 5) with their longer edges as widths, and whether their centers are in the image.
+
+    Flips, crops, rotations and even resizes move boxes exactly; see :func:`...oriented.boxes.from_corners`.
+    """
+    boxes = np.zeros((len(annotations), 5))
+    for mode in {a["bbox_mode"] for a in annotations}:
+        rows = [i for i, a in enumerate(annotations) if a["bbox_mode"] == mode]
+        given = torch.tensor([annotations[i]["bbox"] for i in rows], dtype=torch.float64)
+        if mode != BoxMode.XYWHA_ABS:
+            given = BoxMode.convert(given, mode, BoxMode.XYWH_ABS)
+            given = BoxMode.convert(given, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)
+        boxes[rows] = given
+    points = corners(torch.from_numpy(boxes)).numpy().reshape(-1, 2)
+    points = transforms.apply_coords(points) if len(points) else points
+    boxes = canonical(from_corners(torch.from_numpy(points.reshape(-1, 4, 2)))).numpy()
+    inside = ((boxes[:, :2] >= 0) & (boxes[:, :2] < shape[::-1])).all(1)
+    return boxes, inside
 
 
 def _boxes(annotations: list[dict], transforms: T.TransformList, shape: tuple[int, int]) -> np.ndarray:

@@ -89,12 +89,12 @@ def assemble(
             box = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": index + 1}
             box |= {"bbox": [x0, y0, w, h], "area": round(w * h, 2), "iscrowd": int(crowd)}
             annotations.append(box if occlusion is None else box | {"occlusion": occlusion})
-    _check_dropped(totals, dropped, examples, classes, label)
+    check_dropped(totals, dropped, examples, classes, label)
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}, +counts
 
 
-def _check_dropped(
+def check_dropped(
     totals: Counter, dropped: Counter, examples: Mapping[int, str], classes: Sequence[str], part: str
 ) -> None:
     """Raise UserError if too many boxes of a part were dropped, or all of a class; keys are class indices."""

@@ -145,7 +145,7 @@ def make_sprite(
     return Sprite(kind, modality, paint, is_object)
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int, sigma: float) -> np.ndarray:
+def texture(rng: np.random.Generator, shape: tuple[int, int], cell: int, sigma: float) -> np.ndarray:
     """A smooth (H, W) texture: noise on a grid of `cell` pixels, interpolated."""
     small = rng.normal(0, sigma, (shape[0] // cell + 2, shape[1] // cell + 2)).astype(np.float32)
     return cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
@@ -185,8 +185,8 @@ def background(
     cv2.fillPoly(
         heat, [np.int32([[vanishing, horizon], [1.12 * width, height], [-0.12 * width, height]])], 78
     )
-    light += (_noise(rng, shape, 12, 6) + _noise(rng, shape, 3, 4))[..., None]
-    return light, cv2.GaussianBlur(heat, (0, 0), 2) + _noise(rng, shape, 24, 3)
+    light += (texture(rng, shape, 12, 6) + texture(rng, shape, 3, 4))[..., None]
+    return light, cv2.GaussianBlur(heat, (0, 0), 2) + texture(rng, shape, 24, 3)
 
 
 def _glow(shape: tuple[int, int], x: float, y: float, rx: float, ry: float) -> np.ndarray:

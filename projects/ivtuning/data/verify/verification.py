@@ -25,6 +25,7 @@ from ..images import read_pair
 from ..labels import IGNORE, MAX_CLASSES, read_labels
 from ..masks import nested, polygons
 from ..modalities import FILE_KEYS, MODALITIES
+from ..oriented import center_and_size
 from .findings import CONFIDENT, Finding, Report, Shift
 
 # A trusted shift is reported from this fraction of the image's diagonal on.
@@ -68,11 +69,16 @@ def check_boxes(images: Mapping[int, dict], annotations: Mapping[int, dict]) -> 
         if (image := images.get(box["image_id"])) is None:
             continue
         where = name_of("annotations", i, box, images)
-        x, y, w, h = box["bbox"]
+        if oriented := len(box["bbox"]) != 4:
+            x, y, w, h = center_and_size(box["bbox"])
+        else:
+            x, y, w, h = box["bbox"]
+        # A box that is turned may stick out, but its center may not.
+        right, bottom = (x, y) if oriented else (x + w, y + h)
         if w < 1 or h < 1:
             yield Finding("degenerate box", where, f"{w} x {h} px")
         # Half a pixel of tolerance for rounded coordinates.
-        elif min(x, y) < -0.5 or x + w > image["width"] + 0.5 or y + h > image["height"] + 0.5:
+        elif min(x, y) < -0.5 or right > image["width"] + 0.5 or bottom > image["height"] + 0.5:
             yield Finding("box outside", where, f"{box['bbox']} in {image['width']}x{image['height']}")
         mask = box.get("segmentation")
         if isinstance(mask, list) and len(polygons(mask)) < len(nested(mask)):

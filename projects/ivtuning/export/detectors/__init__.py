@@ -57,6 +57,8 @@ def raw_outputs(model: nn.Module) -> DetectorGraph:
 
 
 def _find(model: nn.Module) -> tuple[type[DetectorGraph], type[DetectorGraph]]:
+    if getattr(getattr(model, "anchor_generator", None), "box_dim", 4) != 4:
+        raise UserError(f"{type(model).__name__} has oriented boxes: only upright ones can be exported")
     for family, graphs in _GRAPHS.items():
         if isinstance(model, family):
             return graphs

@@ -1,0 +1,48 @@
+"""Turns a Faster R-CNN or a RetinaNet of this folder into a detector of oriented boxes."""
+
+from detectron2.modeling.anchor_generator import RotatedAnchorGenerator
+
+from ivtuning.heads.oriented import (
+    OrientedHeads,
+    OrientedOutputLayers,
+    OrientedRetinaNet,
+    OrientedRetinaNetHead,
+    OrientedRPN,
+    OrientedTransform,
+)
+
+# Degrees. With aspect ratios of 1:2 and 2:1, two angles make four directions of elongated anchors.
+ANGLES = (0, 45)
+
+
+def orient(model, angles=ANGLES):
+    """Change the config node of a model in place; it keeps its trunk, neck, sizes of anchors and losses."""
+    if "proposal_generator" in model:
+        rpn, heads = model.proposal_generator, model.roi_heads
+        rpn._target_ = OrientedRPN
+        rpn.head.update(num_anchors=rpn.head.num_anchors * len(angles), box_dim=5)
+        _orient_anchors(rpn, angles)
+        heads._target_ = OrientedHeads
+        heads.box_pooler.pooler_type = "ROIAlignRotated"
+        heads.box_predictor._target_ = OrientedOutputLayers
+        # Overlaps of long boxes that cross are small, and parked cars do not overlap.
+        heads.box_predictor.test_nms_thresh = 0.1
+        _orient_transform(heads.box_predictor)
+    else:
+        model._target_ = OrientedRetinaNet
+        model.head._target_ = OrientedRetinaNetHead
+        model.head.num_anchors *= len(angles)
+        model.test_nms_thresh = 0.1
+        _orient_anchors(model, angles)
+
+
+def _orient_anchors(node, angles):
+    node.anchor_generator._target_ = RotatedAnchorGenerator
+    node.anchor_generator.angles = list(angles)
+    _orient_transform(node)
+
+
+def _orient_transform(node):
+    node.box2box_transform._target_ = OrientedTransform
+    # The angle has the weight of the logarithms of width and height.
+    node.box2box_transform.weights = [*node.box2box_transform.weights, node.box2box_transform.weights[2]]

@@ -1,0 +1,146 @@
+"""Convert a release of DOTA to COCO JSON with oriented boxes, and cut its images into overlapping tiles.
+
+Every part has annotations/tiles_<part>.json, to train and predict on, and annotations/whole_<part>.json with
+the images as they are, against which merge_tiles.py evaluates. Tiles are written as PNG.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from options import prepare_parser, run
+
+CLASSES = [
+    *("plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship"),
+    *("tennis-court", "basketball-court", "storage-tank", "soccer-ball-field", "roundabout", "harbor"),
+    *("swimming-pool", "helicopter"),
+]
+# Added by later versions, in this order.
+LATER = {"1.0": [], "1.5": ["container-crane"], "2.0": ["container-crane", "airport", "helipad"]}
+
+PARSER = prepare_parser(__doc__, "python datasets/prepare_dota.py --source /data/DOTA", "dota")
+PARSER.add_argument(
+    "--version", default="1.0", choices=list(LATER), help="which classes it has (default 1.0)"
+)
+PARSER.add_argument("--size", type=int, default=1024, help="side of a tile in pixels (default 1024)")
+PARSER.add_argument("--overlap", type=int, default=200, help="of neighboring tiles in pixels (default 200)")
+
+
+def main(argv=None) -> None:
+    args = PARSER.parse_args(argv)
+    from ivtuning.data.catalog import data_root
+    from ivtuning.data.prepare.coco import write_parts
+    from ivtuning.data.prepare.pairing import files_by_stem
+    from ivtuning.data.prepare.segmentation import Copies
+    from ivtuning.data.prepare.tiles import check_tiling
+    from ivtuning.errors import UserError
+    from ivtuning.utils.files import StagedFiles
+
+    check_tiling(args.size, args.overlap)
+    output = args.output or data_root() / "dota"
+    source = args.source or output
+    classes = CLASSES + LATER[args.version]
+    parts = {}
+    for part in ("train", "val", "test"):
+        if not (source / part / "images").is_dir():
+            continue
+        images = files_by_stem(source, f"{part}/images/*.png")
+        labels = {} if part == "test" else files_by_stem(source, f"{part}/labelTxt/*.txt")
+        if part != "test" and (bare := sorted(images.keys() - labels.keys())):
+            raise UserError(f"{images[bare[0]]} has no label file {source / part}/labelTxt/{bare[0]}.txt")
+        parts[part] = images, labels
+    if not parts:
+        raise UserError(f"{source}/train/images is missing: is --source the folder of the release?")
+    with StagedFiles(args.dry_run, "choose a writable place with --output") as staged:
+        copies = Copies(output, staged)
+        made = {
+            part: _assemble(part, *files, source, classes, args.size, args.overlap, copies)
+            for part, files in parts.items()
+        }
+        staged.commit()
+    print(*copies.lines(), sep="\n")
+    for index, kind, root in ((0, "tiles", output), (1, "whole", source)):
+        contents = {part: content[index] for part, content in made.items()}
+        write_parts(contents, root, output, kind, f"DOTA-v{args.version}, {kind}", args.dry_run)
+
+
+def _assemble(part, images, labels, source, classes, size, overlap, copies):
+    """The COCO content of the tiles of a part and that of its whole images, each with what was left out."""
+    from ivtuning.data.prepare.oriented import Dropped, annotation, read_dota, usable
+    from ivtuning.data.prepare.tiles import WHOLE, in_tile
+    from ivtuning.utils.progress import track
+
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
+    tiles, wholes = ({"images": [], "annotations": [], "categories": categories} for _ in range(2))
+    dropped, counts = Dropped(), Counter()
+    with ThreadPoolExecutor() as pool:
+        cut = pool.map(partial(_cut, part, size, overlap, copies), images.items())
+        for (stem, path), (width, height, places) in track(
+            zip(images.items(), cut, strict=True), part, total=len(images)
+        ):
+            number = len(wholes["images"]) + 1
+            entry = {"missing": "infrared", "group": stem}
+            wholes["images"].append(
+                {
+                    "id": number,
+                    "file_name": path.relative_to(source).as_posix(),
+                    "height": height,
+                    "width": width,
+                }
+                | entry
+            )
+            read = read_dota(labels[stem], classes) if stem in labels else []
+            kept = usable(read, (width, height), dropped, labels.get(stem, path))
+            for box, values in kept:
+                wholes["annotations"].append(annotation(len(wholes["annotations"]) + 1, number, box, values))
+            for name, x, y, w, h in places:
+                number = len(tiles["images"]) + 1
+                place = {"tile": {"image": stem, "x": x, "y": y}}
+                tiles["images"].append(
+                    {"id": number, "file_name": name, "height": h, "width": w} | entry | place
+                )
+                shares = in_tile(_stacked(kept), x, y, w, h)
+                for (box, values), share in zip(kept, shares, strict=True):
+                    at = values - [x, y, 0, 0, 0]
+                    if not share or (at[:2] < 0).any() or at[0] > w or at[1] > h:
+                        continue
+                    counts[f"boxes in tiles that show under {WHOLE:.0%} of them (crowd)"] += share < WHOLE
+                    box = box._replace(crowd=box.crowd or share < WHOLE)
+                    tiles["annotations"].append(annotation(len(tiles["annotations"]) + 1, number, box, at))
+    lost = dropped.check(classes, part)
+    return (tiles, +counts), (wholes, lost)
+
+
+def _stacked(kept):
+    import numpy as np
+
+    return np.array([values for _, values in kept]).reshape(-1, 5)
+
+
+def _cut(part, size, overlap, copies, item):
+    """Width and height of an image, and (name, x, y, width, height) of its tiles, which are staged."""
+    import cv2
+
+    from ivtuning.data.prepare.tiles import starts
+    from ivtuning.errors import UserError
+
+    stem, path = item
+    # OpenCV, because Pillow refuses images of some hundred megapixels.
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise UserError(f"image {path} cannot be read: fetch it again")
+    height, width = pixels.shape[:2]
+    places = []
+    for y in starts(height, size, overlap):
+        for x in starts(width, size, overlap):
+            name = f"tiles/{part}/{stem}__{x}__{y}.png"
+            tile = pixels[y : y + size, x : x + size]
+            copies.put(name, tile[..., ::-1])
+            places.append((name, x, y, tile.shape[1], tile.shape[0]))
+    return width, height, places
+
+
+if __name__ == "__main__":
+    run(PARSER, main)
