@@ -47,16 +47,15 @@ def step(trunk):
     ],
 )
 def test_limits(dtype, tokens, expected):
-    x = torch.zeros(1, dtype=dtype, requires_grad=True)
+    x = torch.zeros(1, dtype=dtype)
     assert products_are_faster(x, tokens) is expected
-    assert not products_are_faster(x.detach(), tokens)
     assert not products_are_faster(x.to("meta"), tokens)
     with torch.no_grad():
         assert not products_are_faster(x, tokens)
 
 
 def test_autocast_decides_the_type():
-    x = torch.zeros(1, requires_grad=True)
+    x = torch.zeros(1)
     assert not products_are_faster(x, 300)
     with torch.autocast("cpu", torch.bfloat16):
         assert products_are_faster(x, 300)

@@ -19,9 +19,9 @@ def products_are_faster(x: Tensor, tokens: int) -> bool:
         tokens: number of keys of a query.
 
     Returns:
-        False where nothing is kept for a backward pass, and in compiled and exported graphs, which must not
-        depend on the machine that makes them.
+        False without gradients, and in compiled and exported graphs, which must not depend on the machine
+        that makes them.
     """
-    if torch.compiler.is_compiling() or not (x.is_cpu and x.requires_grad and torch.is_grad_enabled()):
+    if torch.compiler.is_compiling() or not (x.is_cpu and torch.is_grad_enabled()):
         return False
     return tokens <= PRODUCT_TOKENS.get(product_dtype(x), 0)

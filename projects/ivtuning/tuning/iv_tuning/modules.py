@@ -127,12 +127,19 @@ class PromptAdapter(nn.Module):
     def forward(self, prompt: Tensor) -> Tensor:
         return F.gelu(self.scale(self.up(self.attention(self.down(self.transform(prompt))))))
 
-    def scaled_up(self) -> tuple[Tensor, Tensor]:
-        """Weight (C, r) and bias (C,) of the up-projection with the last scale and bias multiplied in."""
+    def scaled_up_parts(self) -> tuple[Tensor, ...]:
+        """Weight (C, r) and bias (C,) of the up-projection, and the last scale and bias if it has them."""
         if isinstance(self.scale, nn.Identity):
             return self.up.weight, self.up.bias
-        bias = torch.addcmul(self.scale.beta, self.up.bias, self.scale.gamma)
-        return self.up.weight * self.scale.gamma[:, None], bias
+        return self.up.weight, self.up.bias, self.scale.gamma, self.scale.beta
+
+    def scaled_up(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, r) and bias (C,) of the up-projection with the last scale and bias multiplied in."""
+        weight, bias, *affine = self.scaled_up_parts()
+        if not affine:
+            return weight, bias
+        gamma, beta = affine
+        return weight * gamma[:, None], torch.addcmul(beta, bias, gamma)
 
     def reset_to_identity(self) -> None:
         """Make the output zero, whatever the prompt."""

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...utils.norms import NORMS
-from ..base import CONVOLUTION_INSIDE, Tuner, TwoAdapters
+from ...utils.precision import product_dtype
+from ..base import CONVOLUTION_INSIDE, PassAdapters, Tuner, TwoAdapters
 from ..options import need_choice, need_rate, need_whole
-from . import fused, triton_site
+from . import folded, fused, triton_site
 from .constant import ConstantAdapters
 from .folded import FoldedSites, Pairs, is_constant
 from .modules import HybridAdapter, PromptAdapter
+from .passes import FoldedPass, FusedPass
 
 # How the sites are computed, see :class:`IVTuning`.
 BACKENDS = ("auto", "plain", "fused", "triton")
@@ -51,8 +53,7 @@ class IVBlockAdapters(TwoAdapters):
         return self._site(1, y, prompt)
 
     def _site(self, index: int, x: Tensor, prompt: Tensor) -> Tensor:
-        pairs = self.pairs
-        adapter, prompter = pairs[index]
+        adapter, prompter = self.pairs[index]
         # A compiler decides by itself what to keep and to join.
         if self.backend == "plain" or torch.compiler.is_compiling():
             return adapter(x) + prompter(prompt)
@@ -62,8 +63,12 @@ class IVBlockAdapters(TwoAdapters):
             self.backend == "auto" and triton_site.serves(adapter, prompter, x, prompt)
         ):
             return triton_site.site(adapter, prompter, x, prompt)
-        y = self.folded.run(pairs, index, x, prompt)
-        return fused.site(adapter, prompter, x, prompt) if y is None else y
+        if constants := self.folded.current(self.pairs, product_dtype(x)):
+            attended = folded.attended_prompts(prompt, [constants])
+            return folded.site(constants.sites[index], attended[index], x)
+        (weights,) = fused.fold_blocks([[(adapter, prompter)]], product_dtype(x))
+        (attended,) = fused.attended_prompts(prompt, [weights], prompter)
+        return fused.site(adapter, weights.sites[0], attended, x)
 
     def train(self, mode: bool = True) -> IVBlockAdapters:
         self.folded.forget()
@@ -146,6 +151,21 @@ class IVTuning(Tuner):
         adapters = adapter, HybridAdapter(width, **self.adapter_options)
         prompts = prompt, PromptAdapter(width, **self.prompt_options)
         return IVBlockAdapters(adapters, prompts, self.backend)
+
+    def begin(self, x: Tensor) -> PassAdapters:
+        """See :meth:`Tuner.begin`. Plain modules and CUDA kernels compute each site by itself."""
+        if (
+            self.backend in ("plain", "triton")
+            or (self.backend == "auto" and x.is_cuda)
+            or torch.compiler.is_compiling()
+            or not all(isinstance(adapters, IVBlockAdapters) for adapters in self.blocks)
+        ):
+            return super().begin(x)
+        dtype = product_dtype(x)
+        constants = [adapters.folded.current(adapters.pairs, dtype) for adapters in self.blocks]
+        if all(constants):
+            return FoldedPass(self.blocks, constants)
+        return FusedPass(self.blocks, dtype)
 
     def set_backend(self, backend: str) -> None:
         """Change how the sites of all blocks are computed; see `backend` above."""
