@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ...utils.precision import without_autocast
-from .modules import HybridAdapter, PromptAdapter
+from .modules import HybridAdapter, PromptAdapter, joined
 
 # A block's sites: after the attention, and after the MLP.
 Pairs = tuple[tuple[HybridAdapter, PromptAdapter], tuple[HybridAdapter, PromptAdapter]]
@@ -127,7 +127,7 @@ def attended_prompts(prompt: Tensor, blocks: Sequence[Constants]) -> list[Tensor
     """Between their projections, the prompt adapters of all sites of `blocks`: (B H W, r + ONES) each."""
     batch, sites = len(prompt), sum(len(block.sites) for block in blocks)
     normed = F.layer_norm(prompt, prompt.shape[-1:], eps=blocks[0].prompt_eps)
-    weight, bias = torch.cat([b.prompt_down for b in blocks]), torch.cat([b.prompt_bias for b in blocks])
+    weight, bias = joined([b.prompt_down for b in blocks]), joined([b.prompt_bias for b in blocks])
     z = F.linear(normed.to(weight.dtype), weight, bias)
     z = z.view(batch, -1, z.shape[-1])
     deviation = (z - z.mean(1, keepdim=True)).square_()

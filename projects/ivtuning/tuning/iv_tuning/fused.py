@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...utils.precision import is_autocast_on, without_autocast
-from .modules import FeatureTransform, HybridAdapter, PromptAdapter
+from .modules import FeatureTransform, HybridAdapter, PromptAdapter, joined
 
 # The hybrid adapter and the prompt adapter of every site of a block, in the order in which they act.
 BlockSites = Sequence[tuple[HybridAdapter, PromptAdapter]]
@@ -118,10 +118,7 @@ def attended_prompts(prompt: Tensor, blocks: Sequence[BlockWeights], prompter: P
     Returns:
         A map (B, H, W, r) for each site.
     """
-    weight, bias = (
-        part[0] if len(part) == 1 else torch.cat(part)
-        for part in ([b.prompt_down for b in blocks], [b.prompt_bias for b in blocks])
-    )
+    weight, bias = joined([b.prompt_down for b in blocks]), joined([b.prompt_bias for b in blocks])
     sites = sum(len(block.sites) for block in blocks)
     eps = prompter.transform.norm.eps
     return list(_AttendedPrompts.apply(prompter.attention, sites, prompt, weight, bias, eps).unbind(0))

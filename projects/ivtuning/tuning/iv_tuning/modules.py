@@ -8,6 +8,7 @@ and SimAM work on (B, C, H, W).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,11 @@ def simam(x: Tensor, penalty: float = 1e-4) -> Tensor:
     freedom = max(x.shape[2] * x.shape[3] - 1, 1)
     energy = deviation / (4 * (deviation.sum((2, 3), keepdim=True) / freedom + penalty)) + 0.5
     return x * energy.sigmoid()
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """`tensors` one after the other, without a copy where there is one alone."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 class HybridOperation(nn.Module):
