@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..base import PassAdapters
 from . import folded, fused
@@ -49,7 +50,11 @@ class FusedPass(PassAdapters):
 
     def __init__(self, blocks: Sequence[IVBlockAdapters], dtype: torch.dtype):
         super().__init__(blocks)
-        self.weights = fused.fold_blocks([adapters.pairs for adapters in blocks], dtype)
+        # Folded again in the backward pass, so that no copies of parameters are kept.
+        sites = [adapters.pairs for adapters in blocks]
+        self.weights = checkpoint(
+            fused.fold_blocks, sites, dtype, use_reentrant=False, preserve_rng_state=False
+        )
 
     def seeing(self, prompt: Tensor, indices: Sequence[int]) -> list[PreparedAdapters]:
         """See :meth:`PassAdapters.seeing`; all sites attend to the prompt in one operation."""
