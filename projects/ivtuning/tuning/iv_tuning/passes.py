@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..base import PassAdapters
 from . import folded, fused
-
-if TYPE_CHECKING:
-    from .tuner import IVBlockAdapters
+from .adapters import IVBlockAdapters
 
 
 class PreparedAdapters:
