@@ -66,8 +66,8 @@ def _fold_same(blocks: Sequence[BlockSites], dtype: torch.dtype) -> list[BlockWe
         each = len(blocks[0])
         prompts = (t.unflatten(0, (len(blocks), each)).flatten(1, 2) for t in (prompt_down, prompt_bias))
         return [
-            BlockWeights(*prompt, sites[i * each : (i + 1) * each])
-            for i, prompt in enumerate(zip(*(t.unbind(0) for t in prompts), strict=True))
+            BlockWeights(weight, bias, sites[i * each : (i + 1) * each])
+            for i, (weight, bias) in enumerate(zip(*(t.unbind(0) for t in prompts), strict=True))
         ]
 
 

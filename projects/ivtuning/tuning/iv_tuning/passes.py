@@ -53,7 +53,7 @@ class FusedPass(PassAdapters):
             fused.fold_blocks, sites, dtype, use_reentrant=False, preserve_rng_state=False
         )
 
-    def seeing(self, prompt: Tensor, indices: Sequence[int]) -> list[PreparedAdapters]:
+    def seeing(self, prompt: Tensor, indices: Sequence[int]) -> list[PreparedAdapters]:  # type: ignore[override]
         """See :meth:`PassAdapters.seeing`; all sites attend to the prompt in one operation."""
         blocks, weights = [self.blocks[i] for i in indices], [self.weights[i] for i in indices]
         attended = iter(fused.attended_prompts(prompt, weights, blocks[0].prompt1))
@@ -76,7 +76,7 @@ class FoldedPass(PassAdapters):
         super().__init__(blocks)
         self.constants = constants
 
-    def seeing(self, prompt: Tensor, indices: Sequence[int]) -> list[PreparedAdapters]:
+    def seeing(self, prompt: Tensor, indices: Sequence[int]) -> list[PreparedAdapters]:  # type: ignore[override]
         """See :meth:`PassAdapters.seeing`; all sites attend to the prompt in one operation."""
         constants = [self.constants[i] for i in indices]
         attended = iter(folded.attended_prompts(prompt, constants))
