@@ -93,7 +93,7 @@ def test_plain_really_is_plain(monkeypatch):
     for place in (
         "ivtuning.tuning.iv_tuning.fused.site",
         "ivtuning.tuning.iv_tuning.triton_site.site",
-        "ivtuning.tuning.iv_tuning.folded.FoldedSites.run",
+        "ivtuning.tuning.iv_tuning.folded.FoldedSites.current",
         "torch.nn.functional.scaled_dot_product_attention",
     ):
         monkeypatch.setattr(place, refuse)

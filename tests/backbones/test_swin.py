@@ -185,7 +185,7 @@ class Spy(IVTuning):
     """Records the arguments of every block's sites."""
 
     def __init__(self):
-        super().__init__(hidden_dim=16, zero_init=False)
+        super().__init__(hidden_dim=16, zero_init=False, backend="plain")  # others prepare it for many sites
         self.prompts, self.shapes = [], []
 
     def build_adapters(self, width):

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..tuning.base import BlockAdapters
 from ..tuning.frozen_statistics import frozen_statistics
 from ..tuning.sites import SitedBlock
+from .attention.choice import products_are_faster
 
 # Which activations are recomputed in the backward pass: none, those inside the MLP, or all of the block.
 ACTIVATION_CHECKPOINTING = (None, "mlp", "block")
@@ -22,10 +23,12 @@ class OpenBlock(SitedBlock):
 
     Attributes:
         activation_checkpointing: one of ACTIVATION_CHECKPOINTING; the trunk sets it.
+        chooses_attention: timm's attention module is told at each input how to compute it.
         attn_backends: the ways in which the block can compute its attention, see :meth:`set_attn_backend`.
     """
 
     activation_checkpointing: str | None = None
+    chooses_attention = False
     attn_backends: tuple[str, ...] = ("auto", "plain", "fused")
 
     def set_attn_backend(self, backend: str) -> None:
@@ -35,7 +38,15 @@ class OpenBlock(SitedBlock):
         any device, "triton" CUDA kernels, "auto" the best of them for the input.
         """
         # timm's attention modules have the first two of them.
+        self.chooses_attention = backend == "auto"
         self.attn.fused_attn = use_fused_attn() if backend == "auto" else backend == "fused"
+
+    def attend(self, x: Tensor, **options: Tensor) -> Tensor:
+        if self.chooses_attention:
+            fused = use_fused_attn() and not products_are_faster(x, x.shape[1])
+            if self.attn.fused_attn != fused:
+                self.attn.fused_attn = fused
+        return super().attend(x, **options)
 
     def run_mlp(self, x: Tensor) -> Tensor:
         if self.activation_checkpointing == "mlp" and torch.is_grad_enabled():

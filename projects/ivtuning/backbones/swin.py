@@ -207,13 +207,15 @@ class Swin(Trunk):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
-        features, index = {}, 0
+        added = self.begin(x)
+        features, first = {}, 0
         for i, layer in enumerate(self.layers):
             if i or prompt is None:
                 prompt = x
-            for block in layer.blocks:
-                x = block(x, self.block_adapters(index), prompt)
-                index += 1
+            after = first + len(layer.blocks)
+            for block, adapters in zip(layer.blocks, added.seeing(prompt, range(first, after)), strict=True):
+                x = block(x, adapters, prompt)
+            first = after
             if i in self.out_indices:
                 features[f"p{i}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
             if layer.downsample is not None:

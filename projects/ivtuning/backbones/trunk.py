@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import TUNERS, Tuner
-from ..tuning.base import BlockAdapters, set_frozen_eval
+from ..tuning.base import PassAdapters, set_frozen_eval
 from ..tuning.options import need_choice
 from ..tuning.stems import STEMS, Stem, VisibleOnly
 from .block import ACTIVATION_CHECKPOINTING
@@ -188,9 +188,14 @@ class Trunk(Backbone):
             )
         return x[:, :3], x[:, 3:] if x.shape[1] == 6 else None
 
-    def block_adapters(self, index: int) -> BlockAdapters | None:
-        """What the tuner adds to block `index`; None where it adds nothing, or is disabled."""
-        return self.tuner.blocks[index] if self.tuner.enabled and self.tuner.blocks is not None else None
+    def begin(self, x: Tensor) -> PassAdapters:
+        """What the tuner adds to the blocks in the forward pass whose first map is `x`, (B, h, w, C).
+
+        Nothing where it adds nothing, or is disabled.
+        """
+        if self.tuner.enabled and self.tuner.blocks is not None:
+            return self.tuner.begin(x)
+        return PassAdapters([None] * len(self.blocks))
 
     def layer_id(self, name: str) -> int:
         """Depth of a base parameter for layer-wise decay: 0 the embeddings, i+1 block i, depth+1 the rest."""

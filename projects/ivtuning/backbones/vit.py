@@ -203,9 +203,12 @@ class ViTDet(VisionTransformer):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
         x = x + self.positions(tuple(x.shape[1:3]))
+        added = self.begin(x)
         for i, block in enumerate(self.blocks):
             # docs/method.md 1.5: p0 for the first block, then each block's own input.
-            prompt, x = x, block(x, self.block_adapters(i), x if prompt is None or i else prompt)
+            prompt = x if prompt is None or i else prompt
+            (adapters,) = added.seeing(prompt, [i])
+            x = block(x, adapters, prompt)
         return {"last_feat": x.permute(0, 3, 1, 2)}
 
 
@@ -303,15 +306,16 @@ class PlainViT(VisionTransformer):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
         size = tuple(x.shape[1:3])
+        added = self.begin(x)
         x = self.tokens(x)
         options = self.attention_options(size)
         features = {}
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
-            adapters = self.block_adapters(i)
             # docs/method.md 1.5: p0 for the first block, then each block's own input.
-            carried = x[:, self.prefix :].unflatten(1, size) if prompt is None or i else prompt
-            x = block(x, adapters and PatchTokenAdapters(adapters, size, self.prefix), carried, **options)
+            prompt = x[:, self.prefix :].unflatten(1, size) if prompt is None or i else prompt
+            (adapters,) = added.seeing(prompt, [i])
+            x = block(x, adapters and PatchTokenAdapters(adapters, size, self.prefix), prompt, **options)
             if i in self.out_indices:
                 y = self.norm(x) if i == last or self.norm_everywhere else x
                 features[f"block{i}"] = y[:, self.prefix :].unflatten(1, size).permute(0, 3, 1, 2)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
-from ..tuning.base import BlockAdapters
+from ..tuning.base import BlockAdapters, PassAdapters
 from ..tuning.sites import PatchTokenAdapters, ScaledBlock, SitedBlock
 
 
@@ -20,6 +20,13 @@ class Pass:
         self.infrared: Tensor | None = None
         self.size = (0, 0)
         self.prompt: Tensor | None = None
+        self.added: PassAdapters | None = None  # of a tuner that needs pairs, and so the prompt
+        self.adapters: dict[int, BlockAdapters | None] = {}  # of the blocks that see the present prompt
+
+    def end(self) -> None:
+        """Drop what would keep the graph alive."""
+        self.infrared = self.prompt = self.added = None
+        self.adapters = {}
 
 
 class Opened(SitedBlock):
@@ -29,24 +36,33 @@ class Opened(SitedBlock):
         shared: the state of the forward pass.
         adapters: what the tuner adds here, or None.
         renews_prompt: the prompt becomes this block's input (docs/method.md 1.5).
+        index: the block's place in the model.
+        sharing: indices of all blocks that see the same prompt, this one included.
         original: the block's class in timm.
     """
 
     shared: Pass
     adapters: BlockAdapters | None
     renews_prompt: bool
+    index: int
+    sharing: range
     original: type[nn.Module]
 
     def forward(self, x: Tensor, **options: Any) -> Tensor:
         shared = self.shared
         if self.adapters is None or not shared.tuner.enabled:
             return self.run(x, None, None, **options)
-        patches, adapters = x, self.adapters
-        if x.dim() == 3:
-            patches = x[:, shared.prefix :].unflatten(1, shared.size)
-            adapters = PatchTokenAdapters(adapters, shared.size, shared.prefix)  # type: ignore[assignment]
+        patches = x if x.dim() == 4 else x[:, shared.prefix :].unflatten(1, shared.size)
         if self.renews_prompt or shared.prompt is None:
             shared.prompt = patches
+        adapters = self.adapters
+        if shared.added is not None:
+            if self.index == self.sharing.start:
+                prepared = shared.added.seeing(shared.prompt, self.sharing)
+                shared.adapters = dict(zip(self.sharing, prepared, strict=True))
+            adapters = shared.adapters[self.index]
+        if x.dim() == 3:
+            adapters = PatchTokenAdapters(adapters, shared.size, shared.prefix)  # type: ignore[assignment]
         return self.run(x, adapters, shared.prompt, **options)
 
 
@@ -101,15 +117,19 @@ def open_blocks(model: nn.Module, shared: Pass) -> None:
     stages = stages_of(model)
     widths = [block.norm1.weight.numel() for stage in stages for block in stage]
     shared.tuner.attach(widths)
-    adapters = iter(shared.tuner.blocks or [None] * len(widths))
+    adapters = shared.tuner.blocks or [None] * len(widths)
+    index = 0
     for number, stage in enumerate(stages):
         for position, block in enumerate(stage):
             block.__class__ = opened_class(type(block))
             block.shared = shared
             # Every block of a ViT after the first takes its own input, as does a stage of a Swin.
             block.renews_prompt = position > 0 if len(stages) == 1 else number > 0 and position == 0
+            start, count = (index, 1) if len(stages) == 1 else (index - position, len(stage))
+            block.index, block.sharing = index, range(start, start + count)
             # Not registered: the adapters belong to the tuner, and the model's names stay.
-            object.__setattr__(block, "adapters", next(adapters))
+            object.__setattr__(block, "adapters", adapters[index])
+            index += 1
             if getattr(block.attn, "q_bias", None) is not None:
                 # Otherwise timm does not call the layer `qkv`, where LoRA is, but uses its weight.
                 block.attn.qkv_bias_separate = True
@@ -118,7 +138,7 @@ def open_blocks(model: nn.Module, shared: Pass) -> None:
 def close_block(block: nn.Module) -> None:
     """Make `block` timm's own again."""
     block.__class__ = block.original
-    for name in ("shared", "adapters", "renews_prompt"):
+    for name in ("shared", "adapters", "renews_prompt", "index", "sharing"):
         block.__dict__.pop(name)
 
 

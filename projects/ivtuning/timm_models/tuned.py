@@ -115,7 +115,7 @@ class TunedModel(nn.Module):
         try:
             return function(visible, **options)
         finally:
-            self._shared.infrared = self._shared.prompt = None  # they would keep the graph alive
+            self._shared.end()
 
     def _active_stem(self) -> Stem:
         """The stem; inside :meth:`disable`, the visible image alone in place of one that has parameters."""
@@ -135,6 +135,8 @@ class TunedModel(nn.Module):
             return to_map(out if image is visible else embed.forward(image))
 
         x, shared.prompt = self._active_stem()(visible, shared.infrared, embed_map)
+        if self.tuner.needs and self.tuner.enabled:
+            shared.added = self.tuner.begin(x)
         return x.flatten(1, 2) if flat else x
 
     def train(self, mode: bool = True) -> TunedModel:

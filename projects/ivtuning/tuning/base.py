@@ -67,6 +67,24 @@ class TwoAdapters(BlockAdapters):
         self.adapter1, self.adapter2 = adapter1, adapter2
 
 
+class PassAdapters:
+    """What a tuner adds to the blocks in one forward pass of the trunk.
+
+    Args:
+        blocks: the adapters of every block; None where nothing is added.
+    """
+
+    def __init__(self, blocks: Sequence[BlockAdapters | None]):
+        self.blocks = blocks
+
+    def seeing(self, prompt: Tensor, indices: Sequence[int]) -> list[BlockAdapters | None]:
+        """The adapters of the blocks `indices`, all of which see `prompt`, (B, H, W, C).
+
+        A method that uses the prompt can prepare it here, once for all of these blocks.
+        """
+        return [self.blocks[i] for i in indices]
+
+
 class Tuner(nn.Module):
     """A tuning method. Subclasses override :meth:`build_adapters` and/or :meth:`select`.
 
@@ -95,6 +113,13 @@ class Tuner(nn.Module):
     def build_adapters(self, width: int) -> BlockAdapters | None:
         """The modules added to one block of `width` channels; None where the method adds nothing."""
         return None
+
+    def begin(self, x: Tensor) -> PassAdapters:
+        """What acts on the blocks in the forward pass whose first map is `x`, (B, H, W, C).
+
+        A method can compute here what depends on its parameters alone.
+        """
+        return PassAdapters(self.blocks)
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
         """The trunk's own parameters that train. None of them, unless a method says otherwise."""

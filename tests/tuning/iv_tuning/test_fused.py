@@ -9,8 +9,9 @@ import torch
 
 from ivtuning.benchmark.measures.memory import saved_bytes
 from ivtuning.tuning import IVTuning
-from ivtuning.tuning.iv_tuning.fused import adapted_residual, fold, normed_projection, site
-from ivtuning.tuning.iv_tuning.modules import FeatureTransform
+from ivtuning.tuning.iv_tuning import fused
+from ivtuning.tuning.iv_tuning.fused import SiteWeights, adapted_residual, attended_prompts, fold_blocks
+from ivtuning.utils.precision import product_dtype
 
 WIDTH = 48
 
@@ -41,6 +42,13 @@ def run(function, adapter, prompter, dtype, **options):
     y.backward(grad)
     grads = {f"{i}.{n}": p.grad for i, m in enumerate((adapter, prompter)) for n, p in m.named_parameters()}
     return y.detach(), {"x": x.grad, "prompt": prompt.grad, **grads}, dict(adapter.named_buffers())
+
+
+def site(adapter, prompter, x, prompt):
+    """The operations, for a site alone."""
+    (weights,) = fold_blocks([[(adapter, prompter)]], product_dtype(x))
+    (attended,) = attended_prompts(prompt, [weights], prompter)
+    return fused.site(adapter, weights.sites[0], attended, x)
 
 
 def plain(adapter, prompter, x, prompt):
@@ -74,33 +82,41 @@ def test_equals_the_plain_modules(options, training, dtype, tolerance):
         assert torch.allclose(buffers[name], buffer, rtol=10 * tolerance), name
 
 
-def test_gradients_of_the_projection():
-    x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
-    transform, linear = FeatureTransform(6, norm=True).double(), torch.nn.Linear(6, 2).double()
-    for parameter in transform.parameters():
+def test_gradients_of_attended_prompts():
+    """Of two sites at once: numerical derivatives, and the values of the prompt adapters one by one."""
+    blocks = torch.nn.ModuleList(parts(hidden_dim=4, prompt_dim=3)[1] for _ in range(2))
+    for parameter in blocks.parameters():
         torch.nn.init.uniform_(parameter)
-    weight, bias = (t.detach().requires_grad_() for t in fold(transform, linear))
-    eps = transform.norm.eps
-    assert torch.allclose(normed_projection(x, weight, bias, eps), linear(transform(x)), rtol=1e-12)
+    x = torch.randn(2, 3, 2, WIDTH, dtype=torch.float64, requires_grad=True)
+    adapter, _ = parts(hidden_dim=4)
+    (weights,) = fold_blocks([[(adapter, prompter) for prompter in blocks]], torch.float64)
+    for prompter, attended in zip(blocks, attended_prompts(x, [weights], blocks[0]), strict=True):
+        expected = prompter.attention(prompter.down(prompter.transform(x)))
+        assert torch.allclose(attended, expected, rtol=1e-12)
+    down, bias = (t.detach().requires_grad_() for t in (weights.prompt_down, weights.prompt_bias))
 
-    def centered(x, weight, bias):  # the operation is defined for rows that sum to 0
-        return normed_projection(x, weight - weight.mean(1, keepdim=True), bias, eps)
+    def centered(x, down, bias):  # the operation is defined for rows that sum to 0
+        down = down - down.mean(1, keepdim=True)
+        return torch.stack(
+            attended_prompts(x, [weights._replace(prompt_down=down, prompt_bias=bias)], blocks[0])
+        )
 
-    assert torch.autograd.gradcheck(centered, (x, weight, bias))
+    assert torch.autograd.gradcheck(centered, (x, down, bias))
 
 
 def test_dropout_drops_the_same_in_both_passes():
     """With the identity between the projections, the gradient of `up` shows the mask that was used."""
     torch.manual_seed(0)
     x = torch.zeros(1, 8, 8, 4, dtype=torch.float64, requires_grad=True)
-    down = torch.zeros(3, 4, dtype=torch.float64), torch.ones(3, dtype=torch.float64)  # u = 1 everywhere
-    up = torch.nn.Linear(3, 4, bias=True).double()
-    torch.nn.init.zeros_(up.bias)
+    up = torch.nn.Linear(3, 4).double()
     prompt = torch.zeros(1, 8, 8, 2, dtype=torch.float64)
-    zero = torch.zeros(4, 2, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    y = adapted_residual(
-        x, down, 1e-5, lambda u, update_statistics=True: u, (), up, prompt, zero, dropout=0.25
-    )
+
+    def zeros(*shape):
+        return torch.zeros(*shape, dtype=torch.float64)
+
+    down_bias = zeros(3) + 1  # u = 1 everywhere
+    weights = SiteWeights(zeros(3, 4), down_bias, up.weight, zeros(4), zeros(4, 2), zeros(4))
+    y = adapted_residual(x, weights, 1e-5, lambda u, update_statistics=True: u, (), prompt, dropout=0.25)
     y.sum().backward()
     kept = torch.linalg.lstsq(up.weight, y.detach().reshape(-1, 4).T).solution.T  # what went through `up`
     assert set(kept.round(decimals=9).unique().tolist()) == {0.0, round(1 / 0.75, 9)}

@@ -119,7 +119,7 @@ class Spy(IVTuning):
     """Records the prompt of every block."""
 
     def __init__(self):
-        super().__init__(hidden_dim=16, zero_init=False)
+        super().__init__(hidden_dim=16, zero_init=False, backend="plain")  # others prepare it for many sites
         self.seen = []
 
     def build_adapters(self, width):

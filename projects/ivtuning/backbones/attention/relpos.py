@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...errors import UserError
 from . import triton_relpos
+from .choice import products_are_faster
 
 # Number of scores in one tile: in float32 half of a 4 MB cache, which two cores share or one has in part.
 TILE = 1 << 19
@@ -27,14 +28,16 @@ class RelPosAttention(vision_transformer_sam.Attention):
     Attributes:
         backend: "plain" is the definition, with (N, N) scores and bias. "fused" computes tile by tile in full
             precision on a CPU, and elsewhere by torch's fused kernels as one product without a bias. "triton"
-            uses CUDA kernels that know the bias, "auto" takes these where they can run and else "fused".
+            uses CUDA kernels that know the bias, "auto" takes these where they can run, else "fused", or
+            plain products where these are faster.
     """
 
     backend = "auto"
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        if self.backend == "plain":
+        products = self.backend == "auto" and products_are_faster(qkv, x.shape[1] * x.shape[2])
+        if self.backend == "plain" or (products and not self.use_rel_pos):
             out = _plain(qkv, *self._tables())
         elif not self.use_rel_pos:
             q, k, v = _heads(qkv)
@@ -49,7 +52,8 @@ class RelPosAttention(vision_transformer_sam.Attention):
             if qkv.is_cpu and full and not torch.compiler.is_compiling():
                 out = _Tiled.apply(*inputs)
             elif torch.is_grad_enabled():
-                out = checkpoint(_fused, *inputs, use_reentrant=False, preserve_rng_state=False)
+                form = _plain if products else _fused
+                out = checkpoint(form, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 out = _fused(*inputs)
         return self.proj(out.unflatten(0, (x.shape[0], -1)).permute(0, 2, 1, 3).reshape(x.shape))

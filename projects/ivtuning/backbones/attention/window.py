@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from timm.models import swin_transformer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
+from .choice import products_are_faster
 from .relpos import TILE, tile_scores_backward, tile_weights
 
 
@@ -17,8 +19,9 @@ class SwinAttention(swin_transformer.WindowAttention):
     """timm's window attention, faster.
 
     Attributes:
-        backend: "plain" is the definition, timm's own with explicit scores. "fused" and "auto" compute tiles
-            of windows in full precision on a CPU, and use torch's fused kernels elsewhere.
+        backend: "plain" is the definition, timm's own with explicit scores. "fused" computes tiles of windows
+            in full precision on a CPU, and uses torch's fused kernels elsewhere. "auto" does the same, but
+            forms plain products where these are faster, and forms them again in the backward pass.
     """
 
     backend = "auto"
@@ -42,6 +45,8 @@ class SwinAttention(swin_transformer.WindowAttention):
         # A compiler would unroll the tiles.
         if qkv.is_cpu and full and not dropout and not torch.compiler.is_compiling():
             out = _TiledWindows.apply(qkv, bias, mask)
+        elif self.backend == "auto" and not dropout and products_are_faster(qkv, x.shape[1]):
+            out = checkpoint(_products, qkv, bias, mask, use_reentrant=False, preserve_rng_state=False)
         else:
             out = _fused(qkv, bias, mask, dropout)
         return self.proj_drop(self.proj(out.reshape(x.shape)))
@@ -49,15 +54,27 @@ class SwinAttention(swin_transformer.WindowAttention):
 
 def _fused(qkv: Tensor, bias: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """(B * nW, N, 3, heads, d) -> (B, nW, N, heads, d) or (B * nW, N, heads, d)."""
+    q, k, v, bias = _terms(qkv, bias, mask)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    return out.unflatten(1, (-1, qkv.shape[3])).transpose(2, 3)
+
+
+def _products(qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """:func:`_fused` with explicit scores."""
+    q, k, v, bias = _terms(qkv, bias, mask)
+    out = ((q * q.shape[-1] ** -0.5) @ k.mT + bias).softmax(-1) @ v
+    return out.unflatten(1, (-1, qkv.shape[3])).transpose(2, 3)
+
+
+def _terms(qkv: Tensor, bias: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v, (images, windows * heads, N, d), and what is added to the scores, all of one type."""
     if mask is None:
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        bias = bias[None]
     else:
         # Windows beside the heads, since the mask is that of one image.
         q, k, v = qkv.unflatten(0, (-1, mask.shape[0])).permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
-        bias = (bias + mask[:, None]).flatten(0, 1)[None]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
-    return out.unflatten(1, (-1, qkv.shape[3])).transpose(2, 3)
+        bias = (bias + mask[:, None]).flatten(0, 1)
+    return q, k, v, bias[None].to(q.dtype)
 
 
 class _TiledWindows(torch.autograd.Function):

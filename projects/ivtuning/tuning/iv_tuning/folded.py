@@ -8,7 +8,7 @@ rows, and every bias a row of the weight behind it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ...utils.precision import product_dtype, without_autocast
-from .modules import HybridAdapter, PromptAdapter
+from ...utils.precision import without_autocast
+from .modules import HybridAdapter, PromptAdapter, joined
 
 # A block's sites: after the attention, and after the MLP.
 Pairs = tuple[tuple[HybridAdapter, PromptAdapter], tuple[HybridAdapter, PromptAdapter]]
@@ -48,7 +48,6 @@ class Constants:
     """The constants of a block's two sites, and what they were made of.
 
     `made_of` holds parameters and buffers with their versions, `optimizer_steps` the count at that time.
-    `carried` is the prompt of the block that runs at present, and what its second site will need of it.
     """
 
     made_of: list[tuple[Tensor, int]]
@@ -58,7 +57,6 @@ class Constants:
     prompt_down: Tensor  # (2 r, C)
     prompt_bias: Tensor
     sites: tuple[Site, Site]
-    carried: tuple[Tensor, Tensor] | None = None
 
 
 class FoldedSites:
@@ -79,36 +77,19 @@ class FoldedSites:
         """True where no constants are held."""
         return self._constants is None
 
-    @property
-    def holds_a_map(self) -> bool:
-        """True between a block's first and second site, for which a map of the prompt is kept."""
-        return self._constants is not None and self._constants.carried is not None
-
     def forget(self) -> None:
         """Drop the constants."""
         self._constants = None
 
-    def run(self, pairs: Pairs, index: int, x: Tensor, prompt: Tensor) -> Tensor | None:
-        """Site `index` (0 or 1) on `x`, (B, H, W, C). The result may be written into `x`.
+    def current(self, pairs: Pairs, dtype: torch.dtype) -> Constants | None:
+        """The constants of the sites `pairs` as they are now, in `dtype`.
 
         None where nothing is folded: with gradients, in training, with a norm that has no running statistics,
         and for parameters made in inference mode, whose changes nobody can notice.
         """
         if torch.is_grad_enabled() or not is_constant(pairs):
             return None
-        constants = self._current(pairs, x)
-        if constants is None:
-            return None
-        carried, constants.carried = constants.carried, None
-        if index and carried is not None and carried[0] is prompt:
-            return _add_site(constants.sites[1], x, carried[1])
-        both = _prompts(constants, prompt)
-        if not index:
-            constants.carried = prompt, both[1]
-        return _add_site(constants.sites[index], x, both[index])
-
-    def _current(self, pairs: Pairs, x: Tensor) -> Constants | None:
-        tensors, dtype, steps = list(_tensors(pairs)), product_dtype(x), _step_counter().steps
+        tensors, steps = list(_tensors(pairs)), _step_counter().steps
         known = self._constants
         if (
             known is None
@@ -142,38 +123,39 @@ def _step_counter() -> _StepCounter:
     return counter
 
 
-def _prompts(constants: Constants, prompt: Tensor) -> tuple[Tensor, Tensor]:
-    """Both prompt adapters between their projections: (B H W, r + ONES) each."""
-    batch = len(prompt)
-    normed = F.layer_norm(prompt, prompt.shape[-1:], eps=constants.prompt_eps)
-    z = F.linear(normed.to(constants.dtype), constants.prompt_down, constants.prompt_bias)
+def attended_prompts(prompt: Tensor, blocks: Sequence[Constants]) -> list[Tensor]:
+    """Between their projections, the prompt adapters of all sites of `blocks`: (B H W, r + ONES) each."""
+    batch, sites = len(prompt), sum(len(block.sites) for block in blocks)
+    normed = F.layer_norm(prompt, prompt.shape[-1:], eps=blocks[0].prompt_eps)
+    weight, bias = joined([b.prompt_down for b in blocks]), joined([b.prompt_bias for b in blocks])
+    z = F.linear(normed.to(weight.dtype), weight, bias)
     z = z.view(batch, -1, z.shape[-1])
     deviation = (z - z.mean(1, keepdim=True)).square_()
     freedom = max(z.shape[1] - 1, 1)
     scale = 4 * (deviation.sum(1, keepdim=True) / freedom + 1e-4)
     a = F.gelu(z * deviation.div_(scale).add_(0.5).sigmoid_()).flatten(0, 1)
-    return tuple(_with_ones(half) for half in a.chunk(2, -1))
+    return [_with_ones(part) for part in a.chunk(sites, -1)]
 
 
-def _add_site(site: Site, x: Tensor, prompt: Tensor) -> Tensor:
+def site(weights: Site, attended: Tensor, x: Tensor) -> Tensor:
     """``adapter(x) + prompter(prompt)``, written into x where its layout allows. (B, H, W, C) -> the same.
 
     Args:
-        prompt: see :func:`_prompts`.
+        attended: what :func:`attended_prompts` gives for the site.
     """
     batch, height, width, channels = x.shape
     flat = x.reshape(-1, channels)
-    normed = F.layer_norm(flat, (channels,), eps=site.eps).to(site.down.dtype)
-    u = F.linear(normed, site.down, site.down_bias)
+    normed = F.layer_norm(flat, (channels,), eps=weights.eps).to(weights.down.dtype)
+    u = F.linear(normed, weights.down, weights.down_bias)
     del normed  # its memory is warm, and the last product will take it
-    part = len(site.depthwise)
-    size = (width, height) if site.swap else (height, width)
+    part = len(weights.depthwise)
+    size = (width, height) if weights.swap else (height, width)
     first = u[:, :part].view(batch, *size, part).permute(0, 3, 1, 2)
-    first = F.conv2d(first, site.depthwise, site.depthwise_bias, padding=1, groups=part)
+    first = F.conv2d(first, weights.depthwise, weights.depthwise_bias, padding=1, groups=part)
     u[:, :part] = first.permute(0, 2, 3, 1).reshape(-1, part)
-    u.addmm_(F.linear(u, site.conv1, site.conv1_bias).relu_(), site.conv2)
-    _add_product(flat, _with_ones(F.gelu(u)), site.up)
-    flat += torch.ops.aten.gelu_(prompt @ site.prompt_up)
+    u.addmm_(F.linear(u, weights.conv1, weights.conv1_bias).relu_(), weights.conv2)
+    _add_product(flat, _with_ones(F.gelu(u)), weights.up)
+    flat += torch.ops.aten.gelu_(attended @ weights.prompt_up)
     return flat.view(x.shape)
 
 

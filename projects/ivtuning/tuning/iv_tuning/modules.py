@@ -8,6 +8,7 @@ and SimAM work on (B, C, H, W).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,11 @@ def simam(x: Tensor, penalty: float = 1e-4) -> Tensor:
     freedom = max(x.shape[2] * x.shape[3] - 1, 1)
     energy = deviation / (4 * (deviation.sum((2, 3), keepdim=True) / freedom + penalty)) + 0.5
     return x * energy.sigmoid()
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """`tensors` one after the other, without a copy where there is one alone."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 class HybridOperation(nn.Module):
@@ -127,12 +133,19 @@ class PromptAdapter(nn.Module):
     def forward(self, prompt: Tensor) -> Tensor:
         return F.gelu(self.scale(self.up(self.attention(self.down(self.transform(prompt))))))
 
-    def scaled_up(self) -> tuple[Tensor, Tensor]:
-        """Weight (C, r) and bias (C,) of the up-projection with the last scale and bias multiplied in."""
+    def scaled_up_parts(self) -> tuple[Tensor, ...]:
+        """Weight (C, r) and bias (C,) of the up-projection, and the last scale and bias if it has them."""
         if isinstance(self.scale, nn.Identity):
             return self.up.weight, self.up.bias
-        bias = torch.addcmul(self.scale.beta, self.up.bias, self.scale.gamma)
-        return self.up.weight * self.scale.gamma[:, None], bias
+        return self.up.weight, self.up.bias, self.scale.gamma, self.scale.beta
+
+    def scaled_up(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, r) and bias (C,) of the up-projection with the last scale and bias multiplied in."""
+        weight, bias, *affine = self.scaled_up_parts()
+        if not affine:
+            return weight, bias
+        gamma, beta = affine
+        return weight * gamma[:, None], torch.addcmul(beta, bias, gamma)
 
     def reset_to_identity(self) -> None:
         """Make the output zero, whatever the prompt."""

@@ -5,69 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
 from ...utils.norms import NORMS
-from ..base import CONVOLUTION_INSIDE, Tuner, TwoAdapters
+from ...utils.precision import product_dtype
+from ..base import CONVOLUTION_INSIDE, PassAdapters, Tuner
 from ..options import need_choice, need_rate, need_whole
-from . import fused, triton_site
+from .adapters import IVBlockAdapters
 from .constant import ConstantAdapters
-from .folded import FoldedSites, Pairs, is_constant
+from .folded import is_constant
 from .modules import HybridAdapter, PromptAdapter
+from .passes import FoldedPass, FusedPass
 
 # How the sites are computed, see :class:`IVTuning`.
 BACKENDS = ("auto", "plain", "fused", "triton")
-
-
-class IVBlockAdapters(TwoAdapters):
-    """``x = HA1(x) + IPA1(p)`` after the attention, ``x = HA2(x) + IPA2(p)`` after the MLP.
-
-    docs/method.md 1.1 places them in the block.
-
-    Attributes:
-        backend: one of BACKENDS.
-        folded: the constants that the backends "auto" and "fused" keep for evaluation.
-    """
-
-    def __init__(
-        self,
-        adapters: tuple[HybridAdapter, HybridAdapter],
-        prompts: tuple[PromptAdapter, PromptAdapter],
-        backend: str = "auto",
-    ):
-        super().__init__(*adapters)
-        self.prompt1, self.prompt2 = prompts
-        self.backend = backend
-        self.folded = FoldedSites()
-
-    @property
-    def pairs(self) -> Pairs:
-        """Hybrid adapter and prompt adapter of both sites."""
-        return (self.adapter1, self.prompt1), (self.adapter2, self.prompt2)
-
-    def after_attention(self, x: Tensor, prompt: Tensor) -> Tensor:
-        return self._site(0, x, prompt)
-
-    def after_mlp(self, y: Tensor, x: Tensor, prompt: Tensor) -> Tensor:
-        return self._site(1, y, prompt)
-
-    def _site(self, index: int, x: Tensor, prompt: Tensor) -> Tensor:
-        pairs = self.pairs
-        adapter, prompter = pairs[index]
-        # A compiler decides by itself what to keep and to join.
-        if self.backend == "plain" or torch.compiler.is_compiling():
-            return adapter(x) + prompter(prompt)
-        if self.backend == "triton" and (reason := triton_site.unsupported(adapter, prompter, x, prompt)):
-            raise UserError(f"tuner.backend=triton does not work here: {reason}; give tuner.backend=auto")
-        if self.backend == "triton" or (
-            self.backend == "auto" and triton_site.serves(adapter, prompter, x, prompt)
-        ):
-            return triton_site.site(adapter, prompter, x, prompt)
-        y = self.folded.run(pairs, index, x, prompt)
-        return fused.site(adapter, prompter, x, prompt) if y is None else y
-
-    def train(self, mode: bool = True) -> IVBlockAdapters:
-        self.folded.forget()
-        return super().train(mode)
 
 
 PRESETS = {
@@ -146,6 +95,21 @@ class IVTuning(Tuner):
         adapters = adapter, HybridAdapter(width, **self.adapter_options)
         prompts = prompt, PromptAdapter(width, **self.prompt_options)
         return IVBlockAdapters(adapters, prompts, self.backend)
+
+    def begin(self, x: Tensor) -> PassAdapters:
+        """See :meth:`Tuner.begin`. Plain modules and CUDA kernels compute each site by itself."""
+        if (
+            self.backend in ("plain", "triton")
+            or (self.backend == "auto" and x.is_cuda)
+            or torch.compiler.is_compiling()
+            or not all(isinstance(adapters, IVBlockAdapters) for adapters in self.blocks)
+        ):
+            return super().begin(x)
+        dtype = product_dtype(x)
+        constants = [adapters.folded.current(adapters.pairs, dtype) for adapters in self.blocks]
+        if all(constants):
+            return FoldedPass(self.blocks, constants)
+        return FusedPass(self.blocks, dtype)
 
     def set_backend(self, backend: str) -> None:
         """Change how the sites of all blocks are computed; see `backend` above."""
