@@ -12,7 +12,8 @@ from helpers.runs import TINY
 from helpers.tools import line_of, load_tool
 from scipy import stats
 
-from ivtuning.comparison import ROWS, Options, compare, jobs, markdown, runs, summary
+from ivtuning.comparison import ROWS, Options, compare, markdown, runs, summary
+from ivtuning.comparison.plan import Plan
 from ivtuning.config import build, load_config
 from ivtuning.errors import UserError
 from ivtuning.methods import METHODS
@@ -238,9 +239,7 @@ def test_the_verdict_follows_from_the_interval(shift, verdict):
 
 def test_rows_differ_from_the_config_in_what_they_are_alone(tiny, tmp_path):
     tuner = ["model.backbone.net.tuner.norm=GN", "optimizer.params.added_lr_factor=7"]
-    plan = jobs.Plan(
-        CONFIG, [*tiny, *tuner], tmp_path / "out", Options(variants=["B 8: method=lora"], only=ROWS)
-    )
+    plan = Plan(CONFIG, [*tiny, *tuner], tmp_path / "out", Options(variants=["B 8: method=lora"], only=ROWS))
     planned = {key: plan.final_jobs(key, None)[0] for key in plan.present}
     configs = {key: load_config(job.config, job.overrides) for key, job in planned.items()}
     nets = {key: cfg.model.backbone.net for key, cfg in configs.items()}

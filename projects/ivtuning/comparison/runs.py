@@ -32,8 +32,9 @@ from ..errors import user_message
 from ..utils.files import atomic_write, make_folder
 from ..utils.progress import track
 from . import charts, table
-from .jobs import Job, Plan
+from .jobs import Job
 from .options import Options
+from .plan import Plan
 from .summary import summarize, summarize_search
 
 COUNTS = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total")
@@ -53,7 +54,7 @@ def compare(config: str, output: Path, overrides: Sequence[str] = (), options: O
         :func:`.summary.summarize`) and "failed", for each run that failed one line.
 
     Raises:
-        UserError: see :class:`.jobs.Plan`.
+        UserError: see :class:`.plan.Plan`.
     """
     plan = Plan(config, overrides, output, options or Options())
     searches = [job for key in plan.chosen for job in plan.search_jobs(key)]

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from scipy import stats
 
 from ..evaluation.predictions import lower_is_better
-from .jobs import Job, Plan
+from .jobs import Job
+from .plan import Plan
 
 # Figures that all runs of a row share.
 SAME = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total", "adapter_mb", "device")

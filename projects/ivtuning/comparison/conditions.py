@@ -1,0 +1,95 @@
+"""What all runs of a comparison have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from .. import __version__
+from ..config import build
+from ..data.catalog import metadata
+from ..data.own import public_name
+from ..engine.checks import check_run
+from ..errors import UserError
+from ..hub.names import local_path, split_key
+from .rows import NET
+
+# The figure that rows are judged by where a config has no train.best_metric, by what its test set holds.
+METRICS = {"sem_seg": "sem_seg/mIoU", "classification": "classification/balanced_accuracy"}
+
+
+def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> tuple[dict, set[int]]:
+    """What all jobs have in common: config, data, number of pairs, trunk, schedule, versions.
+
+    Args:
+        cfg: what `config` and `overrides` make up.
+
+    Returns:
+        the conditions, and the ids of the images that are trained on.
+
+    Raises:
+        UserError: the config's tuner is not IV-tuning; no trunk file; no data.
+    """
+    target = OmegaConf.select(cfg, f"{NET}.tuner._target_")
+    tuner = target if isinstance(target, str) else getattr(target, "__name__", "none")
+    if tuner.rpartition(".")[2] != "IVTuning":
+        raise UserError(f"{config}: {NET}.tuner is {tuner}: give the data set's IV-tuning config")
+    trunk = cfg.train.init_checkpoint
+    if not trunk or ("://" not in trunk and not Path(split_key(trunk)[0]).expanduser().is_file()):
+        raise UserError(
+            f"no trunk file {trunk!r}: `make demo` writes output/demo/trunk.pth; for another trunk give "
+            "train.init_checkpoint=FILE"
+        )
+    digest = _sha256(local_path(trunk))
+    train = check_run(cfg) or ()
+    sets = {part: names_of(cfg, part) for part in ("train", "test")}
+    shared = {
+        "config": config,
+        "overrides": list(overrides),
+        "data": {part: public_name(names) for part, names in sets.items()},
+        "data_sha256": {part: [_set_sha256(name) for name in listed(names)] for part, names in sets.items()},
+        "pairs": {"train": len(train), "test": len(build(cfg, "dataloader.test.dataset"))},
+        "trunk": trunk,
+        "trunk_sha256": digest,
+        "iterations": int(cfg.train.max_iter),
+        "batch": int(cfg.dataloader.train.total_batch_size),
+        "lr": float(cfg.optimizer.lr),
+        # A config that states the options of every method has widths that go together.
+        "width": None if cfg.get("methods") else cfg.model.backbone.net.tuner.get("hidden_dim"),
+        "precision": cfg.train.precision,
+        "threads": 1,
+        "versions": f"ivtuning {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+    }
+    return shared, {record.get("image_id") for record in train}
+
+
+def find_metric(cfg: DictConfig) -> str:
+    """The figure that the rows are judged by, such as "bbox/AP"."""
+    kind = metadata(listed(names_of(cfg, "test"))[0]).get("evaluator_type")
+    return cfg.train.best_metric or METRICS.get(kind, "bbox/AP")
+
+
+def names_of(cfg: DictConfig, part: str) -> Any:
+    names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
+    return names if isinstance(names, str) else list(names)
+
+
+def listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
+
+
+def _set_sha256(name: str) -> str | None:
+    file = metadata(name).get("json_file")
+    return _sha256(file) if file and os.path.isfile(file) else None
+
+
+def _sha256(file: str | Path) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
