@@ -41,7 +41,7 @@ def main(argv=None) -> None:
         raise UserError(f"--iou {args.iou}: give an IoU in 0..1")
     root = data_root() / args.set
     whole_json = root / "annotations" / f"whole_{args.part}.json"
-    tiles = read_json(root / "annotations" / f"tiles_{args.part}.json")["images"]
+    tiles = read_json(root / "annotations" / f"tiles_{args.part}.json")
     content = read_json(whole_json)
     names = {image["id"]: image["group"] for image in content["images"]}
     results = text.read_json(args.predictions)

@@ -75,7 +75,7 @@ def _assemble(part, images, labels, source, classes, size, overlap, copies):
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
     tiles, wholes = ({"images": [], "annotations": [], "categories": categories} for _ in range(2))
     dropped, counts = Dropped(), Counter()
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max_workers=4) as pool:
         cut = pool.map(partial(_cut, part, size, overlap, copies), images.items())
         for (stem, path), (width, height, places) in track(
             zip(images.items(), cut, strict=True), part, total=len(images)

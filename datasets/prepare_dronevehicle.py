@@ -17,6 +17,7 @@ SPELLINGS = {
     "feright_car": 4,
     "feright": 4,
     "freight_car": 4,
+    "freight": 4,
     "truvk": 1,
     "*": None,
     "": None,

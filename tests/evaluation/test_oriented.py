@@ -184,6 +184,19 @@ def test_other_evaluators_and_unknown_classes(register):
     name = register(content())
     with pytest.raises(UserError, match=f"{name} has oriented boxes: .*OrientedEvaluator"):
         PairCOCOEvaluator(name)
+    with pytest.raises(UserError, match="miss rates are of upright boxes"):
+        OrientedEvaluator(name, miss_rate=True)
     with pytest.raises(UserError, match="predicts class 3, but some_set has only 3 classes"):
         evaluate(name, {0: [(3, 0.5, torch.tensor([1.0, 1, 1, 1, 0]))]})
     assert len(DatasetCatalog.get(name)) == IMAGES + 1
+
+
+def test_oriented_predictions_need_this_evaluator(register):
+    truth = content(number=1)
+    truth["annotations"][0].update(bbox=[10, 20, 30, 10], category_id=5, iscrowd=0, image_id=0)
+    evaluator = PairCOCOEvaluator(register(truth))
+    evaluator.reset()
+    instances = Instances((100, 100), pred_boxes=RotatedBoxes(torch.ones(1, 5)), scores=torch.ones(1))
+    instances.pred_classes = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(UserError, match="predicts oriented boxes: take a config with OrientedEvaluator"):
+        evaluator.process([{"image_id": 0}], [{"instances": instances}])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import BoxMode, Instances, RotatedBoxes
+from detectron2.structures import Boxes, BoxMode, Instances, RotatedBoxes
 from helpers.oriented import boxes_like, corner_distance, plain_iou
 
 from ivtuning.evaluation.matching import match_image
@@ -60,6 +60,21 @@ def test_scores_of_pictures():
     assert perfect["score"] == 100 and "1 found, 0 missed, 0 false alarms, mean IoU 1.00" in perfect["remark"]
     across = score_boxes([annotation()], found([60.0, 40.0, 50.0, 20.0, 120.0]), ["car"], 0.5)
     assert across["score"] == 0 and "0 found, 1 missed, 1 false alarm" in across["remark"]
+
+
+def test_upright_boxes_are_scored_beside_oriented_ones():
+    none = Instances((90, 120), pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
+    none.pred_classes = torch.zeros(0, dtype=torch.int64)
+    assert "0 found, 1 missed, 0 false alarms" in score_boxes([annotation()], none, ["car"], 0.5)["remark"]
+    upright = annotation([35, 30, 50, 21], bbox_mode=BoxMode.XYWH_ABS)
+    exact = found([60.0, 40.5, 50.0, 21.0, 0.0])
+    assert "mean IoU 1.00" in score_boxes([upright], exact, ["car"], 0.5)["remark"]
+    for objects, hits in (
+        ([35, 30, 50, 21], [60, 40.5, 50, 21, 0]),
+        ([60, 40.5, 50, 21, 0], [35, 30, 50, 21]),
+    ):
+        matches = match_image([{"bbox": objects, "label": 0}], [{"bbox": hits, "label": 0, "score": 1}], 0.5)
+        assert np.allclose(matches.overlaps, 1)
 
 
 def test_overlaps_and_crowds_of_a_match():

@@ -23,6 +23,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import RotatedBoxes
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
@@ -83,7 +84,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
                 detections count in them.
 
         Raises:
-            UserError: the dataset is not registered, has no boxes, or its JSON is missing or has a fault.
+            UserError: the dataset is not registered, has no boxes, or its JSON is missing or has a fault;
+                miss rates of oriented boxes.
         """
         facts = MetadataCatalog.get(dataset_name) if dataset_name in MetadataCatalog.list() else None
         if facts is None or facts.get("json_file") is None:
@@ -91,6 +93,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
         if (kind := facts.get("evaluator_type")) in ("sem_seg", "classification"):
             what = "label maps" if kind == "sem_seg" else "image labels"
             raise UserError(f"{dataset_name} has {what}, not boxes: use the config of another task for it")
+        if miss_rate and self.ORIENTED:
+            raise UserError("miss rates are of upright boxes: leave out dataloader.evaluator.miss_rate")
         self._metadata = facts
         json_file = facts.get("json_file")
         # What the loader reads, so that training and evaluation count the same objects.
@@ -138,6 +142,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
         for x, output in zip(inputs, outputs, strict=True):
             if "instances" in output:
                 instances = output["instances"].to("cpu")
+                if isinstance(instances.pred_boxes, RotatedBoxes):
+                    raise UserError("the model predicts oriented boxes: take a config with OrientedEvaluator")
                 results = instances_to_coco_json(instances, x["image_id"])
                 # A mask model without detections must still report a mask AP of 0.
                 self._predictions.append({"instances": results, "masks": instances.has("pred_masks")})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from detectron2.structures import BoxMode
 
 from ..oriented.overlap import intersection, pairwise_iou
 
@@ -76,8 +77,9 @@ def match_image(
     overlaps = np.zeros((len(order), len(truth)))
     if overlaps.size:
         boxes = [np.array([d["bbox"] for d in part], float) for part in (detections, truth)]
-        if boxes[1].shape[1] == 5:
-            overlaps = _oriented_overlaps(boxes[0][order], boxes[1], crowd)
+        if 5 in (boxes[0].shape[1], boxes[1].shape[1]):
+            found, objects = map(_oriented, boxes)
+            overlaps = _oriented_overlaps(found[order], objects, crowd)
         else:
             overlaps = np.asarray(mask_util.iou(boxes[0][order], boxes[1], crowd.astype(np.uint8)))
     real, crowds = np.flatnonzero(~crowd), np.flatnonzero(crowd)
@@ -92,6 +94,13 @@ def match_image(
         elif (overlaps[d, crowds[of_object[crowds] == label]] >= min(iou, 1 - NEAR)).any():
             matched[d] = CROWD
     return ImageMatches(scores, labels, of_object[real], matched, overlaps[:, real], iou)
+
+
+def _oriented(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (N, 5); upright ones (N, 4) get the angle 0."""
+    if boxes.shape[1] == 5:
+        return boxes
+    return BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)
 
 
 def _oriented_overlaps(found: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:

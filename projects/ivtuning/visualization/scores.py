@@ -45,11 +45,12 @@ def score_boxes(
         The fields "score", "remark" and "classes" of a :class:`.contact_sheet.Picture`. The score is None
         where there is nothing to find and nothing was found.
     """
-    oriented = isinstance(prediction.pred_boxes, RotatedBoxes)
+    tilted = isinstance(prediction.pred_boxes, RotatedBoxes)
+    oriented = tilted or any(a["bbox_mode"] == BoxMode.XYWHA_ABS for a in truth)
     mode = BoxMode.XYWHA_ABS if oriented else BoxMode.XYWH_ABS
     objects = [
         {
-            "bbox": BoxMode.convert(list(a["bbox"]), a["bbox_mode"], mode),
+            "bbox": BoxMode.convert([float(v) for v in a["bbox"]], a["bbox_mode"], mode),
             "label": a["category_id"],
             "iscrowd": a.get("iscrowd", 0),
         }
@@ -57,7 +58,10 @@ def score_boxes(
     ]
     shown = prediction[prediction.scores >= threshold].to("cpu")
     boxes = shown.pred_boxes.tensor.detach()
-    boxes = boxes if oriented else BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    if not tilted:
+        boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    if oriented and not tilted:
+        boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)
     found = [
         {"bbox": box, "label": label, "score": score}
         for box, label, score in zip(

@@ -133,7 +133,8 @@ def test_perfect_predictions_in_tiles_are_perfect_in_whole_images(prepared, scri
 
 
 def test_merging_keeps_the_best_of_each_class():
-    tiles = [{"id": i, "tile": {"image": "P", "x": 50 * i, "y": 0}} for i in (1, 2)]
+    images = [{"id": i, "tile": {"image": "P", "x": 50 * i, "y": 0}} for i in (1, 2)]
+    tiles = {"images": images, "categories": [{"id": i} for i in (1, 2)]}
     one, other = [60, 20, 30, 10, 5], [10, 20, 30, 10, 5]
     results = [
         {"image_id": 1, "category_id": 1, "bbox": one, "score": 0.3},
@@ -147,6 +148,13 @@ def test_merging_keeps_the_best_of_each_class():
         ([{"image_id": 9, "category_id": 1, "bbox": one, "score": 1}], "result 0 is of image 9"),
         ([{"image_id": 1, "category_id": 1, "bbox": one[:4], "score": 1}], "result 0 has no bbox of five"),
         ([7], "result 0 has no bbox"),
+        (
+            [{"image_id": 1, "category_id": 1, "bbox": one}],
+            "result 0 has no bbox of five numbers and a score",
+        ),
+        ([{"image_id": 1, "category_id": 1, "bbox": [*one[:4], "x"], "score": 1}], "result 0 has no bbox"),
+        ([{"image_id": [1], "category_id": 1, "bbox": one, "score": 1}], r"result 0 is of image \[1\]"),
+        ([{"image_id": 1, "category_id": 3, "bbox": one, "score": 1}], "result 0 has the category 3"),
     ):
         with pytest.raises(UserError, match=words):
             merge(bad, tiles, {"P": 7}, 0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from helpers.oriented import boxes_like, corner_distance
 
@@ -28,3 +29,10 @@ def test_boxes_that_look_alike_have_small_deltas():
         other[:, 2:4] = other[:, [3, 2]][:, :2] if turn % 180 else other[:, 2:4]
         deltas = transform.get_deltas(boxes, other)
         assert torch.allclose(deltas, torch.tensor([0, 0, 0, 0, 5 * math.pi / 180]).double(), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_half_precision_of_deltas_is_not_that_of_boxes(dtype):
+    boxes = torch.tensor([[456.32, 535.83, 63.85, 63.97, 0.1]])
+    moved = OrientedTransform(WEIGHTS).apply_deltas(torch.zeros(1, 5, dtype=dtype), boxes)
+    assert torch.allclose(moved.float(), boxes, atol=1e-4)

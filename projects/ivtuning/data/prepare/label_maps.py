@@ -58,14 +58,17 @@ def read_values(path: Path, size: tuple[int, int], layout: SegmentationSet) -> t
 
 
 def _mask(path: Path) -> np.ndarray:
-    """(H, W) uint8 of 0 and 1 from a gray image of any kind, also one that JPEG compression has blurred."""
+    """(H, W) uint8 of 0 and 1 from a gray image of any kind, also one that JPEG compression has blurred.
+
+    PySODMetrics takes the same values, those above 128, for the object.
+    """
     image, bits = decode(str(path), "mask")
     if bits > 8 or image.mode == "F":
         raise UserError(f"mask {path} has {kind_of(image, bits)}: save it as 8-bit gray")
     rgb = np.asarray(image.convert("RGB"))
     if np.ptp(rgb, axis=2).max() > 32:
         raise UserError(f"mask {path} has colors: are the folders of images and masks swapped?")
-    return (rgb[..., 0] >= 128).astype(np.uint8)
+    return (rgb[..., 0] > 128).astype(np.uint8)
 
 
 def _permutes_colors(image: Image.Image, colors: dict[RGB, int]) -> bool:

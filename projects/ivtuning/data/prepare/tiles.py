@@ -46,31 +46,35 @@ def in_tile(boxes: np.ndarray, x: int, y: int, width: int, height: int) -> np.nd
 
 
 def merge(
-    results: Sequence[dict], tiles: Sequence[dict], wholes: Mapping[str, int], iou_threshold: float
+    results: Sequence[dict], tiles: dict, wholes: Mapping[str, int], iou_threshold: float
 ) -> list[dict]:
     """Detections in whole images from those in tiles: moved to their places, one of each group that overlaps.
 
     Args:
         results: in the form of COCO's results, with oriented boxes.
-        tiles: the images of the tiles' JSON; their "tile" says of which whole image they are, and where.
+        tiles: the tiles' JSON. The "tile" of its images says of which whole image they are, and where.
         wholes: image id by the name of the whole image.
         iou_threshold: detections of one class with a higher IoU are one, see :func:`...oriented.nms.nms`.
 
     Raises:
-        UserError: a result that is no oriented box, or of no tile.
+        UserError: a result that is no oriented box, of no tile, or of no class of the JSON.
     """
-    places = {tile["id"]: tile.get("tile") for tile in tiles}
+    places = {tile["id"]: tile.get("tile") for tile in tiles["images"]}
+    categories = [category["id"] for category in tiles["categories"]]
     found = defaultdict(list)
     for number, result in enumerate(results):
         box = result.get("bbox") if isinstance(result, dict) else None
-        if not isinstance(box, list) or len(box) != 5:
+        numbers = [*box, result.get("score")] if isinstance(box, list) else []
+        if len(numbers) != 6 or not all(type(v) in (int, float) for v in numbers):
             raise UserError(
-                f"result {number} has no bbox of five numbers: predict with a detector of oriented boxes"
+                f"result {number} has no bbox of five numbers and a score: predict with a detector of "
+                "oriented boxes"
             )
-        if not (place := places.get(result.get("image_id"))):
-            raise UserError(
-                f"result {number} is of image {result.get('image_id')!r}, which is no tile of the JSON"
-            )
+        image, category = result.get("image_id"), result.get("category_id")
+        if not (place := places.get(image) if isinstance(image, int) else None):
+            raise UserError(f"result {number} is of image {image!r}, which is no tile of the JSON")
+        if category not in categories:
+            raise UserError(f"result {number} has the category {category!r}, which the JSON lacks")
         if place["image"] not in wholes:
             raise UserError(f"the tiles are of {place['image']}, which the JSON of whole images lacks")
         moved = [box[0] + place["x"], box[1] + place["y"], *box[2:]]

@@ -18,6 +18,14 @@ class OrientedTransform(Box2BoxTransformRotated):
         """Deltas (N, 5), weighted, that turn boxes (N, 5) into the rectangles of targets (N, 5)."""
         return super().get_deltas(src_boxes, nearest_description(target_boxes, src_boxes[:, 4]))
 
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Boxes (N, k * 5) from deltas (N, k * 5) and boxes (N, 5), in float32 at least.
+
+        detectron2 takes the type of the deltas. Under autocast that is one which cannot tell two neighboring
+        pixels apart.
+        """
+        return super().apply_deltas(deltas.to(torch.promote_types(deltas.dtype, torch.float32)), boxes)
+
 
 def nearest_description(boxes: Tensor, angles: Tensor) -> Tensor:
     """The same rectangles (N, 5), with angles less than 45 degrees from `angles` (N,)."""
