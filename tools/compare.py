@@ -43,7 +43,10 @@ def main(argv):
         "--iterations", type=int, metavar="N", help="iterations of every run (default: the config's)"
     )
     parser.add_argument(
-        "--sizes", default="", metavar="N,M", help="numbers of training pairs, nested (default: all pairs)"
+        "--sizes",
+        default="",
+        metavar="N,M",
+        help="numbers of training pairs, nested (default: all pairs, or those of earlier calls)",
     )
     parser.add_argument(
         "--search",

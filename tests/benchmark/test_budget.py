@@ -105,6 +105,7 @@ def test_roofline_is_the_longer_of_bytes_and_flops():
         (["--card", "h20"], ["h20", "h200"]),
         (["--method", "Mono"], ["Mono", "Mona"]),
         (["--method", "visible", "--trunk", "vitdet_nano"], ["visible trains nothing"]),
+        (["--method", "parity", "--trunk", "vitdet_nano"], ["parity is measured with a config"]),
     ],
 )
 def test_unknown_names_are_reported(argv, words, capsys):

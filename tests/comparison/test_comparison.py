@@ -46,6 +46,7 @@ def trained(monkeypatch) -> list[str]:
         facts = {key: getattr(job, key) for key in ("row", "seed", "size", "factor", "rate", "identity")}
         facts |= {"command": job.command, "processes": job.processes, "figures": figures}
         facts |= dict.fromkeys(summary.SAME, 1) | {"seconds_per_step": 0.5 + job.seed, "device": "cpu"}
+        facts["iterations"] = load_config(job.config, job.overrides).train.max_iter
         with open(f"{job.folder}/result.json", "w") as f:
             json.dump(facts, f)
 
@@ -141,6 +142,34 @@ def test_what_ran_is_skipped_and_what_is_new_is_added(tiny, tmp_path, trained):
     assert trained[5:] == ["LoRA, seed 0"]
 
 
+def test_what_a_later_call_asks_for_hides_no_earlier_run(tiny, tmp_path, trained):
+    call(tmp_path, tiny, only=["Full", "LoRA"], seeds=2)
+    rows = call(tmp_path, tiny, only=["LoRA"], seeds=1, missing=True)["rows"]
+    named = {row["name"]: row["seeds"] for row in rows}
+    assert named == {"LoRA": [0, 1], "Full": [0, 1], "LoRA, no infrared": [0], "LoRA, no visible": [0]}
+    call(tmp_path, tiny, only=["LoRA"], seeds=1, sizes=[4])
+    results = call(tmp_path, tiny, only=["LoRA", "Mona"], seeds=1)
+    sized = [(row["key"], row["pairs"]) for row in results["rows"] if row["missing"] is None]
+    assert sized == [("Mona", 4), ("LoRA", 4), ("Mona", None), ("LoRA", None), ("Full", None)]
+    assert "### All training pairs" in markdown(results)
+
+
+def test_more_factors_may_lie_on_one_side(tiny, tmp_path, trained):
+    with pytest.raises(UserError, match="--search 3,10: give factors .* on both sides of 1"):
+        call(tmp_path, tiny, only=["LoRA"], seeds=1, search=[3, 10])
+    call(tmp_path, tiny, only=["LoRA"], seeds=1, search=[0.3, 1])
+    trained.clear()
+    assert call(tmp_path, tiny, only=["LoRA"], seeds=1, search=[3, 10])["search"]["LoRA"]["factor"] == 3
+    assert trained == ["LoRA, search at 0.003", "LoRA, search at 0.01", "LoRA, seed 0"]
+
+
+def test_variants_have_names_and_schedules_of_their_own(tiny, tmp_path, trained):
+    with pytest.raises(UserError, match="two have the same name"):
+        call(tmp_path, tiny, variants=["a b: train.max_iter=3", "a_b: train.max_iter=4"])
+    (row,) = call(tmp_path, tiny, variants=["long: train.max_iter=3"], seeds=1)["rows"]
+    assert row["seconds"] == 1.5
+
+
 def test_another_comparison_is_not_mixed_with_that_of_the_folder(tiny, tmp_path, trained):
     call(tmp_path, tiny, only=["Full"], seeds=1)
     with pytest.raises(UserError, match="holds a comparison with overrides"):
@@ -232,6 +261,11 @@ def test_the_verdict_follows_from_the_interval(shift, verdict):
     base = [{"seed": i, "figures": {"none": {"x": float(i)}}} for i in range(4)]
     runs_ = [{"seed": i, "figures": {"none": {"x": i + shift + 0.2 * (-1) ** i}}} for i in range(4)]
     assert summary.difference(runs_, base, "x")["verdict"] == verdict
+    rates = [
+        [{**r, "figures": {"none": {"bbox/MR": r["figures"]["none"]["x"]}}} for r in g] for g in (runs_, base)
+    ]
+    opposite = {"ahead of": "behind", "behind": "ahead of"}.get(verdict, verdict)
+    assert summary.difference(*rates, "bbox/MR")["verdict"] == opposite
     one = summary.difference(runs_[:1], base, "x")
     assert one["verdict"] is None and one["mean"] == pytest.approx(shift + 0.2)
     assert summary.difference([], base, "x") is None

@@ -52,6 +52,12 @@ def test_each_beginning_has_every_stratum_in_its_share_within_one():
         assert all(abs(numbers[s] - n * size / 60) <= 1 for s, n in (("a", 50), ("b", 9), ("c", 1)))
 
 
+def test_many_rare_strata_together_have_their_share():
+    order = spread(["big"] * 100 + [f"rare{i % 20}" for i in range(100)], seed=0)
+    for size in (10, 50, 120):
+        assert abs(sum(i < 100 for i in order[:size]) - size / 2) <= 1
+
+
 @pytest.mark.parametrize("part, number", [(0.25, 24), (10, 10)])
 def test_what_is_held_back_has_whole_groups_of_every_class(crops, part, number):
     rest, held = crops.hold_out(part)

@@ -194,7 +194,9 @@ class Trunk(Backbone):
         Nothing where it adds nothing, or is disabled.
         """
         if self.tuner.enabled and self.tuner.blocks is not None:
-            return self.tuner.begin(x)
+            # A compiled block has all of its sites in its own graph.
+            compiled = any(block._compiled_call_impl is not None for block in self.blocks)
+            return PassAdapters(self.tuner.blocks) if compiled else self.tuner.begin(x)
         return PassAdapters([None] * len(self.blocks))
 
     def layer_id(self, name: str) -> int:

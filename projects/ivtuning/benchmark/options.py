@@ -9,6 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+from ..methods import METHODS, find_method
+from ..tuning import Frozen
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -64,6 +68,21 @@ class Options:
     def warmup(self) -> int:
         """Number of untimed rounds of trunks and models; CUDA chooses and compiles kernels in them."""
         return 3 if self.device.type == "cuda" else 1
+
+    def trained_methods(self) -> list[str]:
+        """Full names of `methods`.
+
+        Raises:
+            UserError: there is no such method, it trains nothing, or it changes more than stem and tuner.
+        """
+        names = list(map(find_method, self.methods))
+        for name in names:
+            method = METHODS[name]
+            if issubclass(method.tuner, Frozen) and len(method.stem.uses) < 2:
+                raise UserError(f"--method {name} trains nothing: give one that does, such as IVTuning")
+            if method.configure:
+                raise UserError(f"--method {name} is measured with a config: tools/benchmark.py model")
+        return names
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context that gives forward passes their precision."""

@@ -43,13 +43,17 @@ class Job:
     metric: str
     processes: int
 
-    def result(self) -> dict | None:
-        """The result that the run has left; None where there is none of this config, data and trunk."""
+    def result(self, complete: bool = True) -> dict | None:
+        """The result that the run has left; None where there is none of this config, data and trunk.
+
+        Args:
+            complete: it must have the figures without either image, if these are asked for.
+        """
         try:
             result = json.loads(Path(self.folder, "result.json").read_text())
         except (OSError, ValueError):
             return None
-        lacks = self.missing and not set(MODALITIES) <= set(result["figures"])
+        lacks = complete and self.missing and not set(MODALITIES) <= set(result["figures"])
         return result if result["identity"] == self.identity and not lacks else None
 
     @property

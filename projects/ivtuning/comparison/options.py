@@ -45,11 +45,8 @@ class Options:
             given = getattr(self, name)
             if any(n < 1 for n in (given if name == "sizes" else [1 if given is None else given])):
                 raise UserError(f"--{name.replace('_', '-')} {_text(given)}: give 1 or more")
-        if self.search and not 0 < min(self.search) <= 1 <= max(self.search):
-            raise UserError(
-                f"--search {_text(self.search)}: give factors of each row's own rate, from below 1 to above, "
-                "such as 0.3,1,3,10"
-            )
+        if self.search and min(self.search) <= 0:
+            raise UserError(f"--search {_text(self.search)}: give factors above 0, such as 0.3,1,3,10")
         if self.search and self.hold_out <= 0:
             raise UserError(
                 f"--hold-out {self.hold_out:g}: the search needs pairs for validation, such as 0.2 of the "

@@ -43,6 +43,8 @@ class Plan:
 
     def __init__(self, config: str, overrides: Sequence[str], output: Path, options: Options):
         variants = dict(map(parse_variant, options.variants))
+        if len(variants) < len(options.variants):
+            raise UserError("--variant: two have the same name: choose another one")
         self.options, self.output = options, output
         self.chosen = [*(choose_rows(options.only) if options.only or not variants else ()), *variants]
         self._overrides = list(overrides)
@@ -63,6 +65,11 @@ class Plan:
             "against": options.against,
             "cores": os.cpu_count() or 1,
         }
+        if (search := self.shared["search"]) and not search[0] <= 1 <= search[-1]:
+            raise UserError(
+                f"--search {','.join(f'{factor:g}' for factor in search)}: give factors of each row's own "
+                "rate, on both sides of 1, such as 0.3,1,3,10"
+            )
         self._parts: dict[Path, list[dict]] = {}
         self._cut(trained)
         self._digests = {
@@ -74,8 +81,9 @@ class Plan:
                     f"{output} holds a comparison with {key} {earlier[key]!s:.60}, not "
                     f"{self.shared[key]!s:.60}: give another --output"
                 )
-        self.sizes: list[int | None] = self.shared["sizes"] or [None]
         self.present = [key for key in self.rows if key in self.chosen or (output / key).is_dir()]
+        whole = not self.shared["sizes"] or any((output / key / "all").is_dir() for key in self.present)
+        self.sizes: list[int | None] = [*self.shared["sizes"], *[None] * whole]
         self._own = {key: self._load(key) for key in self.present}
 
     def _cut(self, trained: Collection[int]) -> None:

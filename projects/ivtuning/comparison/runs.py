@@ -87,7 +87,7 @@ def _finals(plan: Plan, asked: bool = True) -> list[Job]:
         rates = dict.fromkeys(plan.present)
     jobs = [job for key, factor in rates.items() for job in plan.final_jobs(key, factor)]
     jobs = [job for job in jobs if plan.asked(job) or not asked]
-    return sorted(jobs, key=lambda job: (job.size or 0, job.seed))
+    return sorted(jobs, key=lambda job: (job.size or math.inf, job.seed))
 
 
 def _write(plan: Plan, failed: dict[str, str]) -> dict:
@@ -126,6 +126,7 @@ def work(job: Job) -> None:
     result = {
         **{key: getattr(job, key) for key in kept},
         "figures": figures,
+        "iterations": int(cfg.train.max_iter),
         "seconds_per_step": statistics.median(times) if times else None,
         **facts,
     }

@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..data.catalog import image_root_of, metadata
 from ..errors import UserError
 from ..utils.files import atomic_write
@@ -103,13 +105,24 @@ class TrainingSet:
 
 
 def spread(strata: Sequence[Hashable], seed: int) -> list[int]:
-    """A random order of positions in which each beginning has every stratum in its share, within one."""
+    """A random order of positions in which each beginning has its share of the strata.
+
+    The next position is always one of the stratum that lacks most to its share, so rare strata have theirs
+    also together.
+    """
     generator = random.Random(seed)
     members: dict[Hashable, list[int]] = defaultdict(list)
     for i, stratum in enumerate(strata):
         members[stratum].append(i)
-    places = []
     for own in members.values():
         generator.shuffle(own)
-        places += [((k + 0.5) / len(own), generator.random(), i) for k, i in enumerate(own)]
-    return [i for *_, i in sorted(places)]
+    kinds = list(members)
+    generator.shuffle(kinds)
+    share = np.array([len(members[kind]) / len(strata) for kind in kinds])
+    taken = np.zeros(len(kinds), np.int64)
+    order = []
+    for number in range(1, len(strata) + 1):
+        k = int(np.argmax(share * number - taken))
+        order.append(members[kinds[k]][taken[k]])
+        taken[k] += 1
+    return order

@@ -63,15 +63,15 @@ def summarize(plan: Plan, jobs: Sequence[Job]) -> list[dict]:
     """
     groups: dict[tuple, list[dict]] = {}
     for job in jobs:
-        if result := job.result():
+        if result := job.result(complete=False):
             groups.setdefault((job.size, job.row), []).append(result)
     rows = []
     for size in dict.fromkeys(size for size, _ in groups):
         own = {key: runs for (n, key), runs in groups.items() if n == size}
         for lost in ("none", "infrared", "visible"):
             for key, runs in own.items():
-                if all(lost in r["figures"] for r in runs):
-                    rows.append(_row(plan, key, size, runs, lost, own.get(plan.shared["against"], [])))
+                if having := [r for r in runs if lost in r["figures"]]:
+                    rows.append(_row(plan, key, size, having, lost, own.get(plan.shared["against"], [])))
     return rows
 
 
@@ -100,7 +100,7 @@ def _row(plan: Plan, key: str, size: int | None, runs: list[dict], lost: str, ba
         "factor": runs[0]["factor"],
         **{part: runs[0][part] for part in SAME},
         "seconds_per_step": step,
-        "seconds": step and step * plan.shared["iterations"],
+        "seconds": step and step * runs[0]["iterations"],
         "processes": sorted({r["processes"] for r in runs}),
         "command": runs[0]["command"],
     }
@@ -127,5 +127,6 @@ def difference(runs: Sequence[dict], base: Sequence[dict], metric: str, lost: st
         return {"mean": mean, "seeds": seeds, "low": None, "high": None, "verdict": None}
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
     low, high = mean - half, mean + half
-    verdict = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
+    better, worse = (high < 0, low > 0) if lower_is_better(metric) else (low > 0, high < 0)
+    verdict = "ahead of" if better else "behind" if worse else "level with"
     return {"mean": mean, "seeds": seeds, "low": low, "high": high, "verdict": verdict}

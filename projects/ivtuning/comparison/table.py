@@ -41,8 +41,8 @@ def markdown(results: dict) -> str:
     rows, shared = results["rows"], results["conditions"]
     blocks = []
     for size in dict.fromkeys(row["pairs"] for row in rows):
-        if size is not None:
-            blocks.append(f"### {size:,} training pairs")
+        if shared["sizes"]:
+            blocks.append("### All training pairs" if size is None else f"### {size:,} training pairs")
         blocks.append(_rows([row for row in rows if row["pairs"] == size], shared))
     if not rows:
         blocks.append("no runs")

@@ -124,3 +124,13 @@ def test_against_float64_no_worse_than_the_plain_modules(kind):
     sums = {backend: sum(error(backend, True, seed) for seed in range(3)) for backend in ("auto", "plain")}
     assert sums["auto"] <= 1.1 * sums["plain"]
     assert error("auto", False, 0) <= 1e-5
+
+
+@pytest.mark.slow
+def test_a_compiled_block_is_one_graph():
+    trunk = build("ViTDet").train()
+    expected = trunk(pairs())
+    for block in trunk.blocks:
+        block.compile(backend="eager", fullgraph=True)
+    for name, value in trunk(pairs()).items():
+        assert (value - expected[name]).abs().max() <= 1e-4 * expected[name].abs().max()

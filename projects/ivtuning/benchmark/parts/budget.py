@@ -12,9 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...backbones.swin import shift_mask
 from ...backbones.trunk import Trunk
-from ...errors import UserError
-from ...methods import METHODS, find_method
-from ...tuning import Frozen, IVTuning
+from ...methods import METHODS
+from ...tuning import IVTuning
 from ..measures.cards import Card, find_card
 from ..measures.flops import energy
 from ..measures.operators import GROUPS, OperatorCounter, Work
@@ -37,9 +36,7 @@ def measure(options: Options) -> Result:
     name = options.trunk or "vitdet_b"
     size = options.size or usual_size(name)
     card = find_card(options.card)
-    methods = dict.fromkeys(["Full", *map(find_method, options.methods)])
-    if still := [method for method in methods if issubclass(METHODS[method].tuner, Frozen)]:
-        raise UserError(f"--method {still[0]} trains nothing: give one that does, such as IVTuning")
+    methods = dict.fromkeys(["Full", *options.trained_methods()])
     budgets = {method: budget(options, name, method, size) for method in methods}
     result = Result(
         timed=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backbones.block import ACTIVATION_CHECKPOINTING
 from ...backbones.trunk import Trunk
-from ...methods import METHODS, find_method
+from ...methods import METHODS
 from ...tuning import Frozen
 from ...tuning.stems import PromptStem
 from ..measures.flops import count_iv, energy, floor, frozen_trunk, rate
@@ -47,12 +47,13 @@ def measure(options: Options) -> Result:
         f"{options.describe(name, size)}; full: tuner Full, SumStem; IV-tuning: PromptStem, IVTuning; a step "
         "is forward, backward, AdamW on the sum of squares of the outputs"
     )
+    others = options.trained_methods()
     bound = floor(name, size, options.depth)
     result.raw["flops"] = {**bound, "iv": count_iv(name, size, options.depth)}
     result.facts["floor"] = bound["ratio"]
     result.raw["rate"] = rate(options.device, DTYPES[options.dtype])
     result.facts["rate_tflops"] = result.raw["rate"] / 1e12
-    _steps(result, options, name, size, bound["ratio"])
+    _steps(result, options, name, size, bound["ratio"], others)
     _share(result, options, name, size)
     if size == LARGE:
         result.rows["step_over_reference_1024"] = result.rows["step_over_reference"]
@@ -72,7 +73,9 @@ def _reference(options: Options, name: str) -> Trunk:
     return plain(_iv(options, name))
 
 
-def _steps(result: Result, options: Options, name: str, size: tuple[int, int], bound: float) -> None:
+def _steps(
+    result: Result, options: Options, name: str, size: tuple[int, int], bound: float, others: Sequence[str]
+) -> None:
     """Time, memory and utilization of all methods at one size, in one set of rounds."""
     x = options.random_pairs(size)
     modes = [mode for mode in ACTIVATION_CHECKPOINTING if mode]
@@ -83,7 +86,7 @@ def _steps(result: Result, options: Options, name: str, size: tuple[int, int], b
         **{f"iv_{mode}": partial(_iv, options, name, mode) for mode in modes},
         "reference": partial(_reference, options, name),
     }
-    for method in map(find_method, options.methods):
+    for method in others:
         if method not in ("IVTuning", "Full"):
             plugins = METHODS[method].plugins()
             makers[method] = partial(build, name, *plugins, options.depth, device=options.device)
