@@ -31,7 +31,6 @@ def main(argv):
         raise UserError(f"--output {args.output}: the name of a file of weights ends in .pth")
     cfg = load_config(args.config_file, args.overrides)
 
-    import hashlib
     import os
 
     import torch
@@ -41,15 +40,14 @@ def main(argv):
     from ivtuning.checkpoint.adapter import fingerprint, read_metadata
     from ivtuning.checkpoint.files import read
     from ivtuning.hub.names import check_output, local_path
-    from ivtuning.utils.files import atomic_write
+    from ivtuning.utils.files import atomic_write, file_sha256
 
     check_output(args.output, args.weights, args.adapter)
     header = read_metadata(args.adapter)
     if "backbone" not in header["groups"]:
         held = header["groups"][0]
         raise UserError(f"{args.adapter}: holds the group {held!r} alone: there is nothing to merge")
-    with open(local_path(args.adapter), "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    digest = file_sha256(local_path(args.adapter))
     model = build(cfg, "model").eval()
     place = find_trunk(model)
     trunk = place.trunk

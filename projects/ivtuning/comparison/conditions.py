@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from ..data.own import public_name
 from ..engine.checks import check_run
 from ..errors import UserError
 from ..hub.names import local_path, split_key
+from ..utils.files import file_sha256
 from .rows import NET
 
 # The figure that rows are judged by where a config has no train.best_metric, by what its test set holds.
@@ -47,7 +47,6 @@ def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> tuple[
             f"no trunk file {trunk!r}: `make demo` writes output/demo/trunk.pth; for another trunk give "
             "train.init_checkpoint=FILE"
         )
-    digest = _sha256(local_path(trunk))
     train = check_run(cfg) or ()
     sets = {part: names_of(cfg, part) for part in ("train", "test")}
     shared = {
@@ -57,7 +56,7 @@ def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> tuple[
         "data_sha256": {part: [_set_sha256(name) for name in listed(names)] for part, names in sets.items()},
         "pairs": {"train": len(train), "test": len(build(cfg, "dataloader.test.dataset"))},
         "trunk": trunk,
-        "trunk_sha256": digest,
+        "trunk_sha256": file_sha256(local_path(trunk)),
         "iterations": int(cfg.train.max_iter),
         "batch": int(cfg.dataloader.train.total_batch_size),
         "lr": float(cfg.optimizer.lr),
@@ -87,9 +86,4 @@ def listed(names: str | list[str]) -> list[str]:
 
 def _set_sha256(name: str) -> str | None:
     file = metadata(name).get("json_file")
-    return _sha256(file) if file and os.path.isfile(file) else None
-
-
-def _sha256(file: str | Path) -> str:
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return file_sha256(file) if file and os.path.isfile(file) else None

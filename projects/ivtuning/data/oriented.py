@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from detectron2.structures import BoxMode
+from torch import Tensor
 
 from ..errors import UserError
 from ..oriented.boxes import (
@@ -35,6 +37,11 @@ _ROUNDED = 0.01
 def is_oriented(annotations: list[dict]) -> bool:
     """Whether checked annotations have oriented boxes, which all of a set have or none."""
     return bool(annotations) and len(annotations[0]["bbox"]) in (CENTERED, CORNERS)
+
+
+def with_angles(boxes: Tensor) -> Tensor:
+    """Boxes (N, 5); upright ones (N, 4), of a corner, width and height, get the angle 0."""
+    return boxes if boxes.shape[1] == 5 else BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)
 
 
 def convention_of(content: dict, source: object) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.structures import BoxMode
+from torch import Tensor
 
+from ..data.oriented import with_angles
 from ..oriented.overlap import intersection, pairwise_iou
 
 NOTHING, CROWD = -1, -2  # what a detection is matched to instead of an object
@@ -78,7 +79,7 @@ def match_image(
     if overlaps.size:
         boxes = [np.array([d["bbox"] for d in part], float) for part in (detections, truth)]
         if 5 in (boxes[0].shape[1], boxes[1].shape[1]):
-            found, objects = map(_oriented, boxes)
+            found, objects = (with_angles(torch.from_numpy(b)) for b in boxes)
             overlaps = _oriented_overlaps(found[order], objects, crowd)
         else:
             overlaps = np.asarray(mask_util.iou(boxes[0][order], boxes[1], crowd.astype(np.uint8)))
@@ -96,16 +97,8 @@ def match_image(
     return ImageMatches(scores, labels, of_object[real], matched, overlaps[:, real], iou)
 
 
-def _oriented(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (N, 5); upright ones (N, 4) get the angle 0."""
-    if boxes.shape[1] == 5:
-        return boxes
-    return BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)
-
-
-def _oriented_overlaps(found: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def _oriented_overlaps(found: Tensor, objects: Tensor, crowd: np.ndarray) -> np.ndarray:
     """IoU (D, G) of oriented boxes (D, 5) and (G, 5); with a crowd region, the share of a detection in it."""
-    found, objects = torch.from_numpy(found), torch.from_numpy(objects)
     overlaps = pairwise_iou(found, objects).numpy()
     for g in np.flatnonzero(crowd):
         shared = intersection(found, objects[g].expand_as(found)).numpy()

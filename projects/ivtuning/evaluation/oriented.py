@@ -14,6 +14,7 @@ from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
 from ..data.modalities import SHOWN_IN, TIMES
+from ..data.oriented import with_angles
 from ..oriented.overlap import pairwise_iou
 from .coco import PairCOCOEvaluator
 
@@ -128,8 +129,7 @@ def oriented_results(instances: Instances, image_id: int) -> list[dict]:
     """
     boxes = instances.pred_boxes.tensor
     if not isinstance(instances.pred_boxes, RotatedBoxes):
-        boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
-        boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)
+        boxes = with_angles(BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS))
     rows = zip(boxes.tolist(), instances.scores.tolist(), instances.pred_classes.tolist(), strict=True)
     return [
         {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
@@ -214,8 +214,7 @@ def match(truth: list[dict], found: list[dict]) -> Curve:
 
 def _boxes(entries: list[dict]) -> torch.Tensor:
     """(N, 5) float64 boxes of annotations or results."""
-    boxes = torch.tensor([e["bbox"] for e in entries], dtype=torch.float64)
-    return boxes if boxes.shape[1] == 5 else BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)
+    return with_angles(torch.tensor([e["bbox"] for e in entries], dtype=torch.float64))
 
 
 def _mean(values: np.ndarray) -> float:

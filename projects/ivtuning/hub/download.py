@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from .. import __version__
 from ..errors import UserError
-from ..utils.files import make_folder
+from ..utils.files import file_sha256, make_folder
 from ..utils.progress import byte_bar
 
 logger = logging.getLogger("ivtuning")
@@ -68,8 +68,7 @@ def download(url: str, file: Path, sha256: str | None = None) -> None:
 
 def check_digest(name: str, file: Path, sha256: str) -> None:
     """Raise UserError if the downloaded `file`, of that `name`, has another digest; it is then removed."""
-    with open(file, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    digest = file_sha256(file)
     if digest != sha256:
         size = _size(file)
         file.unlink()

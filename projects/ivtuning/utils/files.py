@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
 import re
@@ -70,6 +71,12 @@ def remove_temporaries(folder: Path) -> None:
         owner = re.search(r"\.(\d+)\.tmp$", file.name)
         if not (owner and is_running(int(owner[1]))):
             file.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def is_running(process: int) -> bool:

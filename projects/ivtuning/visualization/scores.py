@@ -45,8 +45,7 @@ def score_boxes(
         The fields "score", "remark" and "classes" of a :class:`.contact_sheet.Picture`. The score is None
         where there is nothing to find and nothing was found.
     """
-    tilted = isinstance(prediction.pred_boxes, RotatedBoxes)
-    oriented = tilted or any(a["bbox_mode"] == BoxMode.XYWHA_ABS for a in truth)
+    oriented = any(a["bbox_mode"] == BoxMode.XYWHA_ABS for a in truth)
     mode = BoxMode.XYWHA_ABS if oriented else BoxMode.XYWH_ABS
     objects = [
         {
@@ -58,10 +57,8 @@ def score_boxes(
     ]
     shown = prediction[prediction.scores >= threshold].to("cpu")
     boxes = shown.pred_boxes.tensor.detach()
-    if not tilted:
+    if not isinstance(prediction.pred_boxes, RotatedBoxes):
         boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
-    if oriented and not tilted:
-        boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)
     found = [
         {"bbox": box, "label": label, "score": score}
         for box, label, score in zip(
