@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
+from ivtuning import compat
 from ivtuning.benchmark.options import Options
+from ivtuning.benchmark.parts import alternatives, export, growth, predict, relpos, step
 from ivtuning.benchmark.parts import eval as evaluation
-from ivtuning.benchmark.parts import export, growth, predict, relpos, step
 from ivtuning.benchmark.report import ROWS
+from ivtuning.errors import UserError
 
 
 def test_activation_checkpointing_and_the_large_size_itself(monkeypatch):
@@ -28,6 +32,26 @@ def test_activation_checkpointing_and_the_large_size_itself(monkeypatch):
     for mode in ("mlp", "block"):
         assert result.rows[f"saved_over_full_{mode}"].value == saved[f"iv_{mode}"] / saved["full"]
         assert result.rows[f"step_over_full_{mode}"].value > 0
+
+
+def test_alternatives(monkeypatch):
+    monkeypatch.setattr(alternatives, "PLAIN_SIZE", (32, 32))
+    result = alternatives.measure(Options(trunk="vitdet_t", depth=3, size=(64, 64), repeats=1))
+    assert {key for key in ROWS if key.startswith("alternatives")} == set(result.rows)
+    missing = {
+        "alternatives_full": ("detectron2's main branch", compat.has_vit()),
+        "alternatives_lora": ("peft", find_spec("peft")),
+    }
+    for key, (what, there) in missing.items():
+        for row in (result.rows[key], result.rows[f"{key}_saved"]):
+            assert row.value > 0 if there else row.note == f"needs {what}"
+    assert result.rows["alternatives_plain"].value > 0
+    assert result.rows["alternatives_plain_saved"].value < 1
+
+
+def test_alternatives_of_another_trunk():
+    with pytest.raises(UserError, match="--trunk swin_t: alternatives has a ViTDet"):
+        alternatives.measure(Options(trunk="swin_t"))
 
 
 @pytest.mark.slow

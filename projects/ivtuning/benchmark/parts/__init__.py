@@ -23,6 +23,7 @@ class Part(NamedTuple):
 # name of the module: what it measures
 PARTS = {
     "step": Part("training steps and saved activations: IV-tuning, full fine-tuning, plain reference", True),
+    "alternatives": Part("training steps against detectron2's own ViT, plain modules, and peft's LoRA"),
     "relpos": Part("attention with decomposed relative positions, against explicit attention", True),
     "infer": Part("inference, against the frozen trunk alone", True),
     "predict": Part("the predictor on a pair in memory, against its model alone"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...backbones.block import ACTIVATION_CHECKPOINTING
 from ...backbones.trunk import Trunk
@@ -24,7 +24,7 @@ from ..subjects.trunks import build, usual_size
 LARGE = (1024, 1024)
 
 
-def training_step(trunk: Trunk, x: Tensor, options: Options) -> Callable[[], None]:
+def training_step(trunk: nn.Module, x: Tensor, options: Options) -> Callable[[], None]:
     """A function that runs one step on `x`: forward, backward on the sum of squares, AdamW."""
     trained = [p for p in trunk.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
@@ -91,7 +91,7 @@ def _steps(
             plugins = METHODS[method].plugins()
             makers[method] = partial(build, name, *plugins, options.depth, device=options.device)
     saved: dict[str, int] = {}
-    steps = fitting({key: partial(_prepare, make, x, options, saved, key) for key, make in makers.items()})
+    steps = fitting({key: partial(prepare, make, x, options, saved, key) for key, make in makers.items()})
     times = interleaved(steps, options.repeats, "step", options.warmup, may_not_fit=True)
     # What a step adds to the weights and AdamW's state; those of all methods exist at the same time.
     peaks = fitting({key: partial(peak_bytes, step) for key, step in steps.items()})
@@ -117,8 +117,8 @@ def _steps(
     result.listings.append(absolute(makers, times, options.batch, "ms a step", columns))
 
 
-def _prepare(
-    make: Callable[[], Trunk], x: Tensor, options: Options, saved: dict[str, int], key: str
+def prepare(
+    make: Callable[[], nn.Module], x: Tensor, options: Options, saved: dict[str, int], key: str
 ) -> Callable[[], None]:
     """A trunk's training step. The bytes that its forward pass saves are stored in `saved[key]`."""
     trunk = make()
@@ -126,7 +126,7 @@ def _prepare(
     return training_step(trunk, x, options)
 
 
-def _saved(trunk: Trunk, x: Tensor, options: Options) -> int:
+def _saved(trunk: nn.Module, x: Tensor, options: Options) -> int:
     def run() -> Tensor:
         with options.autocast():
             return energy(trunk(x))
