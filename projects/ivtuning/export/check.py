@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .. import compat
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .comparison import LIMITS, Comparison
+from .comparison import LIMITS, REORDERED, Comparison, Limits
 from .graph import ExportedModel
 from .options import Options
 from .pairs import Pair, samples, synthetic_pairs
@@ -52,7 +53,8 @@ def check_file(
         chosen[-1] = (chosen[-1][0], None)
     advice = ""
     if options.precision == "fp16":
-        advice = "".join(f": {words}" for words in (graph.half_risk, "export with --precision fp32") if words)
+        reasons = graph.rounding_risk, "export with --precision fp32"
+        advice = "".join(f": {words}" for words in reasons if words)
     try:
         comparison = compare(model, graph, run, chosen, options)
         if "size" in options.dynamic:
@@ -73,7 +75,7 @@ def compare(
         graph: the model's own graph, which has no parts replaced.
         run: computes the outputs by the file.
     """
-    result = Comparison(LIMITS[options.precision])
+    result = Comparison(limits_of(graph, options))
     step = 3 if "batch" in options.dynamic else options.batch
     for start in range(0, len(pairs), step):
         some = pairs[start : start + step]
@@ -89,6 +91,12 @@ def compare(
         for name in expected.keys() - set(ranked):
             result.add(name, actual[name], expected[name])
     return result
+
+
+def limits_of(graph: ExportedModel, options: Options) -> Limits:
+    """How far the outputs of a file may be from those of `graph`."""
+    limits = LIMITS[options.precision]
+    return replace(limits, share=min(limits.share, REORDERED)) if graph.rounding_risk else limits
 
 
 def require(comparison: Comparison, advice: str = "") -> None:

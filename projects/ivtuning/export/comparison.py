@@ -42,6 +42,9 @@ class Limits:
 
 
 LIMITS = {"fp32": Limits(1e-4, 0.99, 1e-3, 1e-3, 1.0), "fp16": Limits(2e-2, 0.95, 2e-2, 2e-2, 0.98)}
+# The share where queries get their content by rank: a large DINO gives out hundreds of ranks, and even the
+# last digits of float32 swap some of them.
+REORDERED = 0.99
 
 
 @dataclass
@@ -102,9 +105,10 @@ class Comparison:
         if self.matched_rows < ROWS * self.rows:
             failed.append(f"{self.rows - self.matched_rows} of {self.rows} rows have no partner")
         if self.matched < limits.share * self.boxes:
-            failed.append(f"{self.boxes - self.matched} of {self.boxes} boxes have no partner")
-        if self.score > limits.score:
-            failed.append(f"scores differ by {self.score:.1e}, at most {limits.score:g} is allowed")
+            failed.append(
+                f"{self.boxes - self.matched} of {self.boxes} boxes have no partner of their class with an "
+                f"IoU of {limits.iou:g} and a score within {limits.score:g}"
+            )
         if self.both_masks < limits.iou * self.any_mask:
             failed.append(f"masks overlap by {self.both_masks / self.any_mask:.4f}")
         return failed
@@ -143,7 +147,9 @@ class Comparison:
                 self.row_errors[name] = max(self.row_errors.get(name, 0.0), largest)
 
     def add_detections(self, have: Mapping[str, np.ndarray], want: Instances) -> None:
-        """Give every box of either side a partner of the same class on the other side, the best one first.
+        """Give every box of either side a partner on the other side, the best one first.
+
+        Partners have the same class, overlap, and have nearly the same score.
 
         Args:
             have: the file's outputs for one image, with their padding.
@@ -172,6 +178,7 @@ class Comparison:
                 continue
             overlap = box_iou(a.boxes, b.boxes)
             overlap[a.labels[:, None] != b.labels] = -1.0
+            overlap[(a.scores[:, None] - b.scores).abs() > self.limits.score] = -1.0
             for i in range(len(a)):
                 best, j = overlap[i].max(0)
                 if best >= self.limits.iou:

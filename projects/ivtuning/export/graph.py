@@ -36,7 +36,7 @@ class ExportedModel(nn.Module):
             image by the mean pixel also takes "missing".
         names: names of its outputs.
         ranked: those whose rows (B, N, ...) are in the order of a score, so that rounding can swap some.
-        half_risk: why half precision can change more than it rounds; "" if it does not.
+        rounding_risk: why rounding can change more than it rounds; "" if it does not.
         translations: how operators of its own are written in ONNX.
     """
 
@@ -52,7 +52,7 @@ class ExportedModel(nn.Module):
         self.task = task_graph(model, options)
         self.names: list[str] = list(self.task.names)
         self.ranked: tuple[str, ...] = getattr(self.task, "ranked", ())
-        self.half_risk: str = getattr(self.task, "half_risk", "")
+        self.rounding_risk: str = getattr(self.task, "rounding_risk", "")
         self.translations: dict[Callable, Callable] = getattr(self.task, "translations", {})
         # Copies, because half precision would round them.
         self.register_buffer("pixel_mean", model.pixel_mean.detach().float().clone(), persistent=False)
@@ -231,7 +231,7 @@ class PaddedDetector(nn.Module):
                 "leave it out, and export a file for each size"
             )
         self.pad, self.names, self.translations = pad, list(self.graph.names), TRANSLATIONS
-        self.ranked, self.half_risk = self.graph.ranked, self.graph.half_risk
+        self.ranked, self.rounding_risk = self.graph.ranked, self.graph.rounding_risk
 
     def forward(self, images: Tensor) -> Sequence[Tensor]:
         return self.graph(self.pad(images), (images.shape[-2], images.shape[-1]))

@@ -126,8 +126,8 @@ def test_soft_nms_has_raw_outputs_alone():
 
 def test_half_precision_is_a_risk_for_queries_alone():
     queries, regions = detector("synthetic/dino_ivtuning", *QUERIES), faster_rcnn()
-    assert "order of positions" in ExportedModel(queries, Options((64, 96))).half_risk
-    assert not ExportedModel(regions, Options((64, 96))).half_risk
+    assert "order of positions" in ExportedModel(queries, Options((64, 96))).rounding_risk
+    assert not ExportedModel(regions, Options((64, 96))).rounding_risk
 
 
 def test_queries_need_one_size():

@@ -15,14 +15,14 @@ class DetectorGraph(nn.Module):
         names (list[str]): names of the outputs.
         ranked (tuple[str, ...]): those whose rows are in the order of a score that is none of the outputs'.
         any_size (bool): whether one graph can take images of several sizes.
-        half_risk (str): why a backbone in half precision can change more than it rounds; "" if it does not.
+        rounding_risk (str): why rounding in the backbone can change more than it rounds; "" if it does not.
         model (nn.Module): the detector, in evaluation mode.
     """
 
     names: list[str]
     ranked: tuple[str, ...] = ()
     any_size = True
-    half_risk = ""
+    rounding_risk = ""
 
     def __init__(self, model: nn.Module):
         super().__init__()

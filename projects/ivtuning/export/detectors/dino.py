@@ -23,7 +23,7 @@ class DINOOutputs(DetectorGraph):
     ranked: tuple[str, ...] = ("logits", "boxes")
     # The sizes of images and maps become constants, of which positions and reference points are made.
     any_size = False
-    half_risk = "rounding changes the order of positions, which gives queries their learned content"
+    rounding_risk = "rounding changes the order of positions, which gives queries their learned content"
 
     def compute(self, images: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
         model, padded = self.model, tuple(images.shape[-2:])
