@@ -147,6 +147,15 @@ def test_infrared_embedding_starts_from_the_visible_one_when_asked():
             assert torch.equal(trunk.stem.embed.proj.weight, trunk.patch_embed.proj.weight) == wanted
 
 
+def test_average_of_equal_images_is_the_visible_one():
+    x = torch.rand(2, 3, 32, 32).repeat(1, 2, 1, 1)
+    averaged = vitdet(SumStem(from_visible=True, average=True), Frozen()).eval()
+    averaged.stem.base_loaded(averaged.patch_embed)
+    visible = vitdet(VisibleOnly(), Frozen()).eval()
+    visible.load_state_dict(averaged.state_dict(), strict=False)
+    torch.testing.assert_close(averaged(x)["last_feat"], visible(x)["last_feat"])
+
+
 def modes(trunk):
     return {name: child.training for name, child in trunk.named_children()}
 

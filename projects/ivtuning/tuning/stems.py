@@ -86,12 +86,23 @@ class TwoEmbeddings(Stem):
 
 
 class SumStem(TwoEmbeddings):
-    """The sum of both patch embeddings: the full fine-tuning baseline on pairs."""
+    """The sum of both patch embeddings: the full fine-tuning baseline on pairs.
+
+    Args:
+        from_visible: start the infrared embedding as a copy of the visible one.
+        average: halve the sum. With `from_visible`, the trunk then starts from the mean of both images, not
+            from maps twice as large as those that it knows.
+    """
+
+    def __init__(self, from_visible: bool = False, average: bool = False):
+        super().__init__(from_visible)
+        self.average = average
 
     def forward(
         self, visible: Tensor, infrared: Tensor | None, embed: nn.Module
     ) -> tuple[Tensor, Tensor | None]:
-        return embed(visible) + self.embed(_require_infrared(infrared, self)), None
+        total = embed(visible) + self.embed(_require_infrared(infrared, self))
+        return total / 2 if self.average else total, None
 
 
 class PromptStem(TwoEmbeddings):
