@@ -227,6 +227,21 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tiny, tmp_path, trained,
     assert f"error: Mona, seed 0: the loss is not finite; see {log}" in text.err
 
 
+def test_a_stop_leaves_tables_and_charts_of_what_has_run(tiny, tmp_path, trained, monkeypatch):
+    work = runs.work
+
+    def stop_at_the_second(job):
+        if job.seed == 1:
+            raise KeyboardInterrupt
+        work(job)
+
+    monkeypatch.setattr(runs, "work", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        call(tmp_path / "out", tiny, only=["Mona"], against="Mona", seeds=2)
+    assert json.loads((tmp_path / "out/results.json").read_text())["rows"][0]["seeds"] == [0]
+    assert (tmp_path / "out/score_by_seconds.png").stat().st_size > 0
+
+
 def test_mean_spread_and_interval_are_numpys_and_scipys(tiny, tmp_path, trained):
     results = call(tmp_path, tiny, only=["Mona", "Full"], missing=True)
     rows = {row["name"]: row for row in results["rows"]}

@@ -66,16 +66,18 @@ def compare(config: str, output: Path, overrides: Sequence[str] = (), options: O
     results = _write(plan, failed)
     done = sum(job.result() is not None for job in [*searches, *_finals(plan)])
     print(f"{number} runs, {done} of them done before", flush=True)
-    with track((), "runs", total=number - done) as bar:
-        for stage in (lambda: searches, lambda: _finals(plan)):  # the second one needs the first one's rates
-            pending = [job for job in stage() if job.result() is None]
-            for job, failure in _run_all(pending, plan.processes):
-                bar.update()
-                if failure is not None:
-                    failed[job.label] = failure
-                    bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
-                results = _write(plan, failed)
-    charts.draw(results, output)
+    try:
+        with track((), "runs", total=number - done) as bar:
+            for stage in (lambda: searches, lambda: _finals(plan)):  # the latter needs the former's rates
+                pending = [job for job in stage() if job.result() is None]
+                for job, failure in _run_all(pending, plan.processes):
+                    bar.update()
+                    if failure is not None:
+                        failed[job.label] = failure
+                        bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
+                    results = _write(plan, failed)
+    finally:  # a stop leaves the charts of what has been run
+        charts.draw(results, output)
     return results
 
 
