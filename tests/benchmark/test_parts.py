@@ -8,7 +8,7 @@ import pytest
 
 from ivtuning import compat
 from ivtuning.benchmark.options import Options
-from ivtuning.benchmark.parts import alternatives, export, growth, predict, relpos, step
+from ivtuning.benchmark.parts import alternatives, export, growth, oriented, predict, relpos, step
 from ivtuning.benchmark.parts import eval as evaluation
 from ivtuning.benchmark.report import ROWS
 from ivtuning.errors import UserError
@@ -47,6 +47,16 @@ def test_alternatives(monkeypatch):
             assert row.value > 0 if there else row.note == f"needs {what}"
     assert result.rows["alternatives_plain"].value > 0
     assert result.rows["alternatives_plain_saved"].value < 1
+
+
+def test_nms_of_oriented_boxes(monkeypatch):
+    monkeypatch.setattr(oriented, "BOXES", 200)
+    result = oriented.measure(Options(repeats=1))
+    seconds = result.raw["seconds"]
+    expected = seconds["oriented"]["median"] / seconds["upright"]["median"]
+    assert result.rows["oriented_nms_over_upright"].value == pytest.approx(expected)
+    boxes, scores = oriented.random_boxes(200)
+    assert boxes.shape == (200, 5) and (boxes[:, 2:4] >= 10).all() and scores.unique().numel() == 200
 
 
 def test_alternatives_of_another_trunk():

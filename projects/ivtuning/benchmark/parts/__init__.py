@@ -25,6 +25,7 @@ PARTS = {
     "step": Part("training steps and saved activations: IV-tuning, full fine-tuning, plain reference", True),
     "alternatives": Part("training steps against detectron2's own ViT, plain modules, and peft's LoRA"),
     "relpos": Part("attention with decomposed relative positions, against explicit attention", True),
+    "oriented": Part("NMS of oriented boxes, against torchvision's of upright ones"),
     "infer": Part("inference, against the frozen trunk alone", True),
     "predict": Part("the predictor on a pair in memory, against its model alone"),
     "export": Part("exported files in onnxruntime, against the same models in PyTorch"),
