@@ -27,8 +27,8 @@ class OrientedTransform(Box2BoxTransformRotated):
         return super().apply_deltas(deltas.to(torch.promote_types(deltas.dtype, torch.float32)), boxes)
 
 
-def nearest_description(boxes: Tensor, angles: Tensor) -> Tensor:
-    """The same rectangles (N, 5), with angles less than 45 degrees from `angles` (N,)."""
+def nearest_description(boxes: Tensor, angles: Tensor | float) -> Tensor:
+    """The same rectangles (N, 5), with angles from 45 degrees under `angles` (N,) to 45 degrees above."""
     turns = torch.floor((boxes[:, 4] - angles + 45) / 90)
     swapped = turns.remainder(2) == 1
     width, height = boxes[:, 2], boxes[:, 3]
