@@ -44,10 +44,15 @@ def targets(boxes: torch.Tensor) -> Instances:
     return Instances(SIZE, gt_boxes=RotatedBoxes(boxes.float()))
 
 
-def test_number_of_parameters(rpn):
-    """Two convolutions of 256 channels, a score and six deltas of three anchors."""
-    hidden = 2 * (256 * 256 * 9 + 256)
-    assert sum(p.numel() for p in rpn.parameters()) == hidden + 257 * 3 * (1 + 6)
+def test_number_of_parameters():
+    """As in MMRotate's config of Oriented R-CNN for STAR's 48 classes."""
+    with torch.device("meta"):
+        model = instantiate(load_config("configs/STAR/oriented_rcnn_mona_swin_b.py").model)
+    rpn, heads = (
+        sum(p.numel() for p in part.parameters()) for part in (model.proposal_generator, model.roi_heads)
+    )
+    assert rpn == (256 * 256 * 9 + 256) + 257 * 3 * (1 + 6) == 595_477
+    assert heads == (256 * 7 * 7 + 1) * 1024 + 1025 * 1024 + 1025 * (49 + 5) == 13_951_030
 
 
 def test_anchors_are_matched_with_upright_boxes_around_the_objects(rpn):
