@@ -1,9 +1,8 @@
 """Mona (arXiv 2408.08345) on Swin-B, Oriented R-CNN, STAR in tiles of 1024 px: 12 epochs.
 
-Model and recipe are those of the authors' config. Differences: the second stage's deltas are along the axes
-of the image, not of the proposal; the batch is 8, where they have 2 per GPU, of GPUs that they do not count;
-bf16. Iterations are those for DOTA's tiles, see datasets/README.md. The published figure is of whole test
-images; with `merge_tiles.py --set star --part test --iou 0.4` tiles are merged as there.
+Model and recipe are those of the authors' config. Differences: the batch is 8, where they have 2 per GPU, of
+GPUs that they do not count; bf16. Iterations are those for DOTA's tiles, see datasets/README.md. The
+published figure is of whole test images: `merge_tiles.py --set star --part test --iou 0.4` merges the tiles.
 """
 
 from ..common.constants import VISIBLE_MEAN, VISIBLE_STD

@@ -41,7 +41,8 @@ def orient(model, angles=ANGLES):
 def orient_rcnn(model):
     """Change the config node of a Faster R-CNN in place into Oriented R-CNN (arXiv 2108.05699).
 
-    Its anchors stay upright; six deltas lead from them to oriented proposals.
+    Its anchors stay upright; six deltas lead from them to oriented proposals. Weights of deltas and the
+    thresholds of NMS are the authors'.
     """
     rpn = model.proposal_generator
     rpn._target_ = OrientedRPN
@@ -50,6 +51,7 @@ def orient_rcnn(model):
     rpn.box2box_transform = L(MidpointOffsetTransform)(weights=[1.0, 1.0, 1.0, 1.0, 2.0, 2.0])
     rpn.nms_thresh = 0.8
     _orient_heads(model.roi_heads)
+    model.roi_heads.box_predictor.box2box_transform.update(weights=[10, 10, 5, 5, 10], proj_xy=True)
 
 
 def _orient_heads(heads):
