@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.oriented import boxes_like, corner_distance
 
+from ivtuning.errors import UserError
 from ivtuning.heads.oriented import MidpointOffsetTransform
 from ivtuning.oriented.boxes import bounding_boxes, corners
 
@@ -120,3 +121,8 @@ def test_half_precision_of_deltas_is_not_that_of_boxes():
     box, anchor = torch.tensor([[500.3, 400.7, 64, 32, 0]]), torch.tensor([[468.3, 384.7, 532.3, 416.7]])
     deltas = TRANSFORM.get_deltas(anchor, box).round().bfloat16()
     torch.testing.assert_close(TRANSFORM.apply_deltas(deltas, anchor), box, atol=1e-4, rtol=0)
+
+
+def test_four_weights_are_refused():
+    with pytest.raises(UserError, match=r"weights=\[1, 1, 1, 1\]: give six, of dx, dy, dw, dh, da, db"):
+        MidpointOffsetTransform([1, 1, 1, 1])

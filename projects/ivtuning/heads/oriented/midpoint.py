@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ...oriented.boxes import canonical
 from .transform import nearest_description
 
@@ -34,7 +35,12 @@ class MidpointOffsetTransform:
         Args:
             weights: factors of the six deltas; the defaults are those of the authors.
             scale_clamp: the largest logarithm of a scale that is applied, either way.
+
+        Raises:
+            UserError: not six weights.
         """
+        if len(weights) != 6:
+            raise UserError(f"box2box_transform.weights={list(weights)}: give six, of dx, dy, dw, dh, da, db")
         self.weights = tuple(weights)
         self.scale_clamp = scale_clamp
 
