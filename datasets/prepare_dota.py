@@ -1,7 +1,8 @@
-"""Convert a release of DOTA to COCO JSON with oriented boxes, and cut its images into overlapping tiles.
+"""Convert a release of DOTA or STAR to COCO JSON with oriented boxes, and cut its images into tiles.
 
 Every part has annotations/tiles_<part>.json, to train and predict on, and annotations/whole_<part>.json with
-the images as they are, against which merge_tiles.py evaluates. Tiles are written as PNG.
+the images as they are, against which merge_tiles.py evaluates. Tiles are written as PNG. The test part may
+lack labels.
 """
 
 from __future__ import annotations
@@ -12,17 +13,31 @@ from functools import partial
 
 from options import prepare_parser, run
 
-CLASSES = [
+DOTA = [
     *("plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship"),
     *("tennis-court", "basketball-court", "storage-tank", "soccer-ball-field", "roundabout", "harbor"),
     *("swimming-pool", "helicopter"),
 ]
 # Added by later versions, in this order.
 LATER = {"1.0": [], "1.5": ["container-crane"], "2.0": ["container-crane", "airport", "helipad"]}
+STAR = [
+    *("ship", "boat", "crane", "goods_yard", "tank", "storehouse", "breakwater", "dock", "airplane"),
+    *("boarding_bridge", "runway", "taxiway", "terminal", "apron", "gas_station", "truck", "car"),
+    *("truck_parking", "car_parking", "bridge", "cooling_tower", "chimney", "vapor", "smoke", "genset"),
+    *("coal_yard", "lattice_tower", "substation", "wind_mill", "cement_concrete_pavement", "toll_gate"),
+    *("flood_dam", "gravity_dam", "ship_lock", "ground_track_field", "basketball_court"),
+    *("engineering_vehicle", "foundation_pit", "intersection", "soccer_ball_field", "tennis_court"),
+    *("tower_crane", "unfinished_building", "arch_dam", "roundabout", "baseball_diamond", "stadium"),
+    "containment_vessel",
+]
+# Folder of the labels of a part, beside images/.
+LABELS = {"dota": "labelTxt", "star": "annfiles"}
 
-PARSER = prepare_parser(__doc__, "python datasets/prepare_dota.py --source /data/DOTA", "dota")
+PARSER = prepare_parser(__doc__, "python datasets/prepare_dota.py --source /data/DOTA", "<set>")
+PARSER.add_argument("--set", default="dota", choices=list(LABELS), help="which release (default dota)")
+PARSER.add_argument("--version", choices=list(LATER), help="which classes DOTA has (default 1.0)")
 PARSER.add_argument(
-    "--version", default="1.0", choices=list(LATER), help="which classes it has (default 1.0)"
+    "--labels", help="folder of the labels beside images/ (default labelTxt, for STAR annfiles)"
 )
 PARSER.add_argument("--size", type=int, default=1024, help="side of a tile in pixels (default 1024)")
 PARSER.add_argument("--overlap", type=int, default=200, help="of neighboring tiles in pixels (default 200)")
@@ -39,17 +54,29 @@ def main(argv=None) -> None:
     from ivtuning.utils.files import StagedFiles
 
     check_tiling(args.size, args.overlap)
-    output = args.output or data_root() / "dota"
+    if args.set == "dota":
+        version = args.version or "1.0"
+        classes, release = DOTA + LATER[version], f"DOTA-v{version}"
+    elif args.version:
+        raise UserError(f"--version {args.version} is of DOTA: leave it out with --set {args.set}")
+    else:
+        classes, release = STAR, "STAR"
+    folder = args.labels or LABELS[args.set]
+    output = args.output or data_root() / args.set
     source = args.source or output
-    classes = CLASSES + LATER[args.version]
     parts = {}
     for part in ("train", "val", "test"):
         if not (source / part / "images").is_dir():
             continue
         images = files_by_stem(source, f"{part}/images/*.png")
-        labels = {} if part == "test" else files_by_stem(source, f"{part}/labelTxt/*.txt")
-        if part != "test" and (bare := sorted(images.keys() - labels.keys())):
-            raise UserError(f"{images[bare[0]]} has no label file {source / part}/labelTxt/{bare[0]}.txt")
+        labeled = part != "test" or (source / part / folder).is_dir()
+        if labeled and not (source / part / folder).is_dir():
+            raise UserError(
+                f"{source / part / folder} is missing: name the folder of the labels with --labels"
+            )
+        labels = files_by_stem(source, f"{part}/{folder}/*.txt") if labeled else {}
+        if labeled and (bare := sorted(images.keys() - labels.keys())):
+            raise UserError(f"{images[bare[0]]} has no label file {source / part}/{folder}/{bare[0]}.txt")
         parts[part] = images, labels
     if not parts:
         raise UserError(f"{source}/train/images is missing: is --source the folder of the release?")
@@ -63,7 +90,7 @@ def main(argv=None) -> None:
     print(*copies.lines(), sep="\n")
     for index, kind, root in ((0, "tiles", output), (1, "whole", source)):
         contents = {part: content[index] for part, content in made.items()}
-        write_parts(contents, root, output, kind, f"DOTA-v{args.version}, {kind}", args.dry_run)
+        write_parts(contents, root, output, kind, f"{release}, {kind}", args.dry_run)
 
 
 def _assemble(part, images, labels, source, classes, size, overlap, copies):

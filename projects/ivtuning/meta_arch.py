@@ -114,7 +114,7 @@ class PairedInput:
     def _oriented(self) -> bool:
         """Whether the boxes of the model are oriented, which its anchors show."""
         generator = getattr(getattr(self, "proposal_generator", self), "anchor_generator", None)
-        return getattr(generator, "box_dim", 4) == 5
+        return getattr(generator, "box_dim", 4) != 4
 
     def visualize_training(self, batched_inputs: list[dict], proposals: list[Instances]) -> None:
         # detectron2 draws its training pictures on three channels.

@@ -1,4 +1,4 @@
-"""Corners of oriented boxes, boxes of corners, and conventions of their angles."""
+"""Corners of oriented boxes, boxes of corners, boxes around them, and conventions of their angles."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ def from_corners(points: Tensor) -> Tensor:
     return torch.cat(
         (points.mean(-2), top.norm(dim=-1, keepdim=True), side.norm(dim=-1, keepdim=True), angle), -1
     )
+
+
+def bounding_boxes(boxes: Tensor) -> Tensor:
+    """Upright boxes (..., 4), left, top, right and bottom, around boxes (..., 5)."""
+    angle = torch.deg2rad(boxes[..., 4])
+    cos, sin = angle.cos().abs(), angle.sin().abs()
+    x, y, width, height = boxes[..., :4].unbind(-1)
+    half_x, half_y = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return torch.stack((x - half_x, y - half_y, x + half_x, y + half_y), -1)
 
 
 def canonical(boxes: Tensor) -> Tensor:

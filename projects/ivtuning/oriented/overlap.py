@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .boxes import bounding_boxes
+
 # Relative to the longest edge: where borders coincide, the first one counts and the second does not. An
 # error of the area is at most this times the border, and rounding is far smaller.
 _TOLERANCE = 1e-12
@@ -50,7 +52,7 @@ def _candidates(boxes1: Tensor, boxes2: Tensor, iou_threshold: float) -> Iterato
     if len(boxes1) == 0 or len(boxes2) == 0:
         return
     boxes1, boxes2 = boxes1.double(), boxes2.double()
-    bounds1, bounds2 = _bounds(boxes1), _bounds(boxes2)
+    bounds1, bounds2 = bounding_boxes(boxes1), bounding_boxes(boxes2)
     areas1, areas2 = _areas(boxes1), _areas(boxes2)
     rows = max(1, _LOOKED_AT // len(boxes2))
     for start in range(0, len(boxes1), rows):
@@ -59,7 +61,7 @@ def _candidates(boxes1: Tensor, boxes2: Tensor, iou_threshold: float) -> Iterato
         if iou_threshold > 0:
             # They share no more than the upright boxes around them, nor than the smaller one has.
             first, second = bounds1[i], bounds2[j]
-            sides = torch.minimum(first, second)[:, 1::2] - torch.maximum(first, second)[:, ::2]
+            sides = torch.minimum(first, second)[:, 2:] - torch.maximum(first, second)[:, :2]
             area1, area2 = areas1[i], areas2[j]
             most = torch.minimum(sides.prod(1), torch.minimum(area1, area2))
             possible = most >= iou_threshold * (1 - 1e-9) * (area1 + area2 - most)
@@ -124,17 +126,8 @@ def _areas(boxes: Tensor) -> Tensor:
     return boxes[:, 2].clamp(min=0) * boxes[:, 3].clamp(min=0)
 
 
-def _bounds(boxes: Tensor) -> Tensor:
-    """Left, right, top and bottom (N, 4) of the upright boxes around boxes (N, 5)."""
-    angle = torch.deg2rad(boxes[:, 4])
-    cos, sin = angle.cos().abs(), angle.sin().abs()
-    x, y, width, height = boxes[:, :4].unbind(1)
-    half_x, half_y = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
-    return torch.stack((x - half_x, x + half_x, y - half_y, y + half_y), 1)
-
-
 def _may_touch(bounds1: Tensor, bounds2: Tensor) -> Tensor:
     """Whether upright boxes (N, 4) and (M, 4) overlap, (N, M) bool."""
-    left1, right1, top1, bottom1 = bounds1[:, :, None].unbind(1)
-    left2, right2, top2, bottom2 = bounds2.unbind(1)
+    left1, top1, right1, bottom1 = bounds1[:, :, None].unbind(1)
+    left2, top2, right2, bottom2 = bounds2.unbind(1)
     return (left1 < right2) & (left2 < right1) & (top1 < bottom2) & (top2 < bottom1)

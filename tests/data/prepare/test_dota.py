@@ -31,22 +31,22 @@ BOXES = torch.tensor(
 NAMES = ["ship", "plane", "ship", "harbor", "plane"]
 
 
-def write_release(root, names=NAMES, boxes=BOXES) -> None:
+def write_release(root, names=NAMES, boxes=BOXES, folder="labelTxt", labeled=("train", "val")) -> None:
     rng = np.random.default_rng(0)
     for part in ("train", "val", "test"):
         (root / part / "images").mkdir(parents=True)
         for stem, size in (("P0001", (HEIGHT, WIDTH)), ("P0002", (90, 100))):
             image = rng.integers(0, 255, (*size, 3), np.uint8)
             Image.fromarray(image).save(root / part / "images" / f"{stem}.png")
-        if part == "test":
+        if part not in labeled:
             continue
-        (root / part / "labelTxt").mkdir()
+        (root / part / folder).mkdir()
         lines = ["imagesource:GoogleEarth", "gsd:0.146343590398"]
         for name, box in zip(names, boxes, strict=True):
             points = " ".join(f"{v:.2f}" for v in corners(box).flatten().tolist())
             lines.append(f"{points} {name} {int(name == 'harbor')}")
-        (root / part / "labelTxt/P0001.txt").write_text("\n".join(lines) + "\n")
-        (root / part / "labelTxt/P0002.txt").write_text("\n".join(lines[:3]) + "\n")
+        (root / part / folder / "P0001.txt").write_text("\n".join(lines) + "\n")
+        (root / part / folder / "P0002.txt").write_text("\n".join(lines[:3]) + "\n")
 
 
 @pytest.fixture
@@ -132,6 +132,30 @@ def test_perfect_predictions_in_tiles_are_perfect_in_whole_images(prepared, scri
     assert max(min(corner_distance(b[None], o[None]) for o in BOXES) for b in boxes) < 0.05
 
 
+def test_star_has_its_own_classes_and_labels_of_the_test_part(script, sets, tmp_path, capsys):
+    names = ["goods_yard", "tank", "tank", "containment_vessel", "ship"]
+    release, parts = tmp_path / "STAR", ("train", "val", "test")
+    write_release(release, names, folder="labels", labeled=parts)
+    argv = ["--set", "star", "--source", str(release), "--size", str(SIZE), "--overlap", str(OVERLAP)]
+    script("prepare_dota")([*argv, "--labels", "labels"])
+    for part in parts:
+        content = read(sets / "star", f"whole_{part}")
+        assert len(content["categories"]) == len({c["name"] for c in content["categories"]}) == 48
+        found = [content["categories"][a["category_id"] - 1]["name"] for a in content["annotations"]]
+        assert found == [*names, names[0]]
+        assert content["info"]["description"] == "STAR, whole"
+        assert len(DatasetCatalog.get(f"star_tiles_{part}")) == 9
+
+    predictions = [
+        {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5}
+        for a in read(sets / "star", "tiles_test")["annotations"]
+    ]
+    (tmp_path / "predictions.json").write_text(json.dumps(predictions))
+    files = ["--predictions", str(tmp_path / "predictions.json"), "--output", str(tmp_path / "out")]
+    script("merge_tiles")([*files, "--set", "star", "--part", "test", "--iou", "0.4"])
+    assert "AP50_11point                     100.00" in capsys.readouterr().out
+
+
 def test_merging_keeps_the_best_of_each_class():
     images = [{"id": i, "tile": {"image": "P", "x": 50 * i, "y": 0}} for i in (1, 2)]
     tiles = {"images": images, "categories": [{"id": i} for i in (1, 2)]}
@@ -183,3 +207,14 @@ def test_bad_tilings_and_releases(script, sets, tmp_path):
         script("prepare_dota")(["--source", str(tmp_path), "--size", "100", "--overlap", "100"])
     with pytest.raises(UserError, match="train/images is missing: is --source the folder"):
         script("prepare_dota")(["--source", str(tmp_path)])
+    with pytest.raises(UserError, match="--version 1.5 is of DOTA: leave it out with --set star"):
+        script("prepare_dota")(["--set", "star", "--version", "1.5"])
+    write_release(tmp_path)
+    with pytest.raises(
+        UserError, match="train/annfiles is missing: name the folder of the labels with --labels"
+    ):
+        script("prepare_dota")(["--set", "star", "--source", str(tmp_path)])
+    (tmp_path / "val/labelTxt/P0002.txt").unlink()
+    with pytest.raises(UserError, match="val/images/P0002.png has no label file .*val/labelTxt/P0002.txt"):
+        script("prepare_dota")(["--source", str(tmp_path)])
+    assert not list(sets.rglob("*.*"))

@@ -1,4 +1,4 @@
-"""Rotated Faster R-CNN and RetinaNet: losses, outputs, any tuner and trunk, overfitting to eight pairs."""
+"""Rotated Faster R-CNN and RetinaNet, Oriented R-CNN: losses, outputs, tuners, overfitting to eight pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
 from ivtuning.evaluation.oriented import OrientedEvaluator
 from ivtuning.export.detectors import detections
-from ivtuning.heads.oriented import OrientedRPN
+from ivtuning.heads.oriented import OrientedRPN, RotatedRPN
 from ivtuning.tuning import TUNERS
 
 RCNN = [
@@ -55,6 +55,7 @@ TINY = [
 STEPS, RATE = 120, 3e-3
 CONFIGS = {
     "rcnn": ("configs/synthetic/oriented_ivtuning.py", RCNN),
+    "oriented_rcnn": ("configs/synthetic/oriented_rcnn_ivtuning.py", RCNN),
     "retinanet": ("configs/DroneVehicle/retinanet_ivtuning_swin_b.py", RETINANET),
 }
 
@@ -120,14 +121,17 @@ def test_any_tuner_by_name(tuner):
     assert type(find_trunk(model).trunk.tuner) is TUNERS[tuner]
 
 
+@pytest.mark.parametrize(
+    "function, rpn, deltas", [("orient", RotatedRPN, 6 * 5), ("orient_rcnn", OrientedRPN, 3 * 6)]
+)
 @pytest.mark.parametrize("file", ["vitdet", "swin", "dinov2", "dinov3"])
-def test_every_faster_rcnn_can_be_oriented(file):
+def test_every_faster_rcnn_can_be_oriented(file, function, rpn, deltas):
     model = load_config(f"configs/common/models/faster_rcnn_{file}.py").model
-    runpy.run_path("configs/common/models/oriented.py")["orient"](model)
+    runpy.run_path("configs/common/models/oriented.py")[function](model)
     with torch.device("meta"):
         built = instantiate(model)
-    assert isinstance(built.proposal_generator, OrientedRPN)
-    assert built.proposal_generator.rpn_head.anchor_deltas.out_channels == 6 * 5
+    assert type(built.proposal_generator) is rpn
+    assert built.proposal_generator.rpn_head.anchor_deltas.out_channels == deltas
     assert built.roi_heads.box_predictor.bbox_pred.out_features == 6 * 5
 
 
@@ -147,12 +151,13 @@ def test_other_detectors_and_exports_refuse_oriented_boxes():
 
 
 @pytest.mark.slow
-def test_overfits_eight_pairs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["oriented_ivtuning", "oriented_rcnn_ivtuning"])
+def test_overfits_eight_pairs(file, tmp_path, monkeypatch):
     generate_drone_set(tmp_path / "synthetic_drone", train=8, val=1, size=(96, 80))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     register_known()
     try:
-        cfg = load_config("configs/synthetic/oriented_ivtuning.py", ["model.backbone.net.tuner=Full", *TINY])
+        cfg = load_config(f"configs/synthetic/{file}.py", ["model.backbone.net.tuner=Full", *TINY])
         torch.manual_seed(0)
         model = instantiate(cfg.model).train()
         mapper = PairedDatasetMapper(is_train=True, oriented=True)

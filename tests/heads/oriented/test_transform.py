@@ -13,8 +13,9 @@ from ivtuning.heads.oriented import OrientedTransform
 WEIGHTS = (10.0, 10.0, 5.0, 5.0, 5.0)
 
 
-def test_deltas_lead_to_the_target():
-    transform = OrientedTransform(WEIGHTS)
+@pytest.mark.parametrize("proj_xy", [False, True])
+def test_deltas_lead_to_the_target(proj_xy):
+    transform = OrientedTransform(WEIGHTS, proj_xy=proj_xy)
     sources, targets = boxes_like(300, 0), boxes_like(300, 1)
     deltas = transform.get_deltas(sources, targets)
     assert corner_distance(transform.apply_deltas(deltas, sources), targets) < 1e-6
@@ -29,6 +30,36 @@ def test_boxes_that_look_alike_have_small_deltas():
         other[:, 2:4] = other[:, [3, 2]][:, :2] if turn % 180 else other[:, 2:4]
         deltas = transform.get_deltas(boxes, other)
         assert torch.allclose(deltas, torch.tensor([0, 0, 0, 0, 5 * math.pi / 180]).double(), atol=1e-6)
+
+
+def test_projected_deltas_turn_with_the_boxes():
+    """They are the same however the image is turned; unprojected ones are along its axes."""
+    sources, targets = boxes_like(100, 3), boxes_like(100, 4)
+    turn = math.radians(70)
+    turned = [boxes.clone() for boxes in (sources, targets)]
+    for boxes in turned:
+        x, y = boxes[:, 0].clone(), boxes[:, 1].clone()
+        boxes[:, 0], boxes[:, 1] = (
+            math.cos(turn) * x + math.sin(turn) * y,
+            math.cos(turn) * y - math.sin(turn) * x,
+        )
+        boxes[:, 4] += 70
+    transform = OrientedTransform(WEIGHTS, proj_xy=True)
+    deltas = transform.get_deltas(sources, targets)
+    torch.testing.assert_close(transform.get_deltas(*turned), deltas)
+    # A target above a source that stands upright, with its width up.
+    source, target = torch.tensor([[50.0, 50, 20, 10, 90], [50, 40, 20, 10, 90]]).double().split(1)
+    assert transform.get_deltas(source, target)[0].tolist() == pytest.approx([10 * 10 / 20, 0, 0, 0, 0])
+    plain = OrientedTransform(WEIGHTS).get_deltas(source, target)[0].tolist()
+    assert plain == pytest.approx([0, -10 * 10 / 10, 0, 0, 0])
+
+
+def test_projected_deltas_of_several_classes():
+    transform = OrientedTransform(WEIGHTS, proj_xy=True)
+    sources, targets = boxes_like(30, 5), [boxes_like(30, seed) for seed in (6, 7)]
+    deltas = torch.cat([transform.get_deltas(sources, target) for target in targets], 1)
+    for found, target in zip(transform.apply_deltas(deltas, sources).split(5, 1), targets, strict=True):
+        assert corner_distance(found, target) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -29,6 +29,7 @@ from . import segmentation
 
 logger = logging.getLogger("ivtuning.data")
 
+_TILED = tuple(f"{kind}_{part}" for kind in ("tiles", "whole") for part in ("train", "val", "test"))
 # Parts are named <split>_<part>; the synthetic set has a single split without a name.
 KNOWN = {
     "m3fd": KnownSet(
@@ -78,11 +79,8 @@ KNOWN = {
         ),
         maker="datasets/prepare_dronevehicle.py",
     ),
-    "dota": KnownSet(
-        folder="dota",
-        parts=tuple(f"{kind}_{part}" for kind in ("tiles", "whole") for part in ("train", "val", "test")),
-        maker="datasets/prepare_dota.py",
-    ),
+    "dota": KnownSet(folder="dota", parts=_TILED, maker="datasets/prepare_dota.py"),
+    "star": KnownSet(folder="star", parts=_TILED, maker="datasets/prepare_dota.py --set star"),
     "synthetic": KnownSet(folder="synthetic", parts=("train", "val"), maker="a first use of it"),
     "synthetic_drone": KnownSet(folder="synthetic_drone", parts=("train", "val"), maker="a first use of it"),
 }

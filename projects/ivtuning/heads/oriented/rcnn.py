@@ -1,4 +1,4 @@
-"""The two stages of rotated Faster R-CNN (RRPN, arXiv 1703.01086)."""
+"""The two stages of rotated Faster R-CNN (RRPN, arXiv 1703.01086); the second is Oriented R-CNN's as well."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def check_oriented(targets: list[Instances]) -> None:
         )
 
 
-class OrientedRPN(RRPN):
-    """detectron2's region proposals of oriented boxes."""
+class RotatedRPN(RRPN):
+    """detectron2's region proposals of oriented boxes, from anchors of several angles."""
 
     def label_and_sample_anchors(
         self, anchors: list[RotatedBoxes], gt_instances: list[Instances]

@@ -1,0 +1,8 @@
+"""A tiny Oriented R-CNN with IV-tuning on the synthetic drone views."""
+
+from ..common.models.nano import model
+from ..common.models.oriented import orient_rcnn
+from .oriented_ivtuning import data, dataloader, lr_multiplier, optimizer, train
+
+orient_rcnn(model)
+model.roi_heads.num_classes = 2
