@@ -19,6 +19,7 @@ def draw(results: dict, output: Path) -> list[Path]:
     """Draw the charts that the rows give points for, as PNG files in `output`; returns their paths."""
     rows = [row for row in results["rows"] if row["missing"] is None]
     rows = [row for row in rows if results["conditions"]["metric"] in row["figures"]]
+    names = list(dict.fromkeys(row["name"] for row in rows))
     largest = [row for row in rows if row["pairs"] == rows[-1]["pairs"]]
     charts: dict[str, tuple[list[dict], str, Callable]] = {
         # A row that trains nothing in the backbone has no place on a logarithmic axis.
@@ -39,19 +40,26 @@ def draw(results: dict, output: Path) -> list[Path]:
         if shown:
             path = output / f"score_by_{name}.png"
             with atomic_write(path) as temp:
-                _chart(shown, results["conditions"]["metric"], label, x).savefig(temp, format="png")
+                _chart(shown, names, results["conditions"]["metric"], label, x).savefig(temp, format="png")
             paths.append(path)
     return paths
 
 
-def _chart(rows: list[dict], metric: str, label: str, x: Callable[[dict], float]) -> Figure:
-    """One line or point for every row of the comparison, with the standard deviation as a bar."""
+def _chart(rows: list[dict], names: list[str], metric: str, label: str, x: Callable[[dict], float]) -> Figure:
+    """One line or point for every row of the comparison, with the standard deviation as a bar.
+
+    Args:
+        names: of the rows of all charts; a row has the same color and marker in each.
+    """
+    from matplotlib import ticker
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.6), dpi=130, layout="constrained")
     panel = figure.subplots()
-    for i, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
+    for i, name in enumerate(names):
         own = sorted((x(row), row["figures"][metric]) for row in rows if row["name"] == name)
+        if not own:
+            continue
         means, spreads = [f["mean"] for _, f in own], [f["std"] or 0 for _, f in own]
         panel.errorbar(
             [value for value, _ in own],
@@ -64,6 +72,10 @@ def _chart(rows: list[dict], metric: str, label: str, x: Callable[[dict], float]
             linewidth=1.2,
         )
     panel.set(xlabel=label, ylabel=HEADS.get(metric, metric), xscale="log")
+    # A narrow range would get a label at every multiple of a power of ten, one over the other.
+    panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    panel.xaxis.set_minor_formatter(ticker.NullFormatter())
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
