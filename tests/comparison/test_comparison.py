@@ -166,7 +166,7 @@ def test_more_factors_may_lie_on_one_side(tiny, tmp_path, trained):
 def test_variants_have_names_and_schedules_of_their_own(tiny, tmp_path, trained):
     with pytest.raises(UserError, match="two have the same name"):
         call(tmp_path, tiny, variants=["a b: train.max_iter=3", "a_b: train.max_iter=4"])
-    (row,) = call(tmp_path, tiny, variants=["long: train.max_iter=3"], seeds=1)["rows"]
+    (row,) = call(tmp_path, tiny, variants=["long, twice: train.max_iter=3"], seeds=1)["rows"]
     assert row["seconds"] == 1.5
 
 
