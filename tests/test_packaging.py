@@ -126,8 +126,8 @@ def test_what_the_package_imports_is_required():
         "hydra": "hydra-core",
         "yaml": "pyyaml",
     }
-    # detectron2 comes with `make setup`, triton with torch.
-    known |= {"detectron2", "triton", "ivtuning"}
+    # detectron2 comes with `make setup`, triton with torch. A benchmark compares with peft where that is there.
+    known |= {"detectron2", "triton", "ivtuning", "peft"}
     extras = PROJECT["optional-dependencies"]
     known |= {package_name(text) for extra in extras.keys() - {"dev"} for text in extras[extra]}
     for path in (ROOT / "projects/ivtuning").rglob("*.py"):
