@@ -126,7 +126,7 @@ def test_what_the_package_imports_is_required():
         "hydra": "hydra-core",
         "yaml": "pyyaml",
     }
-    # detectron2 comes with `make setup`, triton with torch. A benchmark compares with peft where that is there.
+    # detectron2 comes with `make setup`, triton with torch; a benchmark compares with peft where that is.
     known |= {"detectron2", "triton", "ivtuning", "peft"}
     extras = PROJECT["optional-dependencies"]
     known |= {package_name(text) for extra in extras.keys() - {"dev"} for text in extras[extra]}
