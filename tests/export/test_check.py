@@ -50,6 +50,12 @@ def test_partners_agree_in_box_score_and_class(changes):
     assert failure.startswith("2 of 12 boxes have no partner of their class with an IoU of 0.99")
 
 
+def test_a_score_that_is_not_a_number_has_no_partner():
+    comparison = Comparison(LIMITS["fp32"])
+    comparison.add_detections(found(scores=np.full(3, np.nan, dtype=np.float32)), wanted())
+    assert comparison.matched == 0 and comparison.failures()
+
+
 def test_one_of_a_hundred_boxes_may_change_where_ranks_can():
     sure, ranked = (SimpleNamespace(rounding_risk=risk) for risk in ("", "ranks"))
     shares = [limits_of(graph, Options((64, 64))).share for graph in (sure, ranked)]

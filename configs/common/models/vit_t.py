@@ -1,6 +1,6 @@
 """What configs of ViT-Ti/16 share: its size, pixels and weights, and adapters in proportion to it.
 
-The adapters have 3.7 to 4.4 % of the trunk's 5.5 M parameters. With their default widths, which are meant for
+The adapters have 3.8 to 4.5 % of the trunk's 5.5 M parameters. With their default widths, which are meant for
 ViT-B, they would have 5 to 19 %.
 """
 

@@ -40,7 +40,7 @@ ROWS = {
     "alternatives_iv_lora": ("IV-tuning step / peft's LoRA on timm's ViT", "< 1"),
     "alternatives_iv_lora_saved": ("saved activations of these two", "< 1"),
     "relpos_saved_ratio": ("rel-pos attention, saved bytes / explicit", "<= 0.10, and faster"),
-    "oriented_nms_over_upright": ("NMS of 10,000 oriented boxes / torchvision's of upright ones", "<= 2 s"),
+    "oriented_nms_over_upright": ("NMS of 10,000 oriented boxes / torchvision's of upright ones", ""),
     "infer_over_trunk": ("inference, IV-tuning / frozen trunk alone", "<= 1.05"),
     "predict_over_model": ("Predictor / its model on the mapped pair", "<= 1.03 at batch 1"),
     "predict_over_parts": ("Predictor / its mapper and model, called by hand", ""),

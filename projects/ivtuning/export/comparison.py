@@ -178,7 +178,8 @@ class Comparison:
                 continue
             overlap = box_iou(a.boxes, b.boxes)
             overlap[a.labels[:, None] != b.labels] = -1.0
-            overlap[(a.scores[:, None] - b.scores).abs() > self.limits.score] = -1.0
+            # Written so that NaN is no partner of anything.
+            overlap[~((a.scores[:, None] - b.scores).abs() <= self.limits.score)] = -1.0
             for i in range(len(a)):
                 best, j = overlap[i].max(0)
                 if best >= self.limits.iou:
