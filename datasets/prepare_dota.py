@@ -69,8 +69,8 @@ def main(argv=None) -> None:
         if not (source / part / "images").is_dir():
             continue
         images = files_by_stem(source, f"{part}/images/*.png")
-        labeled = part != "test" or (source / part / folder).is_dir()
-        if labeled and not (source / part / folder).is_dir():
+        labeled = (source / part / folder).is_dir()
+        if not labeled and part != "test":
             raise UserError(
                 f"{source / part / folder} is missing: name the folder of the labels with --labels"
             )

@@ -20,7 +20,6 @@ from ...backbones.trunk import Trunk
 from ...errors import UserError
 from ...methods import METHODS
 from ...tuning import LoRA
-from ..measures.memory import fitting
 from ..measures.timing import interleaved, summary
 from ..options import Options
 from ..report import Result, Row, absolute
@@ -93,8 +92,7 @@ def _compare(
 ) -> None:
     """Measure the runs of `makers` in turns, and add their rows and their absolute figures."""
     x = options.random_pairs(size)
-    saved: dict[str, int] = {}
-    steps = fitting({run: partial(prepare, make, x, options, saved, run) for run, make in makers.items()})
+    steps, saved = prepare(makers, x, options)
     times = interleaved(steps, options.repeats, f"step, {key}", options.warmup, may_not_fit=True)
     result.raw[f"{key}_saved_bytes"], result.raw[f"{key}_step_seconds"] = saved, summary(times)
     for row, (ours, theirs) in PAIRS[key].items():
@@ -129,7 +127,7 @@ def _detectron2_vit(options: Options, name: str) -> nn.Module:
     """Built as in detectron2's configs/common/models/mask_rcnn_vitdet.py, for six channels."""
     from detectron2.modeling.backbone.vit import ViT
 
-    ours = _ours(options, name, "Full")
+    ours = build(name, *METHODS["Full"].plugins(), options.depth, device="meta")
     model = ViT(
         in_chans=6,
         **_size_of(name),

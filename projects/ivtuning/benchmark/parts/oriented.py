@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from ...oriented.boxes import corners
+from ...oriented.boxes import bounding_boxes
 from ...oriented.nms import nms
 from ..measures.timing import interleaved, ratio, summary
 from ..options import Options
@@ -19,8 +19,7 @@ IOU = 0.1  # the threshold of DOTA's detectors
 def measure(options: Options) -> Result:
     """Row oriented_nms_over_upright, with the seconds beside it."""
     boxes, scores = random_boxes(BOXES)
-    points = corners(boxes)
-    upright = torch.cat((points.amin(1), points.amax(1)), 1)
+    upright = bounding_boxes(boxes)
     runs = {
         "oriented": lambda: nms(boxes, scores, IOU),
         "upright": lambda: ops.nms(upright, scores, IOU),

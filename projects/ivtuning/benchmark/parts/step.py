@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -90,8 +90,7 @@ def _steps(
         if method not in ("IVTuning", "Full"):
             plugins = METHODS[method].plugins()
             makers[method] = partial(build, name, *plugins, options.depth, device=options.device)
-    saved: dict[str, int] = {}
-    steps = fitting({key: partial(prepare, make, x, options, saved, key) for key, make in makers.items()})
+    steps, saved = prepare(makers, x, options)
     times = interleaved(steps, options.repeats, "step", options.warmup, may_not_fit=True)
     # What a step adds to the weights and AdamW's state; those of all methods exist at the same time.
     peaks = fitting({key: partial(peak_bytes, step) for key, step in steps.items()})
@@ -118,12 +117,20 @@ def _steps(
 
 
 def prepare(
-    make: Callable[[], nn.Module], x: Tensor, options: Options, saved: dict[str, int], key: str
-) -> Callable[[], None]:
-    """A trunk's training step. The bytes that its forward pass saves are stored in `saved[key]`."""
-    trunk = make()
-    saved[key] = _saved(trunk, x, options)
-    return training_step(trunk, x, options)
+    makers: Mapping[str, Callable[[], nn.Module]], x: Tensor, options: Options
+) -> tuple[dict[str, Callable[[], None]], dict[str, int]]:
+    """The training steps of the trunks that `makers` make, and the bytes that their forward passes save.
+
+    Steps that do not fit into memory are left out.
+    """
+    saved: dict[str, int] = {}
+
+    def step(key: str, make: Callable[[], nn.Module]) -> Callable[[], None]:
+        trunk = make()
+        saved[key] = _saved(trunk, x, options)
+        return training_step(trunk, x, options)
+
+    return fitting({key: partial(step, key, make) for key, make in makers.items()}), saved
 
 
 def _saved(trunk: nn.Module, x: Tensor, options: Options) -> int:
