@@ -62,8 +62,8 @@ def budget(options: Options, name: str, method: str, size: tuple[int, int]) -> d
         return build(name, *METHODS[method].plugins(), options.depth, device="meta")
 
     trunk = make()
-    if "triton" in trunk.blocks[0].attn_backends:
-        trunk.set_attn_backend("triton")
+    # Not "auto", which asks what is fastest on this machine's CPU.
+    trunk.set_attn_backend("triton" if "triton" in trunk.blocks[0].attn_backends else "fused")
     if isinstance(trunk.tuner, IVTuning):
         trunk.tuner.set_backend("triton")
     trained = [p for p in trunk.parameters() if p.requires_grad]
