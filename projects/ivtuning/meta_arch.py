@@ -105,9 +105,11 @@ class PairedInput:
         if self.training and not self._oriented():
             boxes = [x["instances"].get_fields().get("gt_boxes") for x in batched_inputs if "instances" in x]
             if any(isinstance(b, RotatedBoxes) for b in boxes):
+                two_stages = hasattr(self, "proposal_generator")
+                calls = "orient_rcnn(model) or orient(model)" if two_stages else "orient(model)"
                 raise UserError(
-                    "the samples have oriented boxes, but the model learns upright ones: call orient(model) "
-                    "of configs/common/models/oriented.py in the config"
+                    f"the samples have oriented boxes, but the model learns upright ones: call {calls} of "
+                    "configs/common/models/oriented.py in the config"
                 )
         return self.pad(self.normalize(batched_inputs))
 

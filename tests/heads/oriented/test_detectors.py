@@ -24,6 +24,7 @@ from ivtuning.errors import UserError
 from ivtuning.evaluation.oriented import OrientedEvaluator
 from ivtuning.export.detectors import detections
 from ivtuning.heads.oriented import OrientedRPN, RotatedRPN
+from ivtuning.meta_arch import PairedRetinaNet
 from ivtuning.tuning import TUNERS
 
 RCNN = [
@@ -143,8 +144,13 @@ def test_boxes_without_an_angle_are_refused(name):
 
 def test_other_detectors_and_exports_refuse_oriented_boxes():
     upright = instantiate(load_config("configs/synthetic/ivtuning.py").model).train()
-    with pytest.raises(UserError, match="samples have oriented boxes, .*orient.model."), EventStorage():
+    message = r"samples have oriented boxes, .*: call orient_rcnn\(model\) or orient\(model\) of"
+    with pytest.raises(UserError, match=message), EventStorage():
         upright([labeled(0)])
+    retinanet = PairedRetinaNet.__new__(PairedRetinaNet)
+    torch.nn.Module.__init__(retinanet)
+    with pytest.raises(UserError, match=r"samples have oriented boxes, .*: call orient\(model\) of"):
+        retinanet.preprocess_image([labeled(0)])
     for name in CONFIGS:
         with pytest.raises(UserError, match="upright"):
             detections(small(name).eval())
