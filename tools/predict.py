@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predict boxes, label maps or classes of pairs of images or videos, as JSON, CSV, PNG and MP4 files."""
+"""Predict boxes, label maps, saliency or classes of pairs of images or videos, as JSON, CSV, PNG and MP4."""
 
 from __future__ import annotations
 

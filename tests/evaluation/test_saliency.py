@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_on_dataset
 from helpers import tiny
-from helpers.sets import registering
+from helpers.sets import registering, salient_set
 from PIL import Image
 
 from ivtuning.data.datasets.segmentation import register_segmentation
@@ -99,31 +97,6 @@ def test_logits_and_probabilities_give_one_map():
     expected = (logits[1] - logits[0]).double().sigmoid().numpy()
     np.testing.assert_allclose(saliency(logits), expected, atol=1e-7)
     np.testing.assert_allclose(saliency(logits.softmax(0)), expected, atol=1e-7)
-
-
-def salient_set(root, make, pairs: int = 8, classes: int = 2) -> str:
-    """A registered set of bright blobs: some show in one camera alone."""
-    images = []
-    for k in range(pairs):
-        rng = np.random.default_rng(k)
-        truth = np.zeros((32, 32), np.uint8)
-        center, axes = rng.integers(10, 22, 2).tolist(), rng.integers(5, 9, 2).tolist()
-        cv2.ellipse(truth, center, axes, 0, 0, 360, 1, -1)
-        blob = 120 * truth + rng.integers(20, 60, truth.shape)
-        files = {
-            "vis": np.repeat(blob[..., None] if k % 3 else np.full((32, 32, 1), 40), 3, 2) + [0, 9, 18],
-            "ir": blob if k % 3 != 1 else np.full((32, 32), 40),
-            "labels": truth,
-        }
-        for folder, pixels in files.items():
-            (root / folder).mkdir(exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(root / folder / f"{k}.png")
-        image = {"id": k + 1, "file_name": f"vis/{k}.png", "ir_file_name": f"ir/{k}.png"}
-        images.append(image | {"sem_seg_file_name": f"labels/{k}.png", "height": 32, "width": 32})
-    names = ("background", "salient object", "other")[:classes]
-    categories = [{"id": i, "name": name, "color": [i, i, i]} for i, name in enumerate(names)]
-    content = {"info": {"image_root": str(root)}, "images": images, "categories": categories}
-    return make(json.loads(json.dumps(content)), name=f"salient_{classes}")
 
 
 @pytest.fixture

@@ -7,6 +7,10 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
+from PIL import Image
+
 from ivtuning.data.catalog import unregister
 
 
@@ -49,3 +53,28 @@ def own_data(file: str, folder: Path) -> list[str]:
     content |= {"annotations": []} if task == "detection" else {}
     (folder / "set.json").write_text(json.dumps(content))
     return [f"data.{part}={folder / 'set.json'}" for part in ("train", "val")]
+
+
+def salient_set(root: Path, make: Callable, pairs: int = 8, classes: int = 2) -> str:
+    """A set of bright blobs, registered by `make`, see :func:`registering`; some show in one camera alone."""
+    images = []
+    for k in range(pairs):
+        rng = np.random.default_rng(k)
+        truth = np.zeros((32, 32), np.uint8)
+        center, axes = rng.integers(10, 22, 2).tolist(), rng.integers(5, 9, 2).tolist()
+        cv2.ellipse(truth, center, axes, 0, 0, 360, 1, -1)
+        blob = 120 * truth + rng.integers(20, 60, truth.shape)
+        files = {
+            "vis": np.repeat(blob[..., None] if k % 3 else np.full((32, 32, 1), 40), 3, 2) + [0, 9, 18],
+            "ir": blob if k % 3 != 1 else np.full((32, 32), 40),
+            "labels": truth,
+        }
+        for folder, pixels in files.items():
+            (root / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / folder / f"{k}.png")
+        image = {"id": k + 1, "file_name": f"vis/{k}.png", "ir_file_name": f"ir/{k}.png"}
+        images.append(image | {"sem_seg_file_name": f"labels/{k}.png", "height": 32, "width": 32})
+    names = ("background", "salient object", "other")[:classes]
+    categories = [{"id": i, "name": name, "color": [i, i, i]} for i, name in enumerate(names)]
+    content = {"info": {"image_root": str(root)}, "images": images, "categories": categories}
+    return make(content, name=f"salient_{classes}")

@@ -142,16 +142,19 @@ def test_the_drawn_video(predict, scenes, weights, tmp_path, model):
     assert len(frames_of(out / "predictions.mp4")[0]) == 6
 
 
-def test_a_prediction_is_its_results(weights, scenes):
+def test_a_prediction_is_its_results(weights, scenes, tmp_path):
     found = predictor(weights)(scenes[0][0], scenes[1][0])
     found.pred_masks = torch.rand(len(found), *found.image_size) > 0.5
-    again = prediction_of(results_of(found, 1, [7, 8, 9, 10]), None, [7, 8, 9, 10], found.image_size)
+    categories = [7, 8, 9, 10]
+    entry = {"results": results_of(found, 1, categories)}
+    again = prediction_of(entry, tmp_path, categories, found.image_size)
     assert torch.allclose(again.pred_boxes.tensor, found.pred_boxes.tensor, atol=1e-4)
     for field in ("scores", "pred_classes", "pred_masks"):
         assert torch.equal(getattr(again, field), getattr(found, field))
-    assert len(prediction_of([], None, [], (4, 5))) == 0
+    assert len(prediction_of({"results": []}, tmp_path, [], (4, 5))) == 0
     scores = torch.rand(5)
-    assert torch.equal(prediction_of(results_of(scores, 1, []), None, [], (4, 5)), scores)
+    entry = {"results": results_of(scores, 1, [])}
+    assert torch.equal(prediction_of(entry, tmp_path, [], (4, 5)), scores)
 
 
 def test_a_damaged_frame_ends_the_work_which_goes_on(predict, clips, tmp_path):

@@ -88,6 +88,26 @@ def test_legend_names_what_is_shown():
     assert titles == [[("visible", ""), ("infrared", "")]] and not legend
 
 
+def test_maps_of_salient_objects_are_gray():
+    truth = np.zeros((60, 80), np.uint8)
+    truth[20:40, 20:60] = 1
+    found = np.full((60, 80), 0.2, np.float32)
+    found[20:40, 20:60] = 0.8
+    drawing = draw_label_maps(*pair(), truth, found, ["background", "salient object"])
+    # No pixel is wrong. A map is stretched to 0..1 before it is measured.
+    score = "prediction · S 100.0, MAE 0.0"
+    assert caption(truth, found, 2) == score.partition(" · ")[2]
+    assert [(panel.name, panel.title) for panel in drawing.rows[1]] == [
+        ("visible", score),
+        ("infrared", score),
+        ("saliency map", "16.7 % salient"),
+        ("errors", "0.0 % of the pixels"),
+    ]
+    cells = panels(drawing.picture(), rows=2)
+    assert at(cells[1, 2], 30, 40) == [204] * 3 and at(cells[1, 2], 5, 5) == [51] * 3
+    assert at(cells[1, 0], 30, 40) == at(cells[0, 0], 30, 40)
+
+
 def test_palette_has_a_color_for_every_label():
     table = palette(PAINT)
     assert table.shape == (256, 3) and table[:3].tolist() == PAINT and tuple(table[255]) == IGNORED

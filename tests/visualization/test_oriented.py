@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_predictions_as_results_rows_and_back():
     assert kind_of(prediction) == "oriented"
     results = results_of(prediction, 7, [3])
     assert [r["category_id"] for r in results] == [3] * 5 and {len(r["bbox"]) for r in results} == {5}
-    again = prediction_of(results, None, [3], (90, 120))
+    again = prediction_of({"results": results}, Path(), [3], (90, 120))
     assert corner_distance(again.pred_boxes.tensor.double(), boxes) < 1e-4
     rows = rows_of("oriented", results, ["car"], [3], 0.5)
     assert len(rows) == 4 and {len(row) for row in rows} == {len(COLUMNS["oriented"])}

@@ -85,10 +85,37 @@ class SaliencyEvaluator(PairSemSegEvaluator):
 
 
 def saliency(scores: Tensor) -> np.ndarray:
-    """(H, W) float64 probabilities of the second class, from (2, H, W) logits or probabilities of both."""
+    """(H, W) float64 probabilities of the second class, from (2, H, W) logits or probabilities of both.
+
+    Raises:
+        UserError: scores of another number of classes.
+    """
+    if len(scores) != 2:
+        raise UserError(
+            f"the model has {len(scores)} classes, but salient objects are the second of two: set "
+            "model.sem_seg_head.num_classes=2"
+        )
     scores = scores.double()
     given = scores.min() >= 0 and bool(((scores.sum(0) - 1).abs() < 1e-3).all())
     return (scores if given else scores.softmax(0))[1].cpu().numpy()
+
+
+def is_saliency(prediction: object) -> bool:
+    """Whether a prediction is a map of probabilities of being salient, (H, W) of floating point."""
+    return isinstance(prediction, np.ndarray) and prediction.dtype.kind == "f"
+
+
+def labels_of(prediction: np.ndarray) -> np.ndarray:
+    """The label map, (H, W) uint8, of a prediction that is one, or that has probabilities of being salient.
+
+    The latter give 1 above 0.5, otherwise 0.
+    """
+    return (prediction > 0.5).astype(np.uint8) if is_saliency(prediction) else prediction
+
+
+def gray_levels(probabilities: np.ndarray) -> np.ndarray:
+    """The gray image of (H, W) probabilities, (H, W) uint8: 255 where they are 1."""
+    return np.rint(probabilities * (LEVELS - 1)).astype(np.uint8)
 
 
 def measure(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -102,7 +129,7 @@ def measure(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
         (517,) float64 on 0..1: the 5 measures SINGLE, and the F-measure and the E-measure by threshold, the
         highest of the 256 first.
     """
-    levels = np.rint(probabilities * (LEVELS - 1)) / (LEVELS - 1)
+    levels = gray_levels(probabilities) / (LEVELS - 1)
     low, high = levels.min(), levels.max()
     found = (levels - low) / (high - low) if high > low else levels
     f, e = _curves(found, truth)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..evaluation.saliency import gray_levels, is_saliency, labels_of
 from ..utils.files import atomic_write, make_folder, remove_empty, remove_temporaries
 from ..utils.locks import FolderLock
 from ..utils.progress import track
@@ -27,14 +28,16 @@ from .video_drawing import draw_video
 from .video_pairs import VideoPairs
 
 logger = logging.getLogger("ivtuning")
-JSON, TABLE, SUMMARY, LABELS, PICTURES, VIDEO = (
+JSON, TABLE, SUMMARY, LABELS, SALIENCY, PICTURES, VIDEO = (
     "predictions.json",
     "predictions.csv",
     "summary.json",
     "labels",
+    "saliency",
     "pictures",
     "predictions.mp4",
 )
+FOLDERS = (LABELS, SALIENCY, PICTURES)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ def predict_records(
     """Predict all pairs, except for those that an earlier call has finished in `output`.
 
     The folder gets ``predictions.json``, ``predictions.csv`` and ``summary.json`` when all is done. Until
-    then it holds ``progress.jsonl``, and the label maps and pictures of finished pairs. The pictures
-    of a video are ``predictions.mp4``, which is drawn last. A call that fails before the first pair leaves no
-    trace.
+    then it holds ``progress.jsonl``, and the label maps, gray maps of salient objects and pictures of
+    finished pairs. The pictures of a video are ``predictions.mp4``, which is drawn last. A call that fails
+    before the first pair leaves no trace.
 
     Args:
         make: loads the model.
@@ -105,7 +108,7 @@ def predict_records(
         finally:
             lock.release()
     finally:
-        remove_empty([output / LABELS, output / PICTURES, *new])
+        remove_empty([*(output / folder for folder in FOLDERS), *new])
 
 
 class _Run:
@@ -127,7 +130,7 @@ class _Run:
         self.seconds: list[float] = []
 
     def run(self) -> dict:
-        for folder in (self.output, self.output / LABELS, self.output / PICTURES):
+        for folder in (self.output, *(self.output / name for name in FOLDERS)):
             remove_temporaries(folder)
         done = len(self.journal)
         todo = [i for i, record in enumerate(self._records()) if record not in self.journal]
@@ -182,7 +185,10 @@ class _Run:
         entry["results"] = results_of(prediction, record["image_id"], self.categories)
         if kind == "labels":
             entry["label_map"] = f"{LABELS}/{stem}.png"
-            save_image(prediction, self.output / entry["label_map"])
+            save_image(labels_of(prediction), self.output / entry["label_map"])
+        if is_saliency(prediction):
+            entry["saliency_map"] = f"{SALIENCY}/{stem}.png"
+            save_image(gray_levels(prediction), self.output / entry["saliency_map"])
         if self.settings.draw and not isinstance(self.source, VideoPairs):
             picture = self.predict.draw(record, prediction, threshold=self.settings.threshold)
             save_image(picture, self.output / PICTURES / f"{stem}.png")

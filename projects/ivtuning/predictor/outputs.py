@@ -49,7 +49,7 @@ def write_predictions(
                 writer.writerow(("file_name", *fields, *COLUMNS[kind]))
             rows = rows_of(kind, found, classes, categories, threshold)
             writer.writerows((entry["file_name"], *where.values(), *row) for row in rows)
-            keys = () if kind in ("boxes", "oriented") else ("file_name", "label_map")
+            keys = () if kind in ("boxes", "oriented") else ("file_name", "label_map", "saliency_map")
             more = {key: entry[key] for key in keys if key in entry}
             for result in found:
                 results.write(between + json.dumps({**more, **result, **where}))

@@ -12,18 +12,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from detectron2.structures import Instances
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..checkpoint.header import read_adapter
 from ..config import build, load_config
 from ..config.overrides import apply_overrides
+from ..config.parameters import locate_target
 from ..data.mappers.classification import ClassificationMapper
 from ..engine.checks import find_device, sets_classes
 from ..engine.run import load_model
 from ..engine.speed import matching_precision
 from ..errors import UserError, nearest
 from ..evaluation.confusion import label_map
+from ..evaluation.saliency import SaliencyEvaluator, saliency
 from ..export.config import check_images, config_of_file
 from ..export.meta_arch import OnnxMetaArch
 from ..heads.dino.trace import find_decoder, trace_queries
@@ -31,7 +33,7 @@ from ..visualization.gallery import painter_of_config, painter_of_prediction
 from ..visualization.overlay import draw_on_image
 from .inputs import Images, is_batch, records_of
 
-# Of a detector, a segmentor and a classifier.
+# Of a detector, a segmentor (or a model of salient objects, in floating point) and a classifier.
 Prediction: TypeAlias = Instances | np.ndarray | Tensor
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GROUPS = ("dataloader", "model", "train")
@@ -129,6 +131,9 @@ class Predictor:
     def _read_mapper(self, cfg: DictConfig) -> None:
         self._cfg = cfg
         self.mapper = build(cfg, "dataloader.test.mapper")
+        # What a map of two classes stands for shows in how it is evaluated.
+        evaluator = locate_target(OmegaConf.select(cfg, "dataloader.evaluator._target_"))
+        self._salient = isinstance(evaluator, type) and issubclass(evaluator, SaliencyEvaluator)
         self.ir_range = getattr(self.mapper, "ir_range", None)
 
     def __call__(self, visible: Images, infrared: Images = None) -> Any:
@@ -143,7 +148,8 @@ class Predictor:
         Lists run as one batch. Their images may have different sizes; smaller ones are padded.
 
         Returns:
-            A detector's `Instances` in pixels of the image, a segmentor's class ids (H, W) uint8, or a
+            A detector's `Instances` in pixels of the image, a segmentor's class ids (H, W) uint8, the
+            probabilities (H, W) float32 of being salient where the config evaluates salient objects, or a
             classifier's probabilities (K,).
 
         Raises:
@@ -163,7 +169,19 @@ class Predictor:
         """The predictions for one batch of samples, as the mapper gives them."""
         with self._precision():
             outputs = self.model(list(samples))
-        return [_result(output, sample) for output, sample in zip(outputs, samples, strict=True)]
+        return [self._result(output, sample) for output, sample in zip(outputs, samples, strict=True)]
+
+    def _result(self, output: Mapping[str, Any], sample: Mapping[str, Any]) -> Prediction:
+        name = sample.get("file_name", "an image")
+        if "instances" in output:
+            return output["instances"].to("cpu")
+        if "sem_seg" in output and not self._salient:
+            return label_map(output["sem_seg"], name)
+        is_map = "sem_seg" in output
+        scores = torch.from_numpy(saliency(output["sem_seg"])) if is_map else output["scores"].to("cpu")
+        if not scores.isfinite().all():
+            raise UserError(f"scores of {name} are not finite: check the weights")
+        return scores.float().numpy() if is_map else scores
 
     def draw(
         self, visible: Images, prediction: Prediction, infrared: Images = None, threshold: float = 0.5
@@ -232,18 +250,6 @@ def _read_config(
     if device is not None:
         cfg.train.device = str(device)
     return cfg
-
-
-def _result(output: Mapping[str, Any], sample: Mapping[str, Any]) -> Prediction:
-    name = sample.get("file_name", "an image")
-    if "sem_seg" in output:
-        return label_map(output["sem_seg"], name)
-    if "instances" in output:
-        return output["instances"].to("cpu")
-    scores = output["scores"].to("cpu")
-    if not scores.isfinite().all():
-        raise UserError(f"scores of {name} are not finite: check the weights")
-    return scores
 
 
 class QueryTracer(Predictor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..data.catalog import metadata
 from ..data.classes import class_names
 from ..errors import UserError
 from ..evaluation.oriented import oriented_results
+from ..evaluation.saliency import LEVELS, labels_of
 from ..visualization.panels import class_name
 from .predictor import Prediction
 
@@ -30,7 +31,7 @@ COLUMNS = {
 
 
 def kind_of(prediction: Prediction) -> str:
-    """The key of COLUMNS for a prediction."""
+    """The key of COLUMNS for a prediction. Salient objects are labels as well."""
     if isinstance(prediction, np.ndarray):
         return "labels"
     if isinstance(prediction, Instances):
@@ -71,7 +72,7 @@ def results_of(prediction: Prediction, image_id: Any, categories: Sequence[int])
         UserError: a label that has no category id.
     """
     if isinstance(prediction, np.ndarray):
-        labels, pixels = np.unique(prediction, return_counts=True)
+        labels, pixels = np.unique(labels_of(prediction), return_counts=True)
         return [{"image_id": image_id, "pixels": np.stack([labels, pixels], 1).tolist()}]
     if not isinstance(prediction, Instances):
         return [{"image_id": image_id, "scores": prediction.float().tolist()}]
@@ -89,16 +90,20 @@ def results_of(prediction: Prediction, image_id: Any, categories: Sequence[int])
 
 
 def prediction_of(
-    results: Sequence[dict], label_map: Path | None, categories: Sequence[int], size: tuple[int, int]
+    entry: Mapping[str, Any], folder: Path, categories: Sequence[int], size: tuple[int, int]
 ) -> Prediction:
-    """The prediction that :func:`results_of` gave `results` of, up to rounding of the boxes.
+    """The prediction that a journal's entry notes, up to rounding of boxes and of maps of salient objects.
 
     Args:
-        label_map: the file of a label map; None for boxes and class scores.
+        folder: where the files are that the entry names.
+        categories: category ids by label.
         size: (height, width) of the image, pixels.
     """
-    if label_map is not None:
-        return np.asarray(Image.open(label_map))
+    results = entry["results"]
+    if "saliency_map" in entry:
+        return np.asarray(Image.open(folder / entry["saliency_map"]), np.float32) / (LEVELS - 1)
+    if "label_map" in entry:
+        return np.asarray(Image.open(folder / entry["label_map"]))
     if results and "scores" in results[0]:
         return torch.tensor(results[0]["scores"])
     label_of = {number: label for label, number in enumerate(categories)}

@@ -82,10 +82,8 @@ def draw_frame(
 
 
 def _noted(record: dict, journal: Journal, folder: Path, categories: Sequence[int]) -> Prediction:
-    entry = journal.entry(record)
-    label_map = folder / entry["label_map"] if "label_map" in entry else None
     pixels = next(record[key] for key in PIXEL_KEYS if key in record)
-    return prediction_of(entry["results"], label_map, categories, pixels.shape[:2])
+    return prediction_of(journal.entry(record), folder, categories, pixels.shape[:2])
 
 
 def write_video(

@@ -60,7 +60,10 @@ class Predictions:
     categories: list[int]
 
     def of(self, record: dict) -> Prediction:
-        """The prediction for one record, as a :class:`..predictor.Predictor` gives it."""
+        """The prediction for one record, as a :class:`..predictor.Predictor` gives it.
+
+        Of salient objects, it is their label map.
+        """
         entries = self.entries.get(record["image_id"], [])
         if self.kind == "labels":
             with Image.open(self.folder / entries[0]["label_map"]) as image:

@@ -11,6 +11,8 @@ from PIL import Image
 from ..data.labels import IGNORE
 from ..errors import UserError
 from ..evaluation.confusion import confusion, summary
+from ..evaluation.saliency import gray_levels, is_saliency, labels_of, measure
+from ..evaluation.saliency import summary as saliency_summary
 from .colors import distinct
 from .panels import RGB, Drawing, Panel, class_name, enlargement
 
@@ -38,7 +40,7 @@ def draw_label_maps(
         vis, ir: (H, W, 3) uint8 RGB of equal size; one of them may be None, and has no column then.
         truth: (H, W) uint8 class ids, 255 where ignored; None: no such row.
         prediction: (H, W) uint8 class ids, or those of several models by name, a row each; None: no such
-            row.
+            row. Probabilities (H, W) of being salient are shown in gray where the map alone would be.
         classes: names by class id.
         colors: RGB by class id, see :func:`palette`.
 
@@ -68,13 +70,19 @@ def draw_label_maps(
         if image is not None
     }
     rows, wrong_shown = [], False
-    for name, labels in maps.items():
-        judged = truth is not None and labels is not truth
-        title = f"{name} · {caption(truth, labels, len(classes))}" if judged else name
+    for name, values in maps.items():
+        judged = truth is not None and values is not truth
+        title = f"{name} · {caption(truth, values, len(classes))}" if judged else name
+        labels = maps[name] = labels_of(values)
         large = _enlarge(labels, size)
         row = [Panel(Image.fromarray(overlay(image, large, table)), n, title) for n, image in images.items()]
-        count = len(np.setdiff1d(labels, IGNORE))
-        row.append(Panel(Image.fromarray(table[large]), "label map", f"{count} class{'es' * (count != 1)}"))
+        if is_saliency(values):
+            gray = Image.fromarray(gray_levels(values)).resize(size, Image.Resampling.BICUBIC)
+            row.append(Panel(gray.convert("RGB"), "saliency map", f"{100 * labels.mean():.1f} % salient"))
+        else:
+            count = len(np.setdiff1d(labels, IGNORE))
+            note = f"{count} class{'es' * (count != 1)}"
+            row.append(Panel(Image.fromarray(table[large]), "label map", note))
         if judged:
             wrong = (labels != truth) & (truth != IGNORE)
             wrong_shown |= bool(wrong.any())
@@ -91,7 +99,13 @@ def draw_label_maps(
 
 
 def caption(truth: np.ndarray, prediction: np.ndarray, classes: int) -> str:
-    """Pixel accuracy and mean IoU of one prediction, on 0..100, over the classes in its ground truth."""
+    """Pixel accuracy and mean IoU of one prediction, on 0..100, over the classes in its ground truth.
+
+    Of probabilities of being salient: structure measure and mean absolute error.
+    """
+    if is_saliency(prediction):
+        figures = saliency_summary(measure(prediction, truth == 1)[None])
+        return f"S {figures['S']:.1f}, MAE {figures['MAE']:.1f}"
     count = max(classes, *(1 + int(a[a != IGNORE].max(initial=0)) for a in (truth, prediction)))
     figures = summary(confusion(truth, prediction, count))
     return f"pixel accuracy {figures['pACC']:.1f}, mIoU {figures['mIoU']:.1f}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.labels import IGNORE
 from ..errors import UserError
+from ..evaluation.saliency import labels_of
 from .boxes import draw_label, draw_objects, from_instances
 from .label_maps import overlay, palette
 from .panels import RGB, caption_font, class_name, color
@@ -27,7 +28,8 @@ def draw_on_image(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        prediction: `Instances` in pixels of the image, class ids (H, W) uint8, or probabilities (K,).
+        prediction: `Instances` in pixels of the image, class ids (H, W) uint8, probabilities (H, W) of being
+            salient, which are drawn as a label map, or probabilities (K,).
         classes, colors: names and RGB of label maps' classes, by class id.
         threshold: least score of a drawn box.
 
@@ -49,9 +51,9 @@ def draw_on_image(
         objects = from_instances(prediction, threshold)
         return np.asarray(draw_objects(Image.fromarray(image), objects, classes, 1, font))
     if isinstance(prediction, np.ndarray):
-        table = palette(colors)
-        image = overlay(image, prediction, table)
-        shown = [int(k) for k in np.unique(prediction) if k != IGNORE]
+        labels, table = labels_of(prediction), palette(colors)
+        image = overlay(image, labels, table)
+        shown = [int(k) for k in np.unique(labels) if k != IGNORE]
         legend = [(class_name(k, classes), tuple(table[k].tolist())) for k in shown]
     else:
         best = int(prediction.argmax())

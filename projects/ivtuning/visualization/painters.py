@@ -16,6 +16,7 @@ from ..data.mappers.classification import ClassificationMapper
 from ..data.modalities import MODALITIES, absent_modality
 from ..errors import UserError
 from ..evaluation.confusion import confusion, summary
+from ..evaluation.saliency import labels_of
 from .boxes import draw_pair
 from .label_maps import caption, draw_label_maps
 from .panels import RGB, Drawing, Panel, class_name, enlargement
@@ -115,11 +116,11 @@ class LabelPainter(Painter):
         drawing = draw_label_maps(vis, ir, truth, prediction, self.classes, self.colors)
         if truth is None or prediction is None:
             shown = truth if prediction is None else _last(prediction)
-            ids = [] if shown is None else np.setdiff1d(shown, IGNORE).tolist()
+            ids = [] if shown is None else np.setdiff1d(labels_of(shown), IGNORE).tolist()
             return drawing, {"classes": {class_name(k, self.classes): Outcomes() for k in ids}}
         models = prediction if isinstance(prediction, Mapping) else {"": prediction}
         for name, labels in models.items():
-            matrix = confusion(truth, labels, len(self.classes))
+            matrix = confusion(truth, labels_of(labels), len(self.classes))
             self._confusion[name] = matrix + self._confusion.get(name, 0)
         scores = (f"{name} {caption(truth, labels, len(self.classes))}" for name, labels in models.items())
         return drawing, {"remark": "; ".join(scores).strip(), **score_labels(matrix, self.classes)}
