@@ -90,7 +90,7 @@ def main(argv=None) -> None:
 
 def _assemble(part: str, files: dict[str, dict[str, Path]], copies) -> tuple[dict, dict]:
     """The COCO content of a part, without info, and what was left out."""
-    from ivtuning.data.prepare.oriented import Dropped, annotation, merged, read_polygons, usable
+    from ivtuning.data.prepare.oriented import Dropped, annotation, objects_of, read_polygons, usable
     from ivtuning.utils.progress import track
 
     known = {name: i for i, name in enumerate(CLASSES)} | SPELLINGS
@@ -113,7 +113,8 @@ def _assemble(part: str, files: dict[str, dict[str, Path]], copies) -> tuple[dic
             boxes = [b._replace(corners=b.corners - BORDER) for b in read_polygons(labels[stem], known)]
             read[side] = usable(boxes, size, dropped, labels[stem])
         if len(read) == 2:
-            objects = [(*entry, {"modality": m}) for *entry, m in merged(read["visible"], read["infrared"])]
+            both = objects_of(read["visible"], read["infrared"])
+            objects = [(*entry, {"modality": modality}) for *entry, modality in both]
         else:
             objects = [(*entry, {}) for entry in next(iter(read.values()))]
         for box, values, more in objects:

@@ -15,8 +15,9 @@ PARSER = prepare_parser(__doc__, "python datasets/prepare_kaist.py --source /dat
 PARSER.add_argument(
     "--labels",
     default="sanitized",
-    choices=["sanitized", "paired_visible", "paired_infrared", "original"],
-    help="of training: sanitized (default), drawn for each camera (paired), or the first release's",
+    choices=["sanitized", "paired_visible", "paired_infrared", "paired_both", "original"],
+    help="of training: sanitized (default), of one camera or all objects of both, each with its modality "
+    "(paired), or the first release's",
 )
 
 
@@ -24,14 +25,20 @@ def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
     from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
-    from ivtuning.data.prepare.pedestrians import PERSON, kaist_pairs, kaist_time, read_kaist
+    from ivtuning.data.prepare.pedestrians import (
+        PERSON,
+        kaist_pairs,
+        kaist_time,
+        read_kaist,
+        read_kaist_pair,
+    )
 
     output = args.output or data_root() / "kaist"
     source = args.source or output
     contents = write_set(
         {part: kaist_pairs(source, args.labels, part) for part in ("train", "test")},
         [PERSON],
-        read_kaist,
+        read_kaist_pair if args.labels == "paired_both" else read_kaist,
         source=source,
         output=output,
         split=args.labels,

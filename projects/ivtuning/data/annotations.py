@@ -26,6 +26,7 @@ class Box(NamedTuple):
         label: class index from 0; None for a class that the user chose to ignore.
         crowd: counts neither as found nor as missed, and is not trained on: an object marked difficult.
         occlusion: 0 for none, 1 for partial, 2 for heavy; None where the labels do not state it.
+        modality: "both", "visible" or "infrared", by which image shows it; None where that is unknown.
     """
 
     label: int | None
@@ -35,6 +36,7 @@ class Box(NamedTuple):
     y1: float
     crowd: bool = False
     occlusion: int | None = None
+    modality: str | None = None
 
 
 def check_classes(names: Sequence[str], where: str) -> list[str]:

@@ -80,6 +80,7 @@ def test_known_sets_follow_the_environment(sets):
         "msrs_det_visible_val": "msrs/annotations/det_visible_val.json",
         "llvip_default_val": "llvip/annotations/default_val.json",
         "kaist_paired_infrared_test": "kaist/annotations/paired_infrared_test.json",
+        "kaist_paired_both_train": "kaist/annotations/paired_both_train.json",
         "cvc14_visible_train": "cvc14/annotations/visible_train.json",
         "vedai_fold10_val": "vedai/annotations/fold10_val.json",
         "synthetic_train": "synthetic/annotations/train.json",

@@ -105,6 +105,42 @@ def test_kaist_with_other_labels(labels, frames, x, script, kaist, tmp_path):
     assert len(DatasetCatalog.get(f"kaist_{labels}_test")) == 3
 
 
+def test_kaist_with_the_objects_of_both_cameras(script, kaist, tmp_path):
+    """One object is a little apart in the two images, and each image has a person of its own."""
+    labels = kaist / "annotations_paired/set00/V000"
+    near = ("person 300 200 41 100 1 0 0 0 0 0 0\n", "person 310 204 41 100 0 0 0 0 0 0 0\n")
+    alone = ("unpaired 20 30 20 50 0 0 0 0 0 0 0\n", "unpaired 500 30 20 50 0 0 0 0 0 0 0\n")
+    crowd = ("people 100 200 60 100 0 0 0 0 0 0 0\n", "person 100 200 60 100 0 0 0 0 0 0 0\n")
+    for k, camera in enumerate(("visible", "lwir")):
+        text(labels / camera / "I00018.txt", HEAD + alone[k] + near[k] + crowd[k])
+        text(labels / camera / "I00019.txt", HEAD + (alone[0] if k == 0 else ""))
+    script("prepare_kaist")(["--source", str(kaist), "--labels", "paired_both"])
+    train = read(tmp_path, "kaist/annotations/paired_both_train.json")
+    boxes = [
+        (a["image_id"], a["bbox"], a["modality"], a["occlusion"], a["iscrowd"]) for a in train["annotations"]
+    ]
+    assert boxes == [
+        (1, [500, 30, 20, 50], "infrared", 0, 0),
+        (1, [310, 204, 41, 100], "both", 0, 0),
+        (1, [100, 200, 60, 100], "infrared", 0, 0),
+        (1, [20, 30, 20, 50], "visible", 0, 0),
+        (1, [100, 200, 60, 100], "visible", 0, 1),
+        (2, [20, 30, 20, 50], "visible", 0, 0),
+        (3, [301, 200, 41, 100], "both", 1, 0),
+    ]
+    records = DatasetCatalog.get("kaist_paired_both_train")
+    assert [a["modality"] for a in records[1]["annotations"]] == ["visible"]
+    test = read(tmp_path, "kaist/annotations/paired_both_test.json")
+    assert len(test["images"]) == 3 and "modality" not in test["annotations"][0]
+    for camera, other in (("lwir", "visible"), ("visible", "lwir")):
+        moved = (labels / camera / "I00019.txt").rename(tmp_path / "moved.txt")
+        with pytest.raises(
+            UserError, match=f"{other}/I00019.txt has no partner .*{camera}/I00019.txt: fetch"
+        ):
+            script("prepare_kaist")(["--source", str(kaist), "--labels", "paired_both"])
+        moved.rename(labels / camera / "I00019.txt")
+
+
 def test_kaist_names_what_is_missing(script, kaist, tmp_path):
     main = script("prepare_kaist")
     (kaist / "images/set03/V001/lwir/I00039.jpg").unlink()

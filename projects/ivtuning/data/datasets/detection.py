@@ -54,6 +54,7 @@ KNOWN = {
         parts=(
             *("sanitized_train", "sanitized_test", "original_train", "original_test"),
             *("paired_visible_train", "paired_visible_test", "paired_infrared_train", "paired_infrared_test"),
+            *("paired_both_train", "paired_both_test"),
         ),
         maker="datasets/prepare_kaist.py",
     ),

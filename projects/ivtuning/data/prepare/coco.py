@@ -67,7 +67,7 @@ def assemble(
         if time_of_day := time(pair.stem):
             image["time"] = time_of_day
         images.append(image)
-        for index, *corners, crowd, occlusion in read(pair.label, size):
+        for index, *corners, crowd, occlusion, modality in read(pair.label, size):
             if index is None:
                 counts["boxes skipped: ignored class"] += 1
                 continue
@@ -88,7 +88,8 @@ def assemble(
             counts["boxes marked difficult (crowd)"] += crowd
             box = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": index + 1}
             box |= {"bbox": [x0, y0, w, h], "area": round(w * h, 2), "iscrowd": int(crowd)}
-            annotations.append(box if occlusion is None else box | {"occlusion": occlusion})
+            facts = {"occlusion": occlusion, "modality": modality}
+            annotations.append(box | {key: value for key, value in facts.items() if value is not None})
     check_dropped(totals, dropped, examples, classes, label)
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}, +counts

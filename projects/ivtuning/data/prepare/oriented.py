@@ -18,9 +18,7 @@ from ...utils.xml import read_xml
 from ..annotations import numbers_of, points_of
 from ..oriented import corner_fault
 from .coco import check_dropped
-
-# A box of each modality with this IoU are one object. The two cameras are a little apart.
-SAME = 0.3
+from .merging import merged
 
 
 class OrientedBox(NamedTuple):
@@ -143,27 +141,19 @@ class Dropped:
         return self.reasons
 
 
-def merged(
+def objects_of(
     visible: Sequence[tuple[OrientedBox, np.ndarray]], infrared: Sequence[tuple[OrientedBox, np.ndarray]]
 ) -> list[tuple[OrientedBox, np.ndarray, str]]:
-    """The objects of both labels, each with the modality that shows it: "both", "visible" or "infrared".
-
-    Pairs of one class with an IoU of at least SAME are one object, the best first. It keeps the infrared box.
-    """
-    owners = {}
+    """The objects of both labels with their modality, see :func:`.merging.merged`; they have one class."""
+    overlaps = torch.zeros(len(infrared), len(visible))
     if visible and infrared:
         overlaps = pairwise_iou(
             *(torch.from_numpy(np.stack([v for _, v in side])) for side in (infrared, visible))
         )
         same = torch.tensor([[a.label == b.label for b, _ in visible] for a, _ in infrared])
-        overlaps = torch.where(same, overlaps, 0.0).numpy()
-        while overlaps.max() >= SAME:
-            i, j = np.unravel_index(overlaps.argmax(), overlaps.shape)
-            owners[int(j)] = int(i)
-            overlaps[i], overlaps[:, j] = 0, 0
-    shared = set(owners.values())
-    objects = [(*entry, "both" if i in shared else "infrared") for i, entry in enumerate(infrared)]
-    return objects + [(*entry, "visible") for j, entry in enumerate(visible) if j not in owners]
+        overlaps = torch.where(same, overlaps, 0.0)
+    objects = merged(visible, infrared, overlaps.numpy())
+    return [(box, values, modality) for (box, values), modality in objects]
 
 
 def annotation(number: int, image: int, box: OrientedBox, values: np.ndarray, **more: object) -> dict:

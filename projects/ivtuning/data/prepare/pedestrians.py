@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+
 from ...errors import UserError
 from ...utils.text import read_lines, whole_number
 from ..annotations import Box
 from ..image_files import image_files, is_hidden
+from .merging import merged
 from .pairing import Pair
 
 PERSON = "person"
+# What KAIST-Paired calls a pedestrian that one camera alone shows.
+_UNPAIRED = "unpaired"
 # Labels of KAIST that are neither trained on nor counted: crowds, riders and doubtful persons.
 _KAIST_IGNORED = ("people", "cyclist", "person?", "person?a")
 # Folders of KAIST's labels in train and test, by --labels.
@@ -19,6 +25,7 @@ KAIST_LABELS = {
     "sanitized": ("sanitized_annotations", "annotations_KAIST_test_set"),
     "paired_visible": ("annotations_paired", "annotations_KAIST_test_set"),
     "paired_infrared": ("annotations_paired", "annotations_KAIST_test_set"),
+    "paired_both": ("annotations_paired", "annotations_KAIST_test_set"),
     "original": ("annotations", "annotations"),
 }
 _KAIST_SETS = {"train": range(6), "test": range(6, 12)}
@@ -42,18 +49,22 @@ def kaist_pairs(source: Path, labels: str, part: str) -> list[Pair]:
         part: "train" or "test".
 
     Raises:
-        UserError: the folder of labels is missing or has no frame of the part.
+        UserError: the folder of labels is missing or has no frame of the part; with "paired_both", a frame
+            has labels of one camera alone.
     """
     folder = source / KAIST_LABELS[labels][part == "test"]
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: it has the labels of the {part} part; fetch it, see --labels")
-    camera = {"paired_visible": "visible", "paired_infrared": "lwir"}.get(labels)
+    cameras = {"paired_visible": "visible", "paired_infrared": "lwir", "paired_both": "visible"}
+    camera = cameras.get(labels)
     pairs = {}
     for path in folder.rglob("*.txt"):
         where = path.relative_to(folder).as_posix()
         match = _FRAME.search(where.replace("/visible/", "/").replace("/lwir/", "/"))
         if is_hidden(path) or not match or int(match[1]) not in _KAIST_SETS[part]:
             continue
+        if labels == "paired_both" and part == "train" and not _partner(path).is_file():
+            raise UserError(f"{path} has no partner {_partner(path)}: fetch the paired labels again")
         if camera and part == "train" and f"/{camera}/" not in where:
             continue
         sampled = int(match[3]) % STEP == STEP - 1
@@ -73,12 +84,39 @@ def kaist_time(stem: str) -> str:
     return "day" if int(stem[3:5]) in _KAIST_DAY else "night"
 
 
+def _partner(path: Path) -> Path:
+    """The paired labels of the other camera."""
+    other = {"visible": "lwir", "lwir": "visible"}.get(path.parent.name, path.parent.name)
+    return path.parent.with_name(other) / path.name
+
+
+def read_kaist_pair(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
+    """Boxes of the paired labels of both cameras, each with its modality, see :func:`.merging.merged`.
+
+    Args:
+        path: the visible camera's file. A file of the test, which has no camera, is read as it is.
+
+    Raises:
+        UserError: see :func:`read_kaist`.
+    """
+    visible = read_kaist(path)
+    if _partner(path) == path:
+        return visible
+    infrared = read_kaist(_partner(path))
+    overlaps = pairwise_iou(
+        *(Boxes(torch.tensor([b[1:5] for b in side]).reshape(-1, 4)) for side in (infrared, visible))
+    )
+    same = torch.tensor([[a.crowd == b.crowd for b in visible] for a in infrared]).reshape(overlaps.shape)
+    objects = merged(visible, infrared, (overlaps * same).numpy())
+    return [box._replace(modality=modality) for box, modality in objects]
+
+
 def read_kaist(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
     """Boxes of one of KAIST's text files, in the toolbox's format.
 
     Its lines are ``label x y width height occlusion x y width height ignored angle``, in pixels; what
-    follows the occlusion, with the box of the visible part, may be missing. Labels other than person, and
-    objects that the file marks as ignored, become crowd.
+    follows the occlusion, with the box of the visible part, may be missing. Labels other than person and
+    unpaired, and objects that the file marks as ignored, become crowd.
 
     Raises:
         UserError: an unknown label, or a line of another form.
@@ -88,8 +126,8 @@ def read_kaist(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
         if line.startswith("%"):
             continue
         label, *rest = line.split()
-        if label not in (PERSON, *_KAIST_IGNORED):
-            known = ", ".join((PERSON, *_KAIST_IGNORED))
+        if label not in (PERSON, _UNPAIRED, *_KAIST_IGNORED):
+            known = ", ".join((PERSON, _UNPAIRED, *_KAIST_IGNORED))
             raise UserError(f"{where}: unknown label {label!r:.40}: KAIST has {known}")
         values = [whole_number(text) for text in rest]
         occlusion = values[4] if len(values) > 4 else 0
@@ -99,7 +137,7 @@ def read_kaist(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
                 "an occlusion of 0, 1 or 2: fetch the file again"
             )
         x, y, width, height = values[:4]
-        ignored = label != PERSON or (len(values) > 9 and values[9] == 1)
+        ignored = label in _KAIST_IGNORED or (len(values) > 9 and values[9] == 1)
         boxes.append(Box(0, x, y, x + width, y + height, ignored, occlusion))
     return boxes
 
