@@ -15,6 +15,7 @@ from scipy import stats
 from ivtuning.comparison import ROWS, Options, compare, markdown, runs, summary
 from ivtuning.comparison.plan import Plan
 from ivtuning.config import build, load_config
+from ivtuning.engine.trainer import NonFiniteLoss
 from ivtuning.errors import UserError
 from ivtuning.methods import METHODS
 from ivtuning.tuning import TUNERS
@@ -225,6 +226,71 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tiny, tmp_path, trained,
     text = capsys.readouterr()
     assert "| Mona (seeds 1) " in text.out and "Failed: Mona, seed 0: the loss is not finite" in text.out
     assert f"error: Mona, seed 0: the loss is not finite; see {log}" in text.err
+
+
+@pytest.fixture
+def rates(monkeypatch) -> list[str]:
+    """Labels of the runs that were trained: those at 0.01 diverge, and the first search at 0.001 fails."""
+    labels = []
+
+    def train(cfg, progress, replace):
+        labels.append(progress)
+        if cfg.optimizer.lr >= 0.01:
+            raise NonFiniteLoss("the loss is not finite at iteration 3")
+        if progress.endswith("at 0.001") and labels.count(progress) == 1:
+            raise RuntimeError("odd")
+        return {"bbox": {"AP": 40.0}}
+
+    monkeypatch.setattr(runs.run, "train", train)
+    monkeypatch.setattr(runs, "_keep_model", lambda *args: dict.fromkeys(summary.SAME, 1))
+    return labels
+
+
+def test_a_rate_that_diverged_is_remembered(tiny, tmp_path, rates, capsys):
+    options = dict(only=["LoRA"], seeds=1, search=[1, 3, 10], search_size=4)
+    results = call(tmp_path, tiny, **options)
+    searched = [f"LoRA, search at {rate}" for rate in ("0.001", "0.003", "0.01")]
+    assert rates == [*searched, "LoRA, seed 0"] and list(results["failed"]) == [searched[0]]
+    found = results["search"]["LoRA"]
+    assert found["rates"] == [0.003, 0.01] and found["figures"] == [40.0, None] and found["chosen"] == 0.003
+    assert found["diverged"] == [None, "the loss is not finite at iteration 3"]
+    assert "| **40.0 at 0.003** | diverged at 0.01 |" in " ".join(markdown(results).split())
+    assert f"{searched[2]} diverged: the loss is not finite" in capsys.readouterr().err
+    # What failed for another reason is run again; the lower one of equal rates is chosen.
+    rates[:] = searched[:1]
+    results = call(tmp_path, tiny, **options)
+    assert rates[1:] == [searched[0], "LoRA, seed 0"] and not results["failed"]
+
+
+def test_a_row_whose_rates_all_diverged_is_reported(tiny, tmp_path, rates):
+    options = dict(only=["LoRA"], seeds=1, search=[1, 3], search_size=4)
+    fast = [*tiny, "optimizer.lr=0.1"]
+    results = call(tmp_path, fast, **options)
+    assert results["failed"] == {"LoRA": "every rate of its search diverged: add lower factors to --search"}
+    assert "diverged at 0.3 | - |" in " ".join(markdown(results).split())
+    assert call(tmp_path, fast, **options) == results and len(rates) == 2
+    # No rate is at fault where none is searched for: the run is trained again.
+    for count in (3, 4):
+        assert (
+            "not finite" in call(tmp_path / "plain", fast, only=["LoRA"], seeds=1)["failed"]["LoRA, seed 0"]
+        )
+        assert len(rates) == count
+
+
+def test_charts_that_fail_hide_no_error(tiny, tmp_path, trained, monkeypatch):
+    def fail(*args):
+        raise OSError("no room for charts")
+
+    monkeypatch.setattr(runs.charts, "draw", fail)
+    with pytest.raises(OSError, match="no room for charts"):
+        call(tmp_path, tiny, only=["Mona"], against="Mona", seeds=1)
+
+    def stop(job):
+        raise KeyboardInterrupt("stopped")
+
+    monkeypatch.setattr(runs, "work", stop)
+    with pytest.raises(KeyboardInterrupt, match="stopped"):
+        call(tmp_path, tiny, only=["Mona"], against="Mona", seeds=2)
 
 
 def test_a_stop_leaves_tables_and_charts_of_what_has_run(tiny, tmp_path, trained, monkeypatch):

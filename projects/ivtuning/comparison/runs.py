@@ -28,6 +28,7 @@ from ..config import load_config
 from ..data.modalities import MODALITIES
 from ..engine import run
 from ..engine.parameters import count_parameters
+from ..engine.trainer import NonFiniteLoss
 from ..errors import user_message
 from ..utils.files import atomic_write, make_folder
 from ..utils.progress import track
@@ -75,16 +76,21 @@ def compare(config: str, output: Path, overrides: Sequence[str] = (), options: O
                     if failure is not None:
                         failed[job.label] = failure
                         bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
+                    elif reason := (job.result() or {}).get("diverged"):
+                        bar.write(f"{job.label} diverged: {reason}", file=sys.stderr)
                     results = _write(plan, failed)
-    finally:  # a stop leaves the charts of what has been run
-        charts.draw(results, output)
+    except BaseException:  # a stop leaves the charts of what has been run
+        with contextlib.suppress(Exception):  # the first error is the one to see
+            charts.draw(results, output)
+        raise
+    charts.draw(results, output)
     return results
 
 
 def _finals(plan: Plan, asked: bool = True) -> list[Job]:
     """The jobs whose rates are known, by size and seed; those of earlier calls only without `asked`."""
     searches = summarize_search(plan)
-    rates = {key: found["factor"] for key, found in searches.items()}
+    rates = {key: found["factor"] for key, found in searches.items() if found["factor"] is not None}
     if not plan.shared["search"]:
         rates = dict.fromkeys(plan.present)
     jobs = [job for key, factor in rates.items() for job in plan.final_jobs(key, factor)]
@@ -94,11 +100,19 @@ def _finals(plan: Plan, asked: bool = True) -> list[Job]:
 
 def _write(plan: Plan, failed: dict[str, str]) -> dict:
     """Write results.json and table.md; returns what is in the former."""
+    searches = summarize_search(plan)
+    lost = {
+        found["name"]: "every rate of its search diverged: add lower factors to --search"
+        for key, found in searches.items()
+        if key in plan.chosen
+        and len(found["factors"]) == len(plan.shared["search"])
+        and all(found["diverged"])
+    }
     results = {
         "conditions": plan.shared,
-        "search": summarize_search(plan),
+        "search": searches,
         "rows": summarize(plan, _finals(plan, asked=False)),
-        "failed": failed,
+        "failed": failed | lost,
     }
     with atomic_write(plan.output / "results.json") as temp:
         temp.write_text(json.dumps(results, indent=2) + "\n")
@@ -111,18 +125,31 @@ def work(job: Job) -> None:
     """Train and evaluate, write adapter.safetensors and, last, result.json into the job's folder.
 
     The checkpoint is removed: base weights and the adapter file make up the model. A run that serves to
-    choose a rate leaves no adapter.
+    choose a rate leaves no adapter. If its loss becomes infinite or NaN, its result says so: with the same
+    rate it would diverge again.
+
+    Raises:
+        NonFiniteLoss: another run diverges.
     """
     warnings.simplefilter("ignore")  # libraries warn about each other
     torch.set_num_threads(1)
     folder = Path(job.folder)
     cfg = load_config(job.config, job.overrides)
-    figures = {"none": _figures(run.train(cfg, progress=job.label, replace=True))}
-    facts = {} if job.search else _keep_model(job, cfg, figures)
+    facts: dict = {}
+    try:
+        trained = run.train(cfg, progress=job.label, replace=True)
+    except NonFiniteLoss as error:
+        if not job.search:
+            raise
+        trained, facts = {}, {"diverged": str(error)}
+    figures = {"none": _figures(trained)}
+    if not job.search:
+        facts = _keep_model(job, cfg, figures)
     for checkpoint in [*folder.glob("model_*.pth"), folder / "last_checkpoint"]:
         checkpoint.unlink(missing_ok=True)
 
-    steps = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    metrics = folder / "metrics.json"  # none of a run that diverged at once
+    steps = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     times = [step["time"] for step in steps if "time" in step]
     kept = ("row", "seed", "size", "factor", "rate", "identity", "processes", "command")
     result = {

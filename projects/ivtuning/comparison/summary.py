@@ -29,21 +29,23 @@ def summarize_search(plan: Plan) -> dict[str, dict]:
     """The search of every row that has finished runs of it.
 
     Returns:
-        by row: "rates" and "figures" of the runs (figures on 0..100, on the validation part), "factors", and
-        the "chosen" rate with its "factor"; "edge" says whether that is the lowest or the highest one.
+        by row: "rates" and "figures" of the runs (figures on 0..100, on the validation part; None without
+        one), "factors", "diverged" (why, or None), and the "chosen" rate with its "factor", None where no run
+        has a figure; "edge" says whether that is the lowest or the highest one.
     """
     searches = {}
     for key in plan.present:
         done = [r for job in plan.search_jobs(key) if (r := job.result())]
         factor = choose(done, plan.shared["metric"])
-        if factor is not None:
+        if done:
             searches[key] = {
                 "name": plan.rows[key].name,
                 "factors": [r["factor"] for r in done],
                 "rates": [r["rate"] for r in done],
                 "figures": [r["figures"]["none"].get(plan.shared["metric"]) for r in done],
+                "diverged": [r.get("diverged") for r in done],
                 "factor": factor,
-                "chosen": next(r["rate"] for r in done if r["factor"] == factor),
+                "chosen": next((r["rate"] for r in done if r["factor"] == factor), None),
                 "edge": factor in (plan.shared["search"][0], plan.shared["search"][-1]),
             }
     return searches

@@ -78,13 +78,16 @@ def _search(results: dict) -> str:
     searches, shared = results["search"], results["conditions"]
     body = []
     for found in searches.values():
-        shown = dict(zip(found["factors"], zip(found["rates"], found["figures"], strict=True), strict=True))
+        columns = zip(found["rates"], found["figures"], found["diverged"], strict=True)
+        shown = dict(zip(found["factors"], columns, strict=True))
         cells = []
         for factor in shared["search"]:
-            rate, figure = shown.get(factor, (None, None))
-            text = "" if rate is None else f"{'-' if figure is None else f'{figure:.1f}'} at {rate:g}"
+            rate, figure, diverged = shown.get(factor, (None, None, None))
+            outcome = "diverged" if diverged else "-" if figure is None else f"{figure:.1f}"
+            text = "" if rate is None else f"{outcome} at {rate:g}"
             cells.append(f"**{text}**" if factor == found["factor"] else text)
-        body.append([found["name"], *cells, f"{found['chosen']:g}" + (" (edge)" if found["edge"] else "")])
+        chosen = "-" if found["chosen"] is None else f"{found['chosen']:g}"
+        body.append([found["name"], *cells, chosen + (" (edge)" if found["edge"] else "")])
     return _table(body, ["", *(f"x{factor:g}" for factor in shared["search"]), "chosen"])
 
 
