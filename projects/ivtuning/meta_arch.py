@@ -105,11 +105,9 @@ class PairedInput:
         if self.training and not self._oriented():
             boxes = [x["instances"].get_fields().get("gt_boxes") for x in batched_inputs if "instances" in x]
             if any(isinstance(b, RotatedBoxes) for b in boxes):
-                two_stages = hasattr(self, "proposal_generator")
-                calls = "orient_rcnn(model) or orient(model)" if two_stages else "orient(model)"
                 raise UserError(
-                    f"the samples have oriented boxes, but the model learns upright ones: call {calls} of "
-                    "configs/common/models/oriented.py in the config"
+                    "the samples have oriented boxes, but the model learns upright ones: "
+                    + self._how_to_orient()
                 )
         return self.pad(self.normalize(batched_inputs))
 
@@ -117,6 +115,16 @@ class PairedInput:
         """Whether the boxes of the model are oriented, which its anchors show."""
         generator = getattr(getattr(self, "proposal_generator", self), "anchor_generator", None)
         return getattr(generator, "box_dim", 4) != 4
+
+    def _how_to_orient(self) -> str:
+        """What a user does to learn oriented boxes."""
+        if isinstance(self, GeneralizedRCNN):
+            calls = "orient_rcnn(model) or orient(model)"
+        elif isinstance(self, RetinaNet):
+            calls = "orient(model)"
+        else:
+            return "take a Faster R-CNN or a RetinaNet, as configs/DroneVehicle does"
+        return f"call {calls} of configs/common/models/oriented.py in the config"
 
     def visualize_training(self, batched_inputs: list[dict], proposals: list[Instances]) -> None:
         # detectron2 draws its training pictures on three channels.

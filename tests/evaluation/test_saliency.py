@@ -97,6 +97,7 @@ def test_logits_and_probabilities_give_one_map():
     expected = (logits[1] - logits[0]).double().sigmoid().numpy()
     np.testing.assert_allclose(saliency(logits), expected, atol=1e-7)
     np.testing.assert_allclose(saliency(logits.softmax(0)), expected, atol=1e-7)
+    np.testing.assert_allclose(saliency(logits.log_softmax(0)), expected, atol=1e-7)
 
 
 @pytest.fixture

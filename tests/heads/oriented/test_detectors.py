@@ -23,8 +23,9 @@ from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
 from ivtuning.evaluation.oriented import OrientedEvaluator
 from ivtuning.export.detectors import detections
+from ivtuning.heads.dino.dino import PairedDINO
 from ivtuning.heads.oriented import OrientedRPN, RotatedRPN
-from ivtuning.meta_arch import PairedRetinaNet
+from ivtuning.meta_arch import PairedInput, PairedRetinaNet
 from ivtuning.tuning import TUNERS
 
 RCNN = [
@@ -147,10 +148,11 @@ def test_other_detectors_and_exports_refuse_oriented_boxes():
     message = r"samples have oriented boxes, .*: call orient_rcnn\(model\) or orient\(model\) of"
     with pytest.raises(UserError, match=message), EventStorage():
         upright([labeled(0)])
-    retinanet = PairedRetinaNet.__new__(PairedRetinaNet)
-    torch.nn.Module.__init__(retinanet)
-    with pytest.raises(UserError, match=r"samples have oriented boxes, .*: call orient\(model\) of"):
-        retinanet.preprocess_image([labeled(0)])
+    for kind, advice in ((PairedRetinaNet, r"call orient\(model\) of"), (PairedDINO, "take a Faster R-CNN")):
+        other = kind.__new__(kind)
+        torch.nn.Module.__init__(other)
+        with pytest.raises(UserError, match=f"samples have oriented boxes, .*: {advice}"):
+            PairedInput.preprocess_image(other, [labeled(0)])
     for name in CONFIGS:
         with pytest.raises(UserError, match="upright"):
             detections(small(name).eval())
