@@ -20,6 +20,8 @@ train = dict(
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False),
     # docs/speed.md says what these buy:
     frozen_dtype="fp32",  # "bf16" keeps frozen weights in half the memory; with precision="bf16"
+    # The sums between a trunk's blocks where precision="bf16"; "fp32" keeps them whole.
+    residual_dtype="bf16",
     compile=False,  # torch.compile of the trunk's blocks
     channels_last=False,  # memory layout of convolutions
     cudnn_benchmark=False,

@@ -49,6 +49,7 @@ WRONG = {
     "train.precision": ["fp8", "16", "BF16", "null"],
     "train.parallel": ["fdsp", "none"],
     "train.frozen_dtype": ["bf61", "fp16"],
+    "train.residual_dtype": ["half", "fp16", "null"],
     "train.compile": ["yes", "1", "null"],
     "train.channels_last": ["maybe"],
     "train.cudnn_benchmark": ["on"],

@@ -133,6 +133,15 @@ def test_channels_last_keeps_the_figures():
             assert (p.grad - q.grad).norm() <= 1e-4 * p.grad.norm() + 1e-7, name
 
 
+@pytest.mark.parametrize("kept", ["fp32", "bf16"])
+def test_residual_dtype_reaches_the_trunk(kept):
+    trunk = vitdet()
+    speed.speed_up(trunk, trunk, config_of(f"train.residual_dtype={kept}", "train.precision=bf16").train)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = trunk(torch.randn(1, 6, 24, 24))["last_feat"]
+    assert out.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[kept]
+
+
 def test_channels_last_reaches_the_convolutions():
     cfg = config_of("train.channels_last=true")
     model = detector()
@@ -153,6 +162,7 @@ def config_of(*overrides: str):
         (["train.frozen_dtype=bf61"], "train.frozen_dtype: input should be 'fp32' or 'bf16'"),
         (["train.frozen_dtype=bf16"], "needs precision=bf16, not fp32"),
         ([*BF16, "train.parallel=fsdp"], "does not go with parallel=fsdp"),
+        (["train.residual_dtype=fp16"], "train.residual_dtype: input should be 'fp32' or 'bf16'"),
         (["train.compile=ture"], "train.compile: input should be a valid boolean"),
         (["train.channels_last=1"], "train.channels_last: input should be a valid boolean"),
     ],

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from timm.layers import create_rope_embed
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..tuning import Tuner
 from ..tuning.stems import Stem
 from .eva import RopeBlock
+from .stream_norm import StreamNorm
 from .vit import PlainViT
 
 # The published ones, as their authors call them.
@@ -41,7 +42,7 @@ class DINOv3(PlainViT):
     """
 
     norm_everywhere = True
-    norm_layer = staticmethod(partial(nn.LayerNorm, eps=1e-5))
+    norm_layer = staticmethod(partial(StreamNorm, eps=1e-5))
 
     def __init__(
         self,

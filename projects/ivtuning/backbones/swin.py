@@ -19,6 +19,7 @@ from ..tuning.stems import Stem
 from .attention.window import SwinAttention
 from .block import OpenBlock
 from .patches import PatchEmbed, missing_to, pad_end
+from .stream_norm import StreamNorm
 from .trunk import Trunk
 
 _T = dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7)
@@ -75,6 +76,7 @@ class SwinBlock(OpenBlock, swin_transformer.SwinTransformerBlock):
             shift_size=shift_size,
             always_partition=True,
             dynamic_mask=True,
+            norm_layer=StreamNorm,
             **kwargs,
         )
         self.attn = SwinAttention(dim, num_heads, window_size=window_size)
@@ -110,7 +112,7 @@ class SwinStage(nn.Module):
             SwinBlock(dim, num_heads, window_size, window_size // 2 if i % 2 else 0, drop_path=rate)
             for i, rate in enumerate(drop_paths)
         )
-        self.downsample = PatchMerging(dim) if merge else None
+        self.downsample = PatchMerging(dim, norm_layer=StreamNorm) if merge else None
 
 
 class Swin(Trunk):
@@ -175,7 +177,7 @@ class Swin(Trunk):
         self.out_indices = tuple(sorted(out_indices))
         for i in self.out_indices:
             # Named by stage directly, as detectron2 names them.
-            self.add_module(f"norm{i}", nn.LayerNorm(widths[i]) if output_norms else nn.Identity())
+            self.add_module(f"norm{i}", StreamNorm(widths[i]) if output_norms else nn.Identity())
         self._out_features = [f"p{i}" for i in self.out_indices]
         self._out_feature_channels = {f"p{i}": widths[i] for i in self.out_indices}
         self._out_feature_strides = {f"p{i}": patch_size * 2**i for i in self.out_indices}
@@ -207,6 +209,7 @@ class Swin(Trunk):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
+        x = self.stream(x)
         added = self.begin(x)
         features, first = {}, 0
         for i, layer in enumerate(self.layers):
@@ -219,5 +222,5 @@ class Swin(Trunk):
             if i in self.out_indices:
                 features[f"p{i}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
             if layer.downsample is not None:
-                x = layer.downsample(x)
+                x = self.stream(layer.downsample(x))
         return features

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from ..tuning import TUNERS, Tuner
 from ..tuning.base import PassAdapters, set_frozen_eval
 from ..tuning.options import need_choice
 from ..tuning.stems import STEMS, Stem, VisibleOnly
+from ..utils.precision import is_autocast_on
 from .block import ACTIVATION_CHECKPOINTING
 
 PLUGINS = ("stem", "tuner")
@@ -39,12 +41,14 @@ class Trunk(Backbone):
             "triton"; see :meth:`ivtuning.backbones.block.OpenBlock.set_attn_backend`.
 
     Attributes:
+        residual_dtype: type of the residual stream under autocast to bfloat16, see :meth:`stream`.
         typical_size: height and width, in pixels, at which the trunk is measured by default.
 
     Raises:
         UserError: an option of another kind.
     """
 
+    residual_dtype = torch.bfloat16
     typical_size = (512, 512)
 
     def __init__(
@@ -178,6 +182,18 @@ class Trunk(Backbone):
         learned = next(self.stem.parameters(), None) is not None
         stem = VisibleOnly() if learned and not self.tuner.enabled else self.stem
         return stem(*self.split(x), self.patch_embed)
+
+    def stream(self, x: Tensor) -> Tensor:
+        """The input of a row of blocks, in the type that their residual stream keeps.
+
+        Under autocast to bfloat16 that is `residual_dtype`, and float32 under autocast to float16, whose
+        range the sums of a large trunk exceed. Otherwise `x` stays as it is.
+        """
+        kind = x.device.type
+        if not is_autocast_on(kind):
+            return x
+        half = torch.get_autocast_dtype(kind) == torch.bfloat16
+        return x.to(self.residual_dtype if half else torch.float32)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, 3 or 6, H, W) -> visible and infrared (None for three channels), (B, 3, H, W) each."""

@@ -20,9 +20,10 @@ from ..tuning.stems import Stem
 from .attention.relpos import RelPosAttention
 from .block import OpenBlock
 from .patches import PatchEmbed, missing_to, pad_end, resize_positions
+from .stream_norm import StreamNorm
 from .trunk import Trunk
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+LayerNorm = partial(StreamNorm, eps=1e-6)
 
 
 class PlainBlock(OpenBlock, vision_transformer.Block):
@@ -202,7 +203,7 @@ class ViTDet(VisionTransformer):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x, prompt = self.enter(x)
-        x = x + self.positions(tuple(x.shape[1:3]))
+        x = self.stream(x + self.positions(tuple(x.shape[1:3])))
         added = self.begin(x)
         for i, block in enumerate(self.blocks):
             # docs/method.md 1.5: p0 for the first block, then each block's own input.
@@ -307,7 +308,7 @@ class PlainViT(VisionTransformer):
         x, prompt = self.enter(x)
         size = tuple(x.shape[1:3])
         added = self.begin(x)
-        x = self.tokens(x)
+        x = self.stream(self.tokens(x))
         options = self.attention_options(size)
         features = {}
         last = len(self.blocks) - 1

@@ -31,7 +31,7 @@ class SitedBlock:
     def run(
         self, x: Tensor, adapters: BlockAdapters | None, prompt: Tensor | None, **attention: Tensor
     ) -> Tensor:
-        """Run the block on `x`, whose shape is returned.
+        """Run the block on `x`, whose shape and type are returned.
 
         Args:
             adapters, prompt: see :class:`.base.BlockAdapters`.
@@ -39,12 +39,17 @@ class SitedBlock:
         """
         y = self.ls1(self.attend(self.norm1(x), **attention))
         if adapters is None:
-            x = x + self.drop_path1(y)
-            return x + self.drop_path2(self.run_mlp(x))
+            x = _add(x, self.drop_path1(y))
+            return _add(x, self.drop_path2(self.run_mlp(x)))
         y = adapters.on_attention(y, x)
-        x = adapters.after_attention(x + self.drop_path1(y), prompt)
+        x = adapters.after_attention(_add(x, self.drop_path1(y)), prompt).to(x.dtype)
         y = adapters.on_mlp(self.run_mlp(x), x)
-        return adapters.after_mlp(x + self.drop_path2(y), x, prompt)
+        return adapters.after_mlp(_add(x, self.drop_path2(y)), x, prompt).to(x.dtype)
+
+
+def _add(x: Tensor, y: Tensor) -> Tensor:
+    """The sum in the type of `x`: a LayerScale in float32, say, does not widen a stream in bfloat16."""
+    return (x + y).to(x.dtype)
 
 
 class ScaledBlock(SitedBlock):

@@ -197,9 +197,11 @@ def test_other_types():
     same(trunk)
     same(trunk.double(), pairs().double(), 1e-12)
     same(trunk.float())
-    with torch.autocast("cpu", torch.bfloat16):
-        exact, out = plainly(trunk.float(), pairs())["last_feat"], same(trunk, tolerance=0.03)["last_feat"]
-    assert out.dtype == exact.dtype == torch.float32
+    for kept in (torch.float32, torch.bfloat16):
+        trunk.residual_dtype = kept
+        with torch.autocast("cpu", torch.bfloat16):
+            exact, out = plainly(trunk, pairs())["last_feat"], same(trunk, tolerance=0.03)["last_feat"]
+        assert out.dtype == exact.dtype == kept
     same(trunk)  # out of autocast again
     same(trunk.bfloat16(), pairs().bfloat16(), 0.05)
 

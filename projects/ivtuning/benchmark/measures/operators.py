@@ -32,6 +32,7 @@ _CODE = {
     _PACKAGE / "tuning/sites.py": "other",
     _PACKAGE / "tuning": "sites",
     _PACKAGE / "backbones/attention": "attention",
+    _PACKAGE / "backbones/stream_norm.py": "norms",
     _PACKAGE / "backbones": "other",
 }
 # The parts of a module's name that decide its group; the first that is there counts.

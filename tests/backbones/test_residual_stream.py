@@ -1,0 +1,135 @@
+"""The type of the sums between a trunk's blocks under autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
+
+from ivtuning.backbones.stream_norm import StreamNorm
+from ivtuning.tuning import Adapter, Full, IVTuning, LoRA, Mona
+from ivtuning.tuning.stems import PromptStem, SumStem
+
+TRUNKS = {
+    "ViTDet": vitdet,
+    "PlainViT": plain_vit,
+    "Swin": swin,
+    "Eva02": eva,
+    "DINOv2": dinov2,
+    "DINOv3": dinov3,
+}
+TUNERS = {
+    "Full": Full,
+    "IVTuning": lambda: IVTuning(hidden_dim=16),
+    "plain IVTuning": lambda: IVTuning(hidden_dim=16, backend="plain"),
+    "Mona": lambda: Mona(hidden_dim=16),
+    "Adapter": lambda: Adapter(hidden_dim=16),
+    "LoRA": LoRA,
+}
+
+
+def build(kind, tuner="IVTuning"):
+    torch.manual_seed(0)
+    stem = PromptStem() if "IVTuning" in tuner else SumStem()
+    trunk = TRUNKS[kind](stem, TUNERS[tuner]())
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return trunk
+
+
+def pairs(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 6, 40, 56, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def types_between_blocks(trunk, x):
+    """The types that go into blocks and come out of them."""
+    seen = set()
+
+    def look(block, args, output):
+        seen.update((args[0].dtype, output.dtype))
+
+    handles = [block.register_forward_hook(look) for block in trunk.blocks]
+    outputs = trunk(x)
+    sum(out.float().square().mean() for out in outputs.values()).backward()
+    for handle in handles:
+        handle.remove()
+    for name, parameter in trunk.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    return seen
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("tuner", TUNERS)
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_it_keeps_one_type_under_autocast(kind, tuner, kept):
+    """Whatever has parameters in float32: positions, norms, LayerScale, the adapters' own scales."""
+    trunk = build(kind, tuner)
+    trunk.residual_dtype = kept
+    with torch.autocast("cpu", torch.bfloat16):
+        assert types_between_blocks(trunk, pairs()) == {kept}
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_half_precision_of_less_range_keeps_float32(kind):
+    with torch.autocast("cpu", torch.float16):
+        assert types_between_blocks(build(kind), pairs()) == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_without_autocast_it_is_that_of_the_weights(kind):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        trunk = build(kind).to(dtype)
+        assert types_between_blocks(trunk, pairs(dtype)) == {dtype}
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_norms_write_no_wider_map(kind):
+    trunk = build(kind)
+    seen = set()
+    for block in trunk.blocks:
+        for norm in (block.norm1, block.norm2):
+            norm.register_forward_hook(lambda norm, args, output: seen.add((args[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        trunk(pairs())
+    assert seen == {(torch.bfloat16, torch.bfloat16)}
+
+
+def test_a_norm_asks_no_autocast_for_its_type(monkeypatch):
+    """On CUDA autocast has the norm in float32; there, as here, it has to be off inside."""
+    norm, asked = StreamNorm(8), []
+    original = torch.nn.functional.layer_norm
+
+    def layer_norm(x, shape, weight, bias, eps):
+        asked.append((torch.is_autocast_enabled("cpu"), x.dtype, weight.dtype, bias.dtype))
+        return original(x, shape, weight, bias, eps)
+
+    monkeypatch.setattr(torch.nn.functional, "layer_norm", layer_norm)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = norm(torch.randn(2, 8).bfloat16())
+        out.float().sum().backward()
+    assert asked == [(False, *[torch.bfloat16] * 3)]
+    assert norm.weight.grad.dtype == torch.float32
+
+
+def relative_error(trunk, exact):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        result = trunk(pairs())
+    errors = [(result[name] - value).norm() / value.norm() for name, value in exact.items()]
+    return max(error.item() for error in errors)
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_what_a_stream_in_bfloat16_costs(kind):
+    """Against float64, no more than products in bfloat16 cost by themselves."""
+    trunk = build(kind).eval()
+    with torch.no_grad():
+        exact = trunk.double()(pairs(torch.float64))
+    trunk.float()
+    errors = {}
+    for kept in (torch.float32, torch.bfloat16):
+        trunk.residual_dtype = kept
+        errors[kept] = relative_error(trunk, exact)
+    assert 0 < errors[torch.float32] < errors[torch.bfloat16] <= 2.5 * errors[torch.float32]
