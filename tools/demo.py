@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Make paired scenes, pretrain a tiny trunk, and tune it for boxes (four ways) and label maps (three ways).
+"""Make paired scenes, pretrain a tiny trunk, and tune it for boxes, oriented boxes and label maps.
 
-It prints a table of each, and writes results.json, every run's config, weights and adapter, pictures, and a
-page that shows them all (index.html). It takes about ten minutes on two CPU cores.
+Each task is done in three ways or more. It prints a table of each, and writes results.json, every run's
+config, weights and adapter, pictures, and a page that shows them all (index.html). It takes about ten minutes
+on two CPU cores.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from html import escape
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from omegaconf import OmegaConf
 from ivtuning import demo
 from ivtuning.checkpoint.files import read
 from ivtuning.config import load_config
+from ivtuning.data.datasets.detection import register_pairs
 from ivtuning.data.datasets.segmentation import segmentation_dicts
 from ivtuning.data.labels import read_labels
-from ivtuning.demo import detection, segmentation
+from ivtuning.data.synthetic.drone import generate_drone_set
+from ivtuning.demo import detection, oriented, segmentation
 from ivtuning.demo.page import write_demo_page
 from ivtuning.demo.rows import Table
 from ivtuning.errors import UserError
@@ -29,8 +32,12 @@ from ivtuning.visualization.gallery import read_dataset
 
 @pytest.mark.slow
 def test_demo_writes_table_results_adapters_and_pictures(pairs, tmp_path, monkeypatch, capsys):
-    scenes = {"val": {"single_share": 0.36}}
-    monkeypatch.setattr(demo, "generate", lambda root: scenes)
+    for name in ("generate", "generate_drone_set"):
+        monkeypatch.setattr(demo, name, lambda root: None)
+    generate_drone_set(tmp_path / "drone", train=4, val=2, size=(96, 80))
+    for split in ("train", "val"):
+        json_file = tmp_path / "drone" / "annotations" / f"{split}.json"
+        register_pairs(f"synthetic_drone_{split}", json_file, tmp_path / "drone")
     # The tiny sizes, but not TINY's empty trunk file: the demo makes its own.
     tiny = [*TINY[:-1], "model.sem_seg_head.decoder.channels=8", "train.max_iter=2"]
     results = demo.main(tmp_path / "demo", tiny)
@@ -56,31 +63,45 @@ def test_demo_writes_table_results_adapters_and_pictures(pairs, tmp_path, monkey
     # The first weights of neck and heads are fresh: no row goes on from another's.
     assert all(key.split(".")[0] in ("patch_embed", "pos_embed", "blocks") for key in trunk)
 
+    for name, row in {row["name"]: row for row in results["oriented"]["rows"]}.items():
+        assert all(0 <= row[key] <= 100 or np.isnan(row[key]) for key in ("AP", "AP50", "AP_both"))
+        trained = read(tmp_path / "demo/oriented" / name.replace(" ", "_") / "model_final.pth")["model"]
+        assert trained["roi_heads.box_predictor.bbox_pred.weight"].shape[0] == 2 * 5
+    shares = results["single_modality_share"], results["oriented"]["single_modality_share"]
+    for share, name in zip(shares, ("synthetic_val", "synthetic_drone_val"), strict=True):
+        objects = [a["modality"] for record in read_dataset(name)[0] for a in record["annotations"]]
+        assert share == pytest.approx(1 - objects.count("both") / len(objects))
+
     segmented = {row["name"]: row for row in results["segmentation"]["rows"]}
-    assert list(segmented) == ["visible only", "full", "IV-tuning"]
     scores = [f"IoU_{name}" for name in ("background", "person", "engine", "lamp", "sign")]
     scores += ["mIoU", "mIoU_day", "mIoU_night", "found_both", "found_visible", "found_infrared"]
-    for name, row in segmented.items():
+    for row in segmented.values():
         assert all(0 <= row[key] <= 100 or np.isnan(row[key]) for key in scores)
-        folder = tmp_path / "demo" / "segmentation" / name.replace(" ", "_")
-        trained = read(folder / "model_final.pth")["model"]
-        same = all(torch.equal(value, trained[f"backbone.net.{key}"]) for key, value in trunk.items())
-        assert same == (name != "full")
-        assert (folder / "adapter.safetensors").stat().st_size >= row["adapter_mb"] * 1e6
-        # The same stem and tuner on the same trunk, whatever the task.
-        cost = ("backbone_trainable", "backbone_base", "ratio_of_total", "adapter_mb", "iterations")
-        assert {key: row[key] for key in cost} == {key: rows[name][key] for key in cost}
+    for task in ("oriented", "segmentation"):
+        assert [row["name"] for row in results[task]["rows"]] == ["visible only", "full", "IV-tuning"]
+        for row in results[task]["rows"]:
+            name = row["name"]
+            folder = tmp_path / "demo" / task / name.replace(" ", "_")
+            trained = read(folder / "model_final.pth")["model"]
+            same = all(torch.equal(value, trained[f"backbone.net.{key}"]) for key, value in trunk.items())
+            assert same == (name != "full")
+            assert (folder / "adapter.safetensors").stat().st_size >= row["adapter_mb"] * 1e6
+            # The same stem and tuner on the same trunk, whatever the task.
+            cost = ("backbone_trainable", "backbone_base", "ratio_of_total", "adapter_mb", "iterations")
+            assert {key: row[key] for key in cost} == {key: rows[name][key] for key in cost}
 
     pictures = tmp_path / "demo" / "pictures"
-    for folder in (pictures, pictures / "segmentation"):
-        assert len(list(folder.glob("*.png"))) == 5
-        assert (folder / "index.html").is_file()
+    for folder, count in (("", 4), ("oriented", 2), ("segmentation", 4)):
+        assert len(list((pictures / folder).glob("*.png"))) == count + 1  # and the contact sheet
+        assert (pictures / folder / "index.html").is_file()
     page = (tmp_path / "demo" / "index.html").read_text()
     for link in re.findall('(?:href|src)="([^"]+)"', page):
         assert (tmp_path / "demo" / link).is_file()
-    assert 'href="pictures/index.html"' in page and 'href="pictures/segmentation/index.html"' in page
+    for folder in ("", "oriented/", "segmentation/"):
+        assert f'href="pictures/{folder}index.html"' in page
     out = capsys.readouterr().out
-    for table in (detection.table(results), segmentation.table(results)):
+    for part in demo.PARTS:
+        table = part.table(results)
         assert table.text() in out and table.html() in page
         for cell in (*table.heads, *table.notes, *chain(*table.body)):
             assert escape(cell) in page
@@ -141,22 +162,29 @@ def test_objects_are_found_by_their_own_class(pairs, monkeypatch):
     }
 
 
-@pytest.mark.parametrize("part", [detection, segmentation])
+@pytest.mark.parametrize("part", demo.PARTS)
 def test_rows_differ_in_stem_tuner_and_their_rate_alone(part):
-    first, *others = (load_config(part.CONFIG, [f"method={method}"]) for method in part.ROWS.values())
+    first, *others = part.TASK.load(Path("output"), []).values()
     for cfg in (first, *others):
         del cfg.model.backbone.net.stem, cfg.model.backbone.net.tuner, cfg.train.output_dir
         del cfg.optimizer.params.added_lr_factor
     assert all(cfg == first for cfg in others)
 
 
-def test_both_tasks_have_one_recipe():
-    boxes, maps = (load_config(f"configs/synthetic/{name}.py") for name in ("ivtuning", "seg_ivtuning"))
-    del boxes.train.output_dir, maps.train.output_dir, boxes.train.best_metric, maps.train.best_metric
-    assert boxes.train == maps.train and boxes.lr_multiplier == maps.lr_multiplier
-    assert boxes.optimizer == maps.optimizer
-    assert boxes.model.backbone.net == maps.model.backbone.net
+@pytest.mark.parametrize("part", [oriented, segmentation])
+def test_all_tasks_have_one_recipe(part):
+    """They differ in the metric of the best weights; oriented boxes take fewer iterations and more flips."""
+    boxes, other = (load_config(task.config) for task in (detection.TASK, part.TASK))
+    if part is oriented:
+        assert other.train.max_iter < boxes.train.max_iter
+        other.train.max_iter = boxes.train.max_iter
+        other.dataloader.train.mapper = boxes.dataloader.train.mapper
+    for cfg in (boxes, other):
+        del cfg.train.output_dir, cfg.train.best_metric
+    assert boxes.train == other.train and boxes.lr_multiplier == other.lr_multiplier
+    assert boxes.optimizer == other.optimizer
+    assert boxes.model.backbone.net == other.model.backbone.net
     assert (boxes.dataloader.train.total_batch_size, boxes.dataloader.train.mapper) == (
-        maps.dataloader.train.total_batch_size,
-        maps.dataloader.train.mapper,
+        other.dataloader.train.total_batch_size,
+        other.dataloader.train.mapper,
     )

@@ -1,8 +1,8 @@
 """The demo: a tiny trunk, pretrained on visible images and tuned on pairs, in minutes on a CPU.
 
-It compares four ways to predict boxes and three ways to predict label maps, on the same scenes. Every row
-starts from the same trunk file and seed with a new neck and new heads, and runs as many iterations as the
-others of its task.
+It compares ways to predict boxes and label maps of the same scenes, and oriented boxes of vehicles seen from
+a drone. Every row starts from the same trunk file and seed with a new neck and new heads, and runs as many
+iterations as the others of its task.
 """
 
 # ruff: noqa: E402 (detectron2 is prepared before anything imports it)
@@ -22,12 +22,16 @@ from omegaconf import DictConfig
 
 from ..backbones.trunk import find_trunk
 from ..data.catalog import data_root
+from ..data.synthetic.drone import generate_drone_set
 from ..data.synthetic.generate import generate
 from ..engine import run
 from ..utils.files import atomic_write, make_folder
-from . import detection, segmentation
+from . import detection, oriented, segmentation
 from .page import write_demo_page
 from .rows import final, load
+
+# The tasks in their order; each module has its TASK, and its functions `train` and `table`.
+PARTS = (detection, oriented, segmentation)
 
 
 def main(output: Path, overrides: list[str]) -> dict:
@@ -40,53 +44,38 @@ def main(output: Path, overrides: list[str]) -> dict:
     start = time.time()
     # All configs are loaded at once: a wrong override stops the demo here, not minutes later.
     trunk = output / "trunk.pth"
-    pretraining = load("configs/synthetic/pretrain.py", output / "pretrain", detection.own(overrides))
+    pretraining = load("configs/synthetic/pretrain.py", output / "pretrain", detection.TASK.own(overrides))
     tuning = [f"train.init_checkpoint={trunk}", *overrides]
-    boxes = {
-        name: load(detection.CONFIG, output / name.replace(" ", "_"), detection.own(tuning), method)
-        for name, method in detection.ROWS.items()
-    }
-    maps = {
-        name: load(
-            segmentation.CONFIG,
-            output / "segmentation" / name.replace(" ", "_"),
-            segmentation.own(tuning),
-            method,
-        )
-        for name, method in segmentation.ROWS.items()
-    }
+    configs = [part.TASK.load(output, tuning) for part in PARTS]
+    steps = len(PARTS) + 3
 
     make_folder(output)
-    print("1/5  paired scenes", flush=True)
-    scenes = generate(data_root() / "synthetic")
+    print(f"1/{steps}  paired scenes", flush=True)
+    generate(data_root() / "synthetic")
+    generate_drone_set(data_root() / "synthetic_drone")
 
-    print("\n2/5  the pretrained trunk: trained from scratch on visible images", flush=True)
+    print(f"\n2/{steps}  the pretrained trunk: trained from scratch on visible images", flush=True)
     pretrained = run.train(pretraining, progress="pretrain", replace=True)["bbox"]
     _write_trunk(pretraining, trunk)
 
-    print("\n3/5  boxes: four ways to use it", flush=True)
-    rows = [detection.row(name, cfg) for name, cfg in boxes.items()]
-    missing = [detection.without(boxes["IV-tuning"], rows[-1], lost) for lost in ("infrared", "visible")]
+    results = {}
+    for number, (part, rows) in enumerate(zip(PARTS, configs, strict=True), start=3):
+        task = part.TASK
+        print(f"\n{number}/{steps}  {task.title}: {len(task.methods)} ways to use it", flush=True)
+        results |= {task.folder: part.train(rows)} if task.folder else part.train(rows)
 
-    print("\n4/5  label maps: three ways to use it", flush=True)
-    segmented = [segmentation.row(name, cfg) for name, cfg in maps.items()]
-
-    print("\n5/5  pictures", flush=True)
+    print(f"\n{steps}/{steps}  pictures", flush=True)
     pictures = {
-        "boxes": detection.draw(boxes, output / "pictures"),
-        "label maps": segmentation.draw(maps, output / "pictures" / "segmentation"),
+        part.TASK.title: part.TASK.draw(rows, output / "pictures")
+        for part, rows in zip(PARTS, configs, strict=True)
     }
-    results = {
-        "rows": rows,
-        "missing": missing,
-        "segmentation": {"rows": segmented},
+    results |= {
         "pretraining": {"AP": pretrained["AP"], "iterations": int(pretraining.train.max_iter)},
-        "single_modality_share": scenes["val"]["single_share"],
         "seconds": round(time.time() - start, 1),
     }
     with atomic_write(output / "results.json") as temp:
         temp.write_text(json.dumps(results, indent=2) + "\n")
-    tables = {"boxes": detection.table(results), "label maps": segmentation.table(results)}
+    tables = {part.TASK.title: part.table(results) for part in PARTS}
     for title, table in tables.items():
         print(f"\n{title}\n\n{table.text()}")
     print(f"\n{results['seconds']:.0f} s in all.\n")

@@ -1,4 +1,4 @@
-"""The demo's page: both tables, and links to the pictures."""
+"""The demo's page: a table of each task, and links to the pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rows of both tables share: a config, a run, its costs and the layout of the table."""
+"""What the rows of all tables share: a config, a run, its costs and the layout of the table."""
 
 from __future__ import annotations
 

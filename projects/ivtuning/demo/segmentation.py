@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 from detectron2.structures.masks import polygons_to_bitmask
@@ -12,30 +11,34 @@ from omegaconf import DictConfig
 
 from ..data.synthetic.generate import LABELS
 from ..predictor import Predictor
-from ..visualization.gallery import draw_records, painter_of, read_dataset
-from .detection import PICTURES
-from .rows import COSTS, Table, final, layout, train_row
+from ..visualization.gallery import read_dataset
+from .rows import COSTS, Table, final, layout
+from .task import METHODS, Task
 
-CONFIG = "configs/synthetic/seg_ivtuning.py"
-# The table's rows, and the method of each.
-ROWS = {"visible only": "visible", "full": "Full", "IV-tuning": "IVTuning"}
+FIGURES = ("mIoU", "mIoU-day", "mIoU-night", *(f"IoU-{name}" for name in LABELS))
 FOUND = 0.5  # an object counts as found where this share of its pixels has its class
 
 
-def own(overrides: Sequence[str]) -> list[str]:
-    """The `overrides` whose keys a segmentor's config has."""
-    return [o for o in overrides if not o.startswith(("model.proposal_generator", "model.roi_heads"))]
+def figures(results: dict) -> dict:
+    """The figures of one row, on 0..100, those of :func:`recall` aside."""
+    return {key.replace("-", "_"): results["sem_seg"][key] for key in FIGURES}
 
 
-def row(name: str, cfg: DictConfig) -> dict:
-    """Train and evaluate one row."""
+TASK = Task(
+    title="label maps",
+    folder="segmentation",
+    config="configs/synthetic/seg_ivtuning.py",
+    methods=METHODS,
+    others=("model.proposal_generator", "model.roi_heads"),
+    figures=figures,
+    dataset="synthetic_seg_val",
+    drawn=tuple(METHODS),
+)
 
-    def figures(results: dict) -> dict:
-        scores = results["sem_seg"]
-        keys = ("mIoU", "mIoU-day", "mIoU-night", *(f"IoU-{name}" for name in LABELS))
-        return {key.replace("-", "_"): scores[key] for key in keys}
 
-    return train_row(name, cfg, figures) | recall(cfg)
+def train(configs: Mapping[str, DictConfig]) -> dict:
+    """Train and evaluate all rows, and count the objects that they find."""
+    return {"rows": [row | recall(configs[row["name"]]) for row in TASK.train(configs)]}
 
 
 def recall(cfg: DictConfig) -> dict[str, float]:
@@ -86,17 +89,3 @@ def table(results: dict) -> Table:
         f"Adapter: as above; neck and head add {rows[-1]['task_mb']:.2f} MB.",
     ]
     return layout(rows, columns, notes)
-
-
-def draw(configs: dict[str, DictConfig], output: Path) -> Path:
-    """Label maps of all rows, on the same pairs of the validation set as the boxes."""
-    models = {name: Predictor(cfg, final(cfg)) for name, cfg in configs.items()}
-    records, _ = read_dataset("synthetic_seg_val")
-    return draw_records(
-        records[:: max(1, len(records) // PICTURES)],
-        painter_of("synthetic_seg_val", threshold=0.0),
-        lambda record: {name: predict(record) for name, predict in models.items()},
-        output,
-        grid=True,
-        facts={"source": "synthetic_seg_val", "models": ", ".join(models)},
-    )
