@@ -22,10 +22,12 @@ from ivtuning.config import load_config
 from ivtuning.data.datasets.detection import register_pairs
 from ivtuning.data.datasets.segmentation import segmentation_dicts
 from ivtuning.data.labels import read_labels
+from ivtuning.data.modalities import TIMES
 from ivtuning.data.synthetic.drone import generate_drone_set
 from ivtuning.demo import detection, oriented, segmentation
 from ivtuning.demo.page import write_demo_page
 from ivtuning.demo.rows import Table
+from ivtuning.demo.task import spread
 from ivtuning.errors import UserError
 from ivtuning.visualization.gallery import read_dataset
 
@@ -133,6 +135,15 @@ def test_a_wrong_override_stops_before_anything_is_made(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="did you mean"):
             demo.main(tmp_path / "demo", [wrong])
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_spread_over_the_set():
+    records = [{"number": n, "time": TIMES[n % 2]} for n in range(32)]
+    drawn = spread(records, 16)
+    numbers = [record["number"] for record in drawn]
+    assert numbers == sorted(set(numbers)) and len(numbers) == 16 and {0, 31} <= set(numbers)
+    assert {record["time"] for record in drawn} == set(TIMES)
+    assert spread(records, 40) == records
 
 
 def test_objects_are_found_by_their_own_class(pairs, monkeypatch):

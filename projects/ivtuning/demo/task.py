@@ -65,17 +65,24 @@ class Task:
         """Draw predictions on pairs from all over the set, in `folder` of `pictures`; return their page."""
         models = {name: Predictor(configs[name], final(configs[name])) for name in self.drawn}
         records, _ = read_dataset(self.dataset)
-        # No fixed step: every second pair of a set may be a night scene.
-        chosen = np.linspace(0, len(records) - 1, min(PICTURES, len(records))).round().astype(int)
         facts = {"source": self.dataset, "models": ", ".join(models)}
         return draw_records(
-            [records[i] for i in chosen],
+            spread(records, PICTURES),
             painter_of(self.dataset, self.threshold or 0.0),
             lambda record: {name: predict(record) for name, predict in models.items()},
             pictures / self.folder,
             grid=True,
             facts=facts if self.threshold is None else {**facts, "threshold": f"{self.threshold:g}"},
         )
+
+
+def spread(records: Sequence[dict], number: int) -> list[dict]:
+    """At most `number` of the records, from the first to the last.
+
+    Their distances vary by one, since every second pair of a set may be a night scene.
+    """
+    chosen = np.linspace(0, len(records) - 1, min(number, len(records))).round().astype(int)
+    return [records[i] for i in chosen]
 
 
 def single_modality_share(dataset: str) -> float:
