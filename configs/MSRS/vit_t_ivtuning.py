@@ -28,9 +28,9 @@ for photometric in ("photometric", "photometric_ir"):
     dataloader.train.mapper[photometric] = [L(Gain)(), L(Contrast)()]
 model.roi_heads.num_classes = 3
 
-optimizer.lr = 1e-3
+optimizer.lr = 3e-4  # the best of four rates for every tuner, docs/results/msrs_boxes.md
 optimizer.weight_decay = 0.05
-optimizer.params.trunk_lr_factor = 0.1  # for method=Full
+optimizer.params.trunk_lr_factor = 0.3  # for method=Full
 
 train.max_iter = 1000
 lr_multiplier = cosine(warmup=0.1)

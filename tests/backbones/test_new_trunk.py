@@ -37,6 +37,9 @@ def test_adapters_start_as_the_frozen_trunk_and_train(deit3):
     assert any(parameter.grad.any() for parameter in net.tuner.parameters())
     torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1).step()
     assert not torch.equal(features, net(images)["last_feat"])
+    for net.residual_dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert net(images)["last_feat"].dtype == net.residual_dtype
 
 
 @pytest.mark.parametrize("tuner", TUNERS)

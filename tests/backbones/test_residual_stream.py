@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
+from timm.models.swin_transformer import PatchMerging
 
 from ivtuning.backbones.stream_norm import StreamNorm
 from ivtuning.tuning import Adapter, Full, IVTuning, LoRA, Mona
@@ -86,15 +87,13 @@ def test_without_autocast_it_is_that_of_the_weights(kind):
 
 
 @pytest.mark.parametrize("kind", TRUNKS)
-def test_norms_write_no_wider_map(kind):
+def test_every_norm_of_the_stream_keeps_its_type(kind):
+    """By its class, since a CPU's autocast widens no norm."""
     trunk = build(kind)
-    seen = set()
-    for block in trunk.blocks:
-        for norm in (block.norm1, block.norm2):
-            norm.register_forward_hook(lambda norm, args, output: seen.add((args[0].dtype, output.dtype)))
-    with torch.autocast("cpu", torch.bfloat16):
-        trunk(pairs())
-    assert seen == {(torch.bfloat16, torch.bfloat16)}
+    between = [norm for block in trunk.blocks for norm in (block.norm1, block.norm2)]
+    merging = [module.norm for module in trunk.modules() if isinstance(module, PatchMerging)]
+    assert len(merging) == (2 if kind == "Swin" else 0)
+    assert {type(norm) for norm in between + merging} == {StreamNorm}
 
 
 def test_a_norm_asks_no_autocast_for_its_type(monkeypatch):
@@ -108,9 +107,15 @@ def test_a_norm_asks_no_autocast_for_its_type(monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "layer_norm", layer_norm)
     with torch.autocast("cpu", torch.bfloat16):
-        out = norm(torch.randn(2, 8).bfloat16())
-        out.float().sum().backward()
-    assert asked == [(False, *[torch.bfloat16] * 3)]
+        norm(torch.randn(2, 8).bfloat16())
+        norm.bfloat16()(torch.randn(2, 8).bfloat16())
+    assert asked == [(False, *[torch.bfloat16] * 3)] * 2
+
+
+def test_a_norm_in_float32_has_its_gradient_in_float32():
+    norm = StreamNorm(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        norm(torch.randn(2, 8).bfloat16()).float().sum().backward()
     assert norm.weight.grad.dtype == torch.float32
 
 

@@ -135,10 +135,10 @@ def test_channels_last_keeps_the_figures():
 
 @pytest.mark.parametrize("kept", ["fp32", "bf16"])
 def test_residual_dtype_reaches_the_trunk(kept):
-    trunk = vitdet()
-    speed.speed_up(trunk, trunk, config_of(f"train.residual_dtype={kept}", "train.precision=bf16").train)
+    """In training, and in a model that is loaded to predict with `precision="bf16"`."""
+    model = run.build_model(config_of(f"train.residual_dtype={kept}", "train.device=cpu"))
     with torch.autocast("cpu", torch.bfloat16):
-        out = trunk(torch.randn(1, 6, 24, 24))["last_feat"]
+        out = model.backbone.net(torch.randn(1, 6, 32, 32))["last_feat"]
     assert out.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[kept]
 
 

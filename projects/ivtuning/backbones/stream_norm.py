@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ class StreamNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         kind = x.device.type
-        if x.dtype == self.weight.dtype or not is_autocast_on(kind):
+        if x.dtype not in (torch.bfloat16, torch.float16) or not is_autocast_on(kind):
             return super().forward(x)
         with without_autocast(kind):
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)

@@ -103,10 +103,12 @@ def _write(plan: Plan, failed: dict[str, str]) -> dict:
     searches = summarize_search(plan)
     lost = {
         found["name"]: "every rate of its search diverged: add lower factors to --search"
+        if all(found["diverged"])
+        else f"no rate of its search has a figure ({plan.shared['metric']}): add other factors to --search"
         for key, found in searches.items()
         if key in plan.chosen
         and len(found["factors"]) == len(plan.shared["search"])
-        and all(found["diverged"])
+        and found["factor"] is None
     }
     results = {
         "conditions": plan.shared,

@@ -170,7 +170,7 @@ class Train(_Closed):
     parallel: Literal["ddp", "fsdp"]
     ddp: DDP
     frozen_dtype: Literal["fp32", "bf16"]
-    residual_dtype: Literal["fp32", "bf16"]
+    residual_dtype: Literal["fp32", "bf16"] = "bf16"
     compile: StrictBool
     channels_last: StrictBool
     cudnn_benchmark: StrictBool

@@ -20,7 +20,7 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 from torch import nn
 
-from ..backbones.trunk import find_trunk
+from ..backbones.trunk import Trunk, find_trunk
 from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
 from ..config import build
@@ -68,7 +68,11 @@ def build_model(cfg: DictConfig) -> nn.Module:
     device = find_device(cfg.train.device)
     if device.type == "cpu":
         keep_freed_memory()
-    return build(cfg, "model").to(device)
+    model = build(cfg, "model").to(device)
+    kept = torch.float32 if cfg.train.get("residual_dtype") == "fp32" else torch.bfloat16
+    for trunk in (module for module in model.modules() if isinstance(module, Trunk)):
+        trunk.residual_dtype = kept
+    return model
 
 
 def load_model(cfg: DictConfig, weights: str, adapter: str | None = None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Settings of `train` that save memory and time: bf16 weights, bf16 sums, compiled blocks, channels-last."""
+"""Settings of `train` that save memory and time: bf16 frozen weights, compiled blocks, channels-last maps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ def speed_up(model: nn.Module, trunk: Trunk, options: DictConfig) -> None:
         logger.info(
             "frozen weights in bf16: %.1f MB of parameters instead of %.1f", after / 1e6, before / 1e6
         )
-    trunk.residual_dtype = torch.float32 if options.residual_dtype == "fp32" else torch.bfloat16
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
     if options.compile:

@@ -49,7 +49,7 @@ class SitedBlock:
 
 def _add(x: Tensor, y: Tensor) -> Tensor:
     """The sum in the type of `x`: a LayerScale in float32, say, does not widen a stream in bfloat16."""
-    return (x + y).to(x.dtype)
+    return x + (y if torch.promote_types(x.dtype, y.dtype) == x.dtype else y.to(x.dtype))
 
 
 class ScaledBlock(SitedBlock):

@@ -12,7 +12,7 @@ from helpers.isolation import Case, refuse
 from PIL import Image
 
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
-from ivtuning.data.prepare.pedestrians import read_cvc14, read_kaist
+from ivtuning.data.prepare.pedestrians import read_cvc14, read_kaist, read_kaist_pair
 from ivtuning.errors import UserError
 
 HEAD = "% bbGt version=3\n"
@@ -120,11 +120,11 @@ def test_kaist_with_the_objects_of_both_cameras(script, kaist, tmp_path):
         (a["image_id"], a["bbox"], a["modality"], a["occlusion"], a["iscrowd"]) for a in train["annotations"]
     ]
     assert boxes == [
-        (1, [500, 30, 20, 50], "infrared", 0, 0),
         (1, [310, 204, 41, 100], "both", 0, 0),
         (1, [100, 200, 60, 100], "infrared", 0, 0),
-        (1, [20, 30, 20, 50], "visible", 0, 0),
         (1, [100, 200, 60, 100], "visible", 0, 1),
+        (1, [500, 30, 20, 50], "infrared", 0, 0),
+        (1, [20, 30, 20, 50], "visible", 0, 0),
         (2, [20, 30, 20, 50], "visible", 0, 0),
         (3, [301, 200, 41, 100], "both", 1, 0),
     ]
@@ -139,6 +139,23 @@ def test_kaist_with_the_objects_of_both_cameras(script, kaist, tmp_path):
         ):
             script("prepare_kaist")(["--source", str(kaist), "--labels", "paired_both"])
         moved.rename(labels / camera / "I00019.txt")
+
+
+def test_kaist_pairs_common_objects_by_their_order(tmp_path):
+    """However far apart a narrow person is in the two images; unpaired persons are never joined."""
+    rows = (
+        "person 300 200 14 40 0\nunpaired 50 50 20 50 0\nperson 330 200 14 40 0\n",
+        "unpaired 52 50 20 50 0\nperson 309 200 14 40 0\nperson 339 200 14 40 0\n",
+    )
+    for camera, lines in zip(("visible", "lwir"), rows, strict=True):
+        text(tmp_path / camera / "I00019.txt", HEAD + lines)
+    boxes = read_kaist_pair(tmp_path / "visible/I00019.txt")
+    assert [(box[1], box.modality) for box in boxes] == [
+        (309, "both"),
+        (339, "both"),
+        (52, "infrared"),
+        (50, "visible"),
+    ]
 
 
 def test_kaist_names_what_is_missing(script, kaist, tmp_path):

@@ -271,6 +271,16 @@ def test_wrong_options_are_reported(build, message):
         build()
 
 
+def test_probabilities_of_several_scales_sum_to_one_under_autocast():
+    """A softmax in bfloat16 misses 1 by more than what tells probabilities from logits."""
+    images = [torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))]
+    logits = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = MultiScaleFlip((1.0,))(lambda batch: [logits for _ in batch], images, [(16, 16)])
+    assert found.dtype == torch.float32
+    assert (found.sum(0) - 1).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("inference", [WholeImage(), SlidingWindow(32, 20), MultiScaleFlip((0.5, 1.0))])
 def test_half_precision_averages_in_float32_and_inference_mode_leaves_training_alone(inference):
     model, x = segmentor(inference=inference).eval(), labeled()

@@ -91,7 +91,11 @@ def _partner(path: Path) -> Path:
 
 
 def read_kaist_pair(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
-    """Boxes of the paired labels of both cameras, each with its modality, see :func:`.merging.merged`.
+    """Boxes of the paired labels of both cameras, each with its modality.
+
+    The two files name their common objects in the same order, and such an object has its infrared box. Where
+    the labels in that order differ, boxes belong together by their overlap, see :func:`.merging.merged`.
+    Unpaired objects are those of one camera.
 
     Args:
         path: the visible camera's file. A file of the test, which has no camera, is read as it is.
@@ -99,15 +103,21 @@ def read_kaist_pair(path: Path, size: tuple[int, int] | None = None) -> list[Box
     Raises:
         UserError: see :func:`read_kaist`.
     """
-    visible = read_kaist(path)
     if _partner(path) == path:
-        return visible
-    infrared = read_kaist(_partner(path))
-    overlaps = pairwise_iou(
-        *(Boxes(torch.tensor([b[1:5] for b in side]).reshape(-1, 4)) for side in (infrared, visible))
-    )
-    same = torch.tensor([[a.crowd == b.crowd for b in visible] for a in infrared]).reshape(overlaps.shape)
-    objects = merged(visible, infrared, (overlaps * same).numpy())
+        return read_kaist(path)
+    visible, infrared = _labeled(path), _labeled(_partner(path))
+    common = [[row for row in side if row[0] != _UNPAIRED] for side in (visible, infrared)]
+    boxes = [[box for _, box in side] for side in common]
+    if [label for label, _ in common[0]] == [label for label, _ in common[1]]:
+        objects = [(box, "both") for box in boxes[1]]
+    else:
+        overlaps = pairwise_iou(
+            *(Boxes(torch.tensor([b[1:5] for b in side]).reshape(-1, 4)) for side in boxes[::-1])
+        )
+        same = torch.tensor([[a.crowd == b.crowd for b in boxes[0]] for a in boxes[1]])
+        objects = merged(*boxes, (overlaps * same.reshape(overlaps.shape)).numpy())
+    for side, modality in ((infrared, "infrared"), (visible, "visible")):
+        objects += [(box, modality) for label, box in side if label == _UNPAIRED]
     return [box._replace(modality=modality) for box, modality in objects]
 
 
@@ -121,7 +131,12 @@ def read_kaist(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
     Raises:
         UserError: an unknown label, or a line of another form.
     """
-    boxes = []
+    return [box for _, box in _labeled(path)]
+
+
+def _labeled(path: Path) -> list[tuple[str, Box]]:
+    """The labels and boxes of a file, see :func:`read_kaist`."""
+    rows = []
     for where, line in read_lines(path):
         if line.startswith("%"):
             continue
@@ -138,8 +153,8 @@ def read_kaist(path: Path, size: tuple[int, int] | None = None) -> list[Box]:
             )
         x, y, width, height = values[:4]
         ignored = label in _KAIST_IGNORED or (len(values) > 9 and values[9] == 1)
-        boxes.append(Box(0, x, y, x + width, y + height, ignored, occlusion))
-    return boxes
+        rows.append((label, Box(0, x, y, x + width, y + height, ignored, occlusion)))
+    return rows
 
 
 def cvc14_pairs(source: Path, labels: str, part: str) -> tuple[list[Pair], int]:

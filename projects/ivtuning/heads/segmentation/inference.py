@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
+from ...utils.precision import at_least_float32
 from .blocks import resize
 
 Network = Callable[[list[Tensor]], list[Tensor]]
@@ -98,7 +99,7 @@ class MultiScaleFlip:
             scaled = [_scale(image, scale) for image in images]
             for flipped in (False, True) if self.flip else (False,):
                 inputs = [image.flip(-1) for image in scaled] if flipped else scaled
-                scores = [logits.softmax(0) for logits in self.base(network, inputs, sizes)]
+                scores = [at_least_float32(x).softmax(0) for x in self.base(network, inputs, sizes)]
                 scores = [p.flip(-1) for p in scores] if flipped else scores
                 totals = scores if totals is None else [a + b for a, b in zip(totals, scores, strict=True)]
         return [total / (len(self.scales) * (1 + self.flip)) for total in totals]
