@@ -115,7 +115,7 @@ def read_kaist_pair(path: Path, size: tuple[int, int] | None = None) -> list[Box
             *(Boxes(torch.tensor([b[1:5] for b in side]).reshape(-1, 4)) for side in boxes[::-1])
         )
         same = torch.tensor([[a.crowd == b.crowd for b in boxes[0]] for a in boxes[1]])
-        objects = merged(*boxes, (overlaps * same.reshape(overlaps.shape)).numpy())
+        objects = merged(boxes[0], boxes[1], (overlaps * same.reshape(overlaps.shape)).numpy())
     for side, modality in ((infrared, "infrared"), (visible, "visible")):
         objects += [(box, modality) for label, box in side if label == _UNPAIRED]
     return [box._replace(modality=modality) for box, modality in objects]
