@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
+from helpers.tiny import TRUNKS, vitdet
 from torch.utils.flop_counter import FlopCounterMode
 
 from ivtuning.benchmark.measures.memory import saved_bytes
 from ivtuning.errors import UserError
 from ivtuning.tuning import TUNERS
-
-TRUNKS = {
-    "ViTDet": vitdet,
-    "PlainViT": plain_vit,
-    "Swin": swin,
-    "Eva02": eva,
-    "DINOv2": dinov2,
-    "DINOv3": dinov3,
-}
 
 
 def trained(make, activation_checkpointing, tuner="IVTuning", **options):

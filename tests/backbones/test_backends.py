@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
+from helpers.tiny import TRUNKS, vitdet
 
 from ivtuning.errors import UserError
 from ivtuning.tuning import Full, IVTuning
 from ivtuning.tuning.stems import PromptStem, SumStem
-
-TRUNKS = {
-    "ViTDet": vitdet,
-    "PlainViT": plain_vit,
-    "Swin": swin,
-    "Eva02": eva,
-    "DINOv2": dinov2,
-    "DINOv3": dinov3,
-}
 
 
 def figures(trunk, x) -> dict[str, torch.Tensor]:

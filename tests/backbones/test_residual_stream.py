@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
+from helpers.tiny import TRUNKS
 from timm.models.swin_transformer import PatchMerging
 
 from ivtuning.backbones.stream_norm import StreamNorm
 from ivtuning.tuning import Adapter, Full, IVTuning, LoRA, Mona
 from ivtuning.tuning.stems import PromptStem, SumStem
 
-TRUNKS = {
-    "ViTDet": vitdet,
-    "PlainViT": plain_vit,
-    "Swin": swin,
-    "Eva02": eva,
-    "DINOv2": dinov2,
-    "DINOv3": dinov3,
-}
 TUNERS = {
     "Full": Full,
     "IVTuning": lambda: IVTuning(hidden_dim=16),

@@ -12,18 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
+from helpers.tiny import TRUNKS
 from ivtuning.tuning import Frozen
 from ivtuning.tuning.stems import VisibleOnly
-
-TRUNKS = {
-    "ViTDet": vitdet,
-    "PlainViT": plain_vit,
-    "Swin": swin,
-    "Eva02": eva,
-    "DINOv2": dinov2,
-    "DINOv3": dinov3,
-}
 
 
 class Weights:

@@ -132,3 +132,14 @@ def dinov2(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> DI
 def dinov3(stem: Stem | None = None, tuner: Tuner | None = None, **kwargs) -> DINOv3:
     """Like :func:`dinov2`, with rotary positions and gated MLPs."""
     return DINOv3(*plugins(stem, tuner), **{**DINO, "swiglu_mlp": True, **kwargs})
+
+
+# One of every kind, in the smallest size.
+TRUNKS = {
+    "ViTDet": vitdet,
+    "PlainViT": plain_vit,
+    "Swin": swin,
+    "Eva02": eva,
+    "DINOv2": dinov2,
+    "DINOv3": dinov3,
+}

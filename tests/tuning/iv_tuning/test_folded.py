@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 import torch
-from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
+from helpers.tiny import TRUNKS, vitdet
 from helpers.tools import package_environment
 from torch import nn
 
@@ -19,15 +19,6 @@ from ivtuning.engine.hooks import EMA
 from ivtuning.tuning import IVTuning
 from ivtuning.tuning.iv_tuning import fused
 from ivtuning.tuning.stems import PromptStem
-
-TRUNKS = {
-    "ViTDet": vitdet,
-    "PlainViT": plain_vit,
-    "Swin": swin,
-    "Eva02": eva,
-    "DINOv2": dinov2,
-    "DINOv3": dinov3,
-}
 
 
 def randomize(trunk, seed: int = 0) -> None:
