@@ -262,12 +262,13 @@ def test_a_rate_that_diverged_is_remembered(tiny, tmp_path, rates, capsys):
     assert rates[1:] == [searched[0], "LoRA, seed 0"] and not results["failed"]
 
 
-def test_a_row_whose_rates_all_diverged_is_reported(tiny, tmp_path, rates):
+def test_a_row_whose_rates_all_diverged_is_reported(tiny, tmp_path, rates, capsys):
     options = dict(only=["LoRA"], seeds=1, search=[1, 3], search_size=4)
     fast = [*tiny, "optimizer.lr=0.1"]
     results = call(tmp_path, fast, **options)
     assert results["failed"] == {"LoRA": "every rate of its search diverged: add lower factors to --search"}
     assert "diverged at 0.3 | - |" in " ".join(markdown(results).split())
+    assert "100%" in capsys.readouterr().err  # its other runs do not count as missing
     assert call(tmp_path, fast, **options) == results and len(rates) == 2
     # No rate is at fault where none is searched for: the run is trained again.
     for count in (3, 4):
