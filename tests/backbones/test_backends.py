@@ -114,14 +114,3 @@ def test_attention_without_cuda_says_so(monkeypatch):
         UserError, match="attn_backend=triton does not work here: .*the model is on cpu; give"
     ):
         vitdet(attn_backend="triton")(torch.randn(1, 6, 48, 48))
-
-
-def test_stems_say_which_images_they_use():
-    from ivtuning.tuning.stems import STEMS
-
-    assert {name: stem.uses for name, stem in STEMS.items()} == {
-        "VisibleOnly": ("visible",),
-        "InfraredOnly": ("infrared",),
-        "SumStem": ("visible", "infrared"),
-        "PromptStem": ("visible", "infrared"),
-    }

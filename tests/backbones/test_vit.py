@@ -16,7 +16,7 @@ from ivtuning.errors import UserError
 from ivtuning.necks.feature_pyramid import SimpleFeaturePyramid
 from ivtuning.necks.multi_scale import MultiScale
 from ivtuning.tuning import Frozen, Full, IVTuning
-from ivtuning.tuning.stems import STEMS, InfraredOnly, PromptStem, SumStem, VisibleOnly
+from ivtuning.tuning.stems import STEMS, PromptStem, SumStem, VisibleOnly
 
 
 @pytest.mark.parametrize("tile", [attention.TILE, 60, 1])
@@ -109,7 +109,7 @@ def test_vitdet_and_pyramid_equal_detectron2s():
 
 
 @pytest.mark.parametrize("size", [(40, 40), (48, 64), (16, 104)])
-@pytest.mark.parametrize("stem", [PromptStem, SumStem, InfraredOnly, VisibleOnly])
+@pytest.mark.parametrize("stem", STEMS.values())
 def test_any_size_and_stem(stem, size):
     out = vitdet(stem())(torch.randn(1, 6, *size))["last_feat"]
     assert out.shape == (1, 24, size[0] // 8, size[1] // 8)
@@ -121,39 +121,6 @@ def test_three_channels_need_a_visible_stem():
         vitdet()(torch.randn(1, 3, 24, 24))
     with pytest.raises(UserError, match="not 4"):
         vitdet()(torch.randn(1, 4, 24, 24))
-
-
-def test_stems_use_the_right_image():
-    torch.manual_seed(0)
-    x, other = torch.randn(1, 6, 40, 40), torch.randn(1, 6, 40, 40)
-    same_visible = torch.cat([x[:, :3], other[:, 3:]], 1)
-    same_infrared = torch.cat([other[:, :3], x[:, 3:]], 1)
-
-    def sees(stem, pair):
-        trunk = vitdet(stem, Frozen()).eval()
-        return not torch.equal(trunk(x)["last_feat"], trunk(pair)["last_feat"])
-
-    assert not sees(VisibleOnly(), same_visible) and sees(VisibleOnly(), same_infrared)
-    assert sees(InfraredOnly(), same_visible) and not sees(InfraredOnly(), same_infrared)
-    for stem in (SumStem, lambda: PromptStem(zero_init=False)):
-        assert sees(stem(), same_visible) and sees(stem(), same_infrared)
-
-
-def test_infrared_embedding_starts_from_the_visible_one_when_asked():
-    for stem in (PromptStem, SumStem):
-        for wanted in (True, False):
-            trunk = vitdet(stem(from_visible=wanted))
-            trunk.stem.base_loaded(trunk.patch_embed)
-            assert torch.equal(trunk.stem.embed.proj.weight, trunk.patch_embed.proj.weight) == wanted
-
-
-def test_average_of_equal_images_is_the_visible_one():
-    x = torch.rand(2, 3, 32, 32).repeat(1, 2, 1, 1)
-    averaged = vitdet(SumStem(from_visible=True, average=True), Frozen()).eval()
-    averaged.stem.base_loaded(averaged.patch_embed)
-    visible = vitdet(VisibleOnly(), Frozen()).eval()
-    visible.load_state_dict(averaged.state_dict(), strict=False)
-    torch.testing.assert_close(averaged(x)["last_feat"], visible(x)["last_feat"])
 
 
 def modes(trunk):

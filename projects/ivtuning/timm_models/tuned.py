@@ -102,7 +102,7 @@ class TunedModel(nn.Module):
         if infrared is not None:
             if "infrared" not in self.stem.uses:
                 raise UserError(
-                    f"stem={name} ignores infrared: give one image, or attach(..., stem=SumStem())"
+                    f"stem={name} ignores infrared: give one image, or attach(..., stem=GatedStem())"
                 )
             if infrared.shape[1] == 1:
                 infrared = infrared.expand(-1, 3, -1, -1)
@@ -260,7 +260,7 @@ def attach(model: nn.Module, tuner: Tuner, stem: Stem | None = None) -> TunedMod
     Args:
         model: from ``timm.create_model``; it is changed in place, names of its tensors stay.
         tuner: a method of :mod:`ivtuning.tuning`, such as ``LoRA(rank=8)``.
-        stem: what makes one map of a pair, such as ``SumStem()``. By default ``PromptStem()`` for a tuner
+        stem: what makes one map of a pair, such as ``GatedStem()``. By default ``PromptStem()`` for a tuner
             that needs pairs, else the model takes one image.
 
     Raises:

@@ -105,6 +105,34 @@ class SumStem(TwoEmbeddings):
         return total / 2 if self.average else total, None
 
 
+class GatedStem(TwoEmbeddings):
+    """Both patch embeddings, infrared through a gate of one number a channel: ``x = X + gate * Z``.
+
+    The gate starts at 0: the trunk starts from the visible image, which it knows, and lets in as much of
+    every infrared channel as helps. docs/defaults.md shows the effect.
+
+    Args:
+        from_visible: start the infrared embedding as a copy of the visible one.
+    """
+
+    # An Adam step moves a parameter by the learning rate at most: a plain gate would stay nearly shut
+    # in a short run.
+    GAIN = 10.0
+
+    def __init__(self, from_visible: bool = True):
+        super().__init__(from_visible)
+
+    def attach(self, embed: nn.Module) -> None:
+        super().attach(embed)
+        self.gate = nn.Parameter(torch.zeros(embed.proj.out_channels))
+
+    def forward(
+        self, visible: Tensor, infrared: Tensor | None, embed: nn.Module
+    ) -> tuple[Tensor, Tensor | None]:
+        added = self.embed(_require_infrared(infrared, self))
+        return embed(visible) + (self.GAIN * self.gate).to(added.dtype) * added, None
+
+
 class PromptStem(TwoEmbeddings):
     """IV-tuning's input stage (docs/method.md 1.4): ``x = X + EMPG(g(X), g(Z))``, g one shared LayerNorm.
 
@@ -155,4 +183,6 @@ def _require_infrared(infrared: Tensor | None, stem: Stem) -> Tensor:
     return infrared
 
 
-STEMS: dict[str, type[Stem]] = {c.__name__: c for c in (VisibleOnly, InfraredOnly, SumStem, PromptStem)}
+STEMS: dict[str, type[Stem]] = {
+    c.__name__: c for c in (VisibleOnly, InfraredOnly, SumStem, GatedStem, PromptStem)
+}
