@@ -21,7 +21,7 @@ from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
 from ivtuning.necks.feature_pyramid import FeaturePyramid
 from ivtuning.tuning import Frozen, Full, IVTuning
-from ivtuning.tuning.stems import InfraredOnly, PromptStem, SumStem, VisibleOnly
+from ivtuning.tuning.stems import STEMS, PromptStem, SumStem, VisibleOnly
 
 
 @torch.no_grad()
@@ -150,7 +150,7 @@ def test_trunk_equals_detectron2s(size):
 
 
 @pytest.mark.parametrize("size", [(48, 64), (33, 47), (5, 7), (1, 130)])
-@pytest.mark.parametrize("stem", [PromptStem, SumStem, InfraredOnly, VisibleOnly])
+@pytest.mark.parametrize("stem", STEMS.values())
 def test_any_size_and_stem(stem, size):
     out = swin(stem()).eval()(torch.randn(1, 6, *size))
     height, width = (math.ceil(s / 4) for s in size)

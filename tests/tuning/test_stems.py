@@ -55,6 +55,23 @@ def test_average_of_equal_images_is_the_visible_one():
     torch.testing.assert_close(averaged(x)["last_feat"], visible(x)["last_feat"])
 
 
+def test_a_gate_lets_each_channel_in_by_itself():
+    torch.manual_seed(0)
+    trunk = vitdet(GatedStem(), Frozen())
+    stem = trunk.stem
+    torch.nn.init.normal_(stem.gate)
+    assert stem.gate.shape == (trunk.patch_embed.proj.out_channels,)
+    visible, infrared = torch.randn(2, 2, 3, 48, 48)
+    x, prompt = stem(visible, infrared, trunk.patch_embed)
+    expected = trunk.patch_embed(visible) + 10 * stem.gate * stem.embed(infrared)
+    torch.testing.assert_close(x, expected)
+    assert prompt is None
+    with torch.autocast("cpu", torch.bfloat16):
+        half, _ = stem(visible, infrared, trunk.patch_embed)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0.02, atol=0.1)
+
+
 @on_every_trunk
 def test_a_closed_gate_leaves_the_visible_image_bit_for_bit_and_opens(trunk):
     torch.manual_seed(0)

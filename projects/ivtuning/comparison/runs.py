@@ -67,12 +67,12 @@ def compare(config: str, output: Path, overrides: Sequence[str] = (), options: O
     results = _write(plan, failed)
     done = sum(job.result() is not None for job in [*searches, *_finals(plan)])
     print(f"{number} runs, {done} of them done before", flush=True)
-    stages = lambda: searches, lambda: _finals(plan)  # the latter needs the former's rates
     try:
         with track((), "runs", total=number - done) as bar:
-            for stage in stages:
-                pending = [job for job in stage() if job.result() is None]
-                if stage is not stages[0]:  # now it is known which rows have a rate, and what ran before
+            for searching in (True, False):
+                jobs = searches if searching else _finals(plan)
+                pending = [job for job in jobs if job.result() is None]
+                if not searching:  # now it is known which rows have a rate, and which of their runs are done
                     bar.total = bar.n + len(pending)
                 for job, failure in _run_all(pending, plan.processes):
                     bar.update()

@@ -106,17 +106,18 @@ class SumStem(TwoEmbeddings):
 
 
 class GatedStem(TwoEmbeddings):
-    """Both patch embeddings, infrared through a gate of one number a channel: ``x = X + gate * Z``.
+    """Both patch embeddings, infrared through a gate: ``x = X + 10 * gate * Z``.
 
-    The gate starts at 0: the trunk starts from the visible image, which it knows, and lets in as much of
-    every infrared channel as helps. docs/defaults.md shows the effect.
+    X and Z are maps (B, h, w, C) of the two images, and `gate` (C,) starts at 0: the trunk starts from the
+    visible image, which it knows, and lets in as much of every infrared channel as helps. docs/defaults.md
+    shows the effect.
 
     Args:
-        from_visible: start the infrared embedding as a copy of the visible one.
+        from_visible: start the infrared embedding as a copy of the visible one, once its weights are read.
     """
 
-    # An Adam step moves a parameter by the learning rate at most: a plain gate would stay nearly shut
-    # in a short run.
+    # An Adam step moves a parameter by about the learning rate, so that a plain gate stays nearly shut in a
+    # short run; docs/results/msrs_boxes.md has other values.
     GAIN = 10.0
 
     def __init__(self, from_visible: bool = True):
