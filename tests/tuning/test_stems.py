@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from helpers.tiny import vitdet
-from helpers.tuned import TRUNKS, on_every_trunk, pretrained
+from helpers.tuned import build, frozen, on_every_trunk
 
 from ivtuning.tuning import Frozen
 from ivtuning.tuning.stems import STEMS, GatedStem, InfraredOnly, PromptStem, SumStem, VisibleOnly
@@ -74,10 +74,7 @@ def test_a_gate_lets_each_channel_in_by_itself():
 
 @on_every_trunk
 def test_a_closed_gate_leaves_the_visible_image_bit_for_bit_and_opens(trunk):
-    torch.manual_seed(0)
-    gated, visible = (TRUNKS[trunk](stem, Frozen()).eval() for stem in (GatedStem(), VisibleOnly()))
-    for net in (gated, visible):
-        net.load_state_dict(pretrained(trunk), strict=False)
+    gated, visible = build(trunk, "Frozen", stem=GatedStem).eval(), frozen(trunk).eval()
     gated.stem.base_loaded(gated.patch_embed)
     x = torch.randn(2, 6, 64, 64)
 
