@@ -7,19 +7,11 @@ import functools
 import pytest
 import torch
 
-from helpers.tiny import dinov2, dinov3, eva, plain_vit, swin, vitdet
+from helpers.tiny import TRUNKS
 from ivtuning.backbones.trunk import PLUGINS
 from ivtuning.tuning import TUNERS
 from ivtuning.tuning.stems import PromptStem, SumStem, VisibleOnly
 
-TRUNKS = {
-    "vitdet": vitdet,
-    "plain_vit": plain_vit,
-    "swin": swin,
-    "eva02": eva,
-    "dinov2": dinov2,
-    "dinov3": dinov3,
-}
 ADDING = {
     "IVTuning": dict(hidden_dim=8, dropout=0.5, zero_init=False),
     "Mona": dict(hidden_dim=8, dropout=0.5),

@@ -33,7 +33,7 @@ def test_lora_merges_and_unmerges(trunk):
 
 
 def test_a_merged_lora_is_guarded(tmp_path):
-    net = wake(build("vitdet", "LoRA")).train()
+    net = wake(build("ViTDet", "LoRA")).train()
     with pytest.raises(UserError, match="call model.eval"):
         net.merge_adapters()
     save_adapter(net.eval(), tmp_path / "a.safetensors")
@@ -51,7 +51,7 @@ def test_a_merged_lora_is_guarded(tmp_path):
 
 
 def test_lora_that_is_not_finite_leaves_the_base_alone():
-    net = wake(build("vitdet", "LoRA")).eval()
+    net = wake(build("ViTDet", "LoRA")).eval()
     net.tuner.updates[3]["v"].lora_A.data[0, 0] = torch.nan
     weights = base(net)
     with pytest.raises(UserError, match="infinite or NaN"):
@@ -60,12 +60,12 @@ def test_lora_that_is_not_finite_leaves_the_base_alone():
 
 
 def test_lora_goes_along_with_a_copy():
-    net = wake(build("vitdet", "LoRA")).eval()
+    net = wake(build("ViTDet", "LoRA")).eval()
     twin, before = copy.deepcopy(net), outputs(net)
     assert torch.equal(outputs(twin), before)
     twin.tuner.reset_to_identity()
     assert torch.equal(outputs(net), before)
-    assert torch.equal(outputs(twin), outputs(frozen("vitdet").eval()))
+    assert torch.equal(outputs(twin), outputs(frozen("ViTDet").eval()))
 
 
 def test_lora_updates_the_rows_of_its_targets():
@@ -81,7 +81,7 @@ def test_lora_updates_the_rows_of_its_targets():
     (name, "convolutions") for name in ("Mona", "IVTuning")
 ])  # fmt: skip
 def test_what_cannot_merge_says_why(tuner, reason):
-    net = build("vitdet", tuner).eval()
+    net = build("ViTDet", tuner).eval()
     with pytest.raises(UserError, match=f"{tuner} cannot be merged into the base: .*{reason}"):
         net.merge_adapters()
     with pytest.raises(UserError, match=f"{tuner} is never merged"):
@@ -90,7 +90,7 @@ def test_what_cannot_merge_says_why(tuner, reason):
 
 @by_selecting
 def test_a_changed_base_is_merged_as_it_is(tuner):
-    net = wake(build("vitdet", tuner)).eval()
+    net = wake(build("ViTDet", tuner)).eval()
     weights = base(net)
     net.merge_adapters()
     net.unmerge_adapters()

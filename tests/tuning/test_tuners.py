@@ -10,11 +10,10 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from helpers.equations import reference
-from helpers.tiny import swin, vitdet
+from helpers.tiny import TRUNKS, swin, vitdet
 from helpers.tuned import (
     ADDING,
     SELECTING,
-    TRUNKS,
     base,
     build,
     by_adding,
@@ -193,12 +192,12 @@ def test_a_changed_base_cannot_be_disabled(trunk, tuner):
 
 
 def test_disabling_leaves_a_stem_without_parameters_as_it_is():
-    net = build("vitdet", "Mona", stem=InfraredOnly).eval()
+    net = build("ViTDet", "Mona", stem=InfraredOnly).eval()
     with net.disable_adapters():
-        assert torch.equal(outputs(net), outputs(frozen("vitdet").eval(), images()[:, 3:]))
-    net = build("vitdet", "Frozen").eval()
+        assert torch.equal(outputs(net), outputs(frozen("ViTDet").eval(), images()[:, 3:]))
+    net = build("ViTDet", "Frozen").eval()
     with net.disable_adapters():
-        assert torch.equal(outputs(net), outputs(frozen("vitdet").eval()))
+        assert torch.equal(outputs(net), outputs(frozen("ViTDet").eval()))
 
 
 class Scaled(nn.Module):
