@@ -1,102 +1,21 @@
-"""The scripts that prepare detection sets: splits, boxes, bad releases, and what they write."""
+"""The scripts that prepare detection sets: boxes, counts, bad releases, and what they write."""
+
+from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from helpers.tools import MSRS, ROOT, help_without_packages
+from helpers.detection_releases import image, read, voc
+from helpers.tools import ROOT, help_without_packages
 from PIL import Image
 
 from ivtuning.data.image_files import image_size
 from ivtuning.data.prepare.coco import count_warnings
-from ivtuning.data.prepare.pairing import Pair, split_pairs
 from ivtuning.errors import UserError
-
-
-def image(path: Path, size=(40, 30), mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size).save(path)
-
-
-def voc(path: Path, *objects, size=(40, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    items = []
-    for name, *box in objects:
-        corners = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=False)
-        inside = "".join(f"<{key}>{value}</{key}>" for key, value in corners)
-        items.append(f"<object><name>{name}</name><bndbox>{inside}</bndbox></object>")
-    stated = "<size><width>{}</width><height>{}</height></size>".format(*size)
-    path.write_text(f"<annotation>{stated}{''.join(items)}</annotation>")
-
-
-@pytest.fixture
-def m3fd(tmp_path):
-    root = tmp_path / "M3FD"
-    for number in (110, 111, 112, 1300, 1301):
-        size = (40, 30) if number != 112 else (24, 18)
-        image(root / f"Vis/{number:05}.png", size)
-        image(root / f"Ir/{number:05}.png", size, "L")
-        voc(root / f"Annotation/{number:05}.xml", ("Car", 1, 2, 11, 8), ("people", 3, 3, 5, 9), size=size)
-    return root
-
-
-@pytest.fixture
-def msrs(tmp_path):
-    root = tmp_path / "MSRS"
-    labels = root / "MSRS-detection-label"
-    (labels / "fusion/test").mkdir(parents=True)
-    (labels / "classes.txt").write_text("0 person\n1 bicycle\n2 car\n")
-    for stem in ("00001D", "00002N", "00003D", "00004N"):
-        image(root / f"test/vi/{stem}.png")
-        image(root / f"test/ir/{stem}.png", mode="L")
-        (labels / f"fusion/test/{stem}.txt").write_text("2 0.5 0.5 0.25 0.2\n")
-    (labels / "fusion/test/00002N.txt").write_text("\n")
-    return root
-
-
-@pytest.fixture
-def msrs_official(tmp_path):
-    """A release with the labels of both parts: three pairs in each, of which 00002N has no objects."""
-    root = tmp_path / "MSRS"
-    labels = root / "MSRS-detection-label"
-    for part, stems in {
-        "train": ("00001D", "00002N", "00005D"),
-        "test": ("00003D", "00004N", "00006N"),
-    }.items():
-        for stem in stems:
-            image(root / f"{part}/vi/{stem}.png")
-            image(root / f"{part}/ir/{stem}.png", mode="L")
-        for kind in ("fusion", "infrared", "visible"):
-            (labels / kind / part).mkdir(parents=True)
-            for stem in stems:
-                lines = (
-                    ""
-                    if stem == "00002N"
-                    else "0 0.5 0.5 0.25 0.2\n" + "2 0.3 0.3 0.1 0.1\n" * (kind == "fusion")
-                )
-                (labels / kind / part / f"{stem}.txt").write_text(lines)
-    (labels / "classes.txt").write_text("0 person\n1 bicycle\n2 car\n")
-    return root
-
-
-@pytest.fixture
-def llvip(tmp_path):
-    root = tmp_path / "LLVIP"
-    for part, stem in (("train", "010001"), ("train", "010002"), ("test", "190001")):
-        image(root / f"visible/{part}/{stem}.jpg")
-        image(root / f"infrared/{part}/{stem}.jpg")
-        voc(root / f"Annotations/{stem}.xml", ("person", 5, 5, 15, 25))
-    return root
-
-
-def read(tmp_path, name):
-    return json.loads((tmp_path / "sets" / name).read_text())
 
 
 def test_m3fd_scene_split(script, m3fd, tmp_path, capsys):
@@ -123,109 +42,6 @@ def test_m3fd_scene_split(script, m3fd, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "size 24x18" in out and "boxes: Car" in out
     assert "warning: scene_val has 2 images (831 published), 4 boxes (7074 published)" in out
-
-
-def test_shipped_scene_list_has_the_published_numbers():
-    pairs = [Pair(f"{n:05}", Path(f"{n:05}"), Path(f"{n:05}"), None) for n in range(4200)]
-    name, parts = split_pairs(pairs, f"scene={ROOT / 'datasets/splits/m3fd_scene_val.txt'}", Path("."))
-    assert name == "scene" and {k: len(v) for k, v in parts.items()} == {"train": 3368, "val": 831}
-    assert "01300" not in {p.stem for part in parts.values() for p in part}
-
-
-def test_random_split_depends_on_the_seed_alone(script, m3fd, tmp_path):
-    def val(*options):
-        script("prepare_m3fd")(["--source", str(m3fd), "--split", "random", *options])
-        return [i["file_name"] for i in read(tmp_path, "m3fd/annotations/random_val.json")["images"]]
-
-    assert val() == val()
-    assert len(val()) == 1
-    assert len({tuple(val("--seed", str(seed))) for seed in range(8)}) > 1
-
-
-def test_split_by_lists(script, m3fd, tmp_path):
-    (tmp_path / "a.txt").write_text("00110\n01301.png  # a comment\n")
-    (tmp_path / "b.txt").write_text("111-112\n!112\n")
-    lists = f"mine={tmp_path}/a.txt,{tmp_path}/b.txt"
-    script("prepare_m3fd")(["--source", str(m3fd), "--split", lists])
-    parts = [read(tmp_path, f"m3fd/annotations/mine_{part}.json")["images"] for part in ("train", "val")]
-    stems = [[i["file_name"][4:9] for i in images] for images in parts]
-    assert stems == [["00110", "01301"], ["00111"]]
-
-
-def test_msrs(script, msrs, tmp_path):
-    (msrs / "MSRS-detection-label/fusion/test/00004N.txt").unlink()
-    script("prepare_msrs_detection")(["--source", str(msrs)])
-    train, val = (read(tmp_path, f"msrs/annotations/det_{part}.json") for part in ("train", "val"))
-    assert [(i["file_name"], i["time"]) for i in train["images"]] == [
-        ("test/vi/00001D.png", "day"),
-        ("test/vi/00002N.png", "night"),
-    ]
-    assert [i["file_name"] for i in val["images"]] == ["test/vi/00003D.png"]
-    assert [(a["bbox"], a["category_id"]) for a in train["annotations"]] == [([15.0, 12.0, 10.0, 6.0], 3)]
-
-
-def test_msrs_other_labels_make_another_split(script, msrs, tmp_path):
-    labels = msrs / "MSRS-detection-label"
-    (labels / "fusion").rename(labels / "infrared")
-    script("prepare_msrs_detection")(["--source", str(msrs), "--labels", "infrared"])
-    assert read(tmp_path, "msrs/annotations/det_infrared_val.json")["info"]["split"] == "det_infrared"
-
-
-def test_msrs_official_split(script, msrs_official, tmp_path, capsys):
-    script("prepare_msrs_detection")(["--source", str(msrs_official)])
-    folder = tmp_path / "sets/msrs/annotations"
-    assert sorted(p.name for p in folder.iterdir()) == ["official_test.json", "official_train.json"]
-    train, test = (DatasetCatalog.get(f"msrs_official_{part}") for part in ("train", "test"))
-    assert [Path(r["file_name"]).relative_to(msrs_official).as_posix() for r in train] == [
-        "train/vi/00001D.png",
-        "train/vi/00002N.png",
-        "train/vi/00005D.png",
-    ]
-    assert [r["ir_file_name"] for r in test] == [
-        str(msrs_official / f"test/ir/{stem}.png") for stem in ("00003D", "00004N", "00006N")
-    ]
-    assert [r["time"] for r in (*train, *test)] == ["day", "night", "day", "day", "night", "night"]
-    assert [len(r["annotations"]) for r in (*train, *test)] == [2, 0, 2, 2, 2, 2]
-    assert MetadataCatalog.get("msrs_official_train").thing_classes == ["person", "bicycle", "car"]
-    assert read(tmp_path, "msrs/annotations/official_test.json")["info"]["split"] == "official"
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-    assert lines[0].startswith(
-        "warning: official_train has 3 images (1083 published), 2 person boxes (2925 published), "
-        "0 bicycle boxes (641 published), 2 car boxes (1355 published)"
-    )
-    assert lines[1].startswith("warning: official_test has 3 images (361 published), 3 person boxes (893")
-    assert len(lines) == 2
-
-
-def test_msrs_official_split_of_one_modality(script, msrs_official, tmp_path, capsys):
-    script("prepare_msrs_detection")(["--source", str(msrs_official), "--labels", "visible"])
-    assert len(DatasetCatalog.get("msrs_official_visible_train")) == 3
-    assert "0 car boxes (1286 published)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("absent", ["train", "MSRS-detection-label/fusion/train"])
-def test_msrs_without_a_training_part_divides_the_test_part(absent, script, msrs_official, tmp_path, capsys):
-    shutil.rmtree(msrs_official / absent)
-    script("prepare_msrs_detection")(["--source", str(msrs_official)])
-    assert [len(DatasetCatalog.get(f"msrs_det_{part}")) for part in ("train", "val")] == [2, 1]
-    out = capsys.readouterr().out
-    assert f"because {msrs_official / absent}" in out and "warning" not in out
-    with pytest.raises(UserError, match=f"{absent}.* is missing, but the official split needs it"):
-        script("prepare_msrs_detection")(["--source", str(msrs_official), "--split", "official"])
-
-
-def test_msrs_split_can_be_chosen(script, msrs_official, tmp_path, capsys):
-    script("prepare_msrs_detection")(["--source", str(msrs_official), "--split", "det"])
-    files = (tmp_path / "sets/msrs/annotations").iterdir()
-    assert sorted(p.name for p in files) == ["det_train.json", "det_val.json"]
-    assert "split det: the labeled test pairs are divided\n" in capsys.readouterr().out
-
-
-def test_msrs_official_split_needs_every_partner(script, msrs_official, tmp_path):
-    (msrs_official / "train/ir/00005D.png").unlink()
-    with pytest.raises(UserError, match="train/vi/00005D.png has no partner .*train/ir/00005D.png"):
-        script("prepare_msrs_detection")(["--source", str(msrs_official)])
-    assert not (tmp_path / "sets").exists()
 
 
 def test_equal_counts_give_no_warning():
@@ -380,52 +196,6 @@ def test_bad_m3fd_is_named_and_writes_nothing(spoil, script, m3fd, tmp_path):
     assert not (tmp_path / "sets").exists()
 
 
-@pytest.mark.parametrize(
-    "lists, message",
-    [
-        ({"b": "00111\n99999\n"}, "no pair is called '99999'"),
-        ({"a": "00111\n00110\n", "b": "00111\n"}, "'00111' is in both lists"),
-        ({"b": "5-9\n"}, "its val part has no pair"),
-    ],
-)
-def test_bad_split_lists(lists, message, script, m3fd, tmp_path):
-    for name, text in lists.items():
-        (tmp_path / f"{name}.txt").write_text(text)
-    split = "mine=" + ",".join(f"{tmp_path}/{name}.txt" for name in lists)
-    with pytest.raises(UserError, match=message):
-        script("prepare_m3fd")(["--source", str(m3fd), "--split", split])
-
-
-@pytest.mark.parametrize(
-    "split, message", [("scenes", "neither known"), ("x=none.txt", "none.txt is missing")]
-)
-def test_bad_split_names(split, message, script, m3fd):
-    with pytest.raises(UserError, match=message):
-        script("prepare_m3fd")(["--source", str(m3fd), "--split", split])
-
-
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        ("3 0.5 0.5 0.1 0.1", r"00003D.txt:2: unknown class id 3; the nearest is 2 \(car\)"),
-        ("0 0.5 0.5 0.1", r"00003D.txt:2: expected `class xc yc w h`"),
-        ("0 0.5 0.5 0.1 nan", r"00003D.txt:2 is not four numbers"),
-        ("0 20 10 5 5", r"00003D.txt:2: .* is in pixels"),
-    ],
-)
-def test_bad_yolo_lines(line, message, script, msrs, tmp_path):
-    (msrs / "MSRS-detection-label/fusion/test/00003D.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
-    with pytest.raises(UserError, match=message):
-        script("prepare_msrs_detection")(["--source", str(msrs)])
-    assert not (tmp_path / "sets").exists()
-
-
-def test_missing_yolo_classes(script, msrs):
-    (msrs / "MSRS-detection-label/classes.txt").unlink()
-    with pytest.raises(UserError, match="classes.txt is missing"):
-        script("prepare_msrs_detection")(["--source", str(msrs)])
-
-
 def test_conflicting_voc_options(script, llvip):
     main = script("prepare_pairs")
     llvip_again = [*LLVIP, "--source", str(llvip)]
@@ -485,21 +255,3 @@ def test_a_missing_environment_is_one_line(tmp_path):
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: ivtuning is not installed for ")
     assert "`make setup`" in done.stderr and done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(not MSRS.is_dir(), reason="the MSRS pairs are not beside the repository")
-def test_real_msrs_counts(script, tmp_path):
-    script("prepare_msrs_detection")(["--source", str(MSRS)])
-    train, val = (read(tmp_path, f"msrs/annotations/det_{part}.json") for part in ("train", "val"))
-    both = train["annotations"] + val["annotations"]
-    ids = [a["category_id"] for a in both]
-    assert [ids.count(i) for i in (1, 2, 3)] == [319, 52, 162]
-    images = train["images"] + val["images"]
-    assert len(images) == 126
-    boxed = sum(len({a["image_id"] for a in coco["annotations"]}) for coco in (train, val))
-    assert len(images) - boxed == 12
-    names = sorted(i["file_name"] for i in images)
-    assert [i["file_name"] for i in val["images"]] == names[2::3]
-    assert all(i["time"] == {"D": "day", "N": "night"}[i["file_name"][-5]] for i in images)
-    corners = np.array([a["bbox"] for a in both])
-    assert (corners[:, :2] >= 0).all() and (corners[:, :2] + corners[:, 2:] <= [640.01, 480.01]).all()
