@@ -1,4 +1,4 @@
-"""Releases of detection sets in their true layouts, tiny."""
+"""Releases of detection sets in their true layouts, tiny, and the script for segmentation sets."""
 
 from __future__ import annotations
 
@@ -42,3 +42,9 @@ def llvip(tmp_path):
         image(root / f"infrared/{part}/{stem}.jpg")
         voc(root / f"Annotations/{stem}.xml", ("person", 5, 5, 15, 25))
     return root
+
+
+@pytest.fixture
+def prepare_segmentation(script):
+    """The main function of prepare_segmentation.py."""
+    return script("prepare_segmentation")
