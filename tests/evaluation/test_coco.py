@@ -2,172 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import math
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
-from detectron2.structures import Boxes, Instances
-from helpers.sets import registering
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from helpers.coco import (
+    NAMES,
+    boxes,
+    evaluate,
+    mean,
+    one_object_scene,
+    random_predictions,
+    random_truth,
+    reference,
+)
 
-from ivtuning.data.classes import align_classes
-from ivtuning.data.datasets.detection import register_pairs
 from ivtuning.errors import UserError
-from ivtuning.evaluation import PairCOCOEvaluator, coco
-
-NAMES = ["person", "car", "bus", "lamp", "unseen"]
-SIZE = 320
-
-
-def random_truth(seed: int, images: int = 14, modality: bool = True, masks: bool = False) -> dict:
-    """Crowds, empty images, objects of every size, category ids with gaps, one class without objects."""
-    rng = np.random.default_rng(seed)
-    data = {
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "height": SIZE, "width": SIZE, "time": ["day", "night"][i % 2]}
-            for i in range(1, images + 1)
-        ],
-        "categories": [{"id": 2 + 3 * k, "name": n} for k, n in enumerate(NAMES)],
-        "annotations": [],
-    }
-    for image in data["images"][2:]:  # two images without objects
-        for _ in range(rng.integers(1, 12)):
-            w, h = rng.choice([12, 25, 60, 110, 180], 2) + rng.uniform(0, 8, 2)
-            x, y = rng.uniform(0, SIZE - w), rng.uniform(0, SIZE - h)
-            a = {
-                "id": len(data["annotations"]) + 1,
-                "image_id": image["id"],
-                "category_id": int(2 + 3 * rng.integers(0, 4)),
-                "bbox": [float(v) for v in (x, y, w, h)],
-                "area": float(w * h * rng.uniform(0.7, 1)),
-                "iscrowd": int(rng.random() < 0.15),
-            }
-            if modality:
-                a["modality"] = str(rng.choice(["both", "visible", "infrared"]))
-            if masks:
-                a["segmentation"] = [[x, y, x + w, y + h / 4, x + w / 2, y + h]]
-            data["annotations"].append(a)
-    return data
-
-
-def random_predictions(truth: dict, seed: int, extra: int = 30, masks: bool = False) -> list[Instances]:
-    """Jittered truth, duplicates, wrong classes and noise; scores with ties. One Instances per image."""
-    rng = np.random.default_rng(seed)
-    out = []
-    for image in truth["images"]:
-        boxes, classes = [], []
-        for a in truth["annotations"]:
-            if a["image_id"] == image["id"] and rng.random() < 0.8:
-                x, y, w, h = a["bbox"]
-                for _ in range(rng.integers(1, 3)):
-                    box = np.array([x, y, x + w, y + h]) + rng.normal(0, 0.06, 4) * [w, h, w, h]
-                    boxes.append(np.concatenate([np.minimum(box[:2], box[2:] - 1), box[2:]]))
-                    right = rng.random() < 0.85
-                    classes.append((a["category_id"] - 2) // 3 if right else rng.integers(0, len(NAMES)))
-        for _ in range(int(rng.integers(0, extra))):
-            lo, size = rng.uniform(0, SIZE / 2, 2), rng.uniform(2, SIZE / 2, 2)
-            boxes.append(np.concatenate([lo, lo + size]))
-            classes.append(rng.integers(0, len(NAMES)))
-        n = len(boxes)
-        inst = Instances((SIZE, SIZE))
-        inst.pred_boxes = Boxes(torch.as_tensor(np.array(boxes).reshape(n, 4), dtype=torch.float32))
-        inst.scores = torch.as_tensor(rng.integers(1, 60, n) / 60, dtype=torch.float32)
-        inst.pred_classes = torch.as_tensor(np.array(classes, dtype=np.int64))
-        if masks:
-            inst.pred_masks = torch.zeros(n, SIZE, SIZE, dtype=torch.bool)
-            for m, (x0, y0, x1, y1) in zip(inst.pred_masks, np.array(boxes).reshape(n, 4), strict=True):
-                x0, y0 = max(int(x0), 0), max(int(y0), 0)
-                m[y0 : max(int(y1), y0 + 1), x0 : max(int((x0 + 2 * x1) / 3), x0 + 1)] = True
-        out.append(inst)
-    return out
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Register a ground truth and build an evaluator on it."""
-    made = []
-
-    def _make(truth: dict, **kwargs) -> PairCOCOEvaluator:
-        name = f"evaluated_{tmp_path.name}_{len(made)}"
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(truth))
-        MetadataCatalog.get(name).set(
-            json_file=str(path),
-            thing_classes=NAMES,
-            thing_dataset_id_to_contiguous_id={c["id"]: k for k, c in enumerate(truth["categories"])},
-        )
-        made.append(name)
-        return PairCOCOEvaluator(name, **kwargs)
-
-    yield _make
-    for name in made:
-        MetadataCatalog.pop(name)
-
-
-def evaluate(evaluator, truth, predictions, **kwargs):
-    evaluator.reset()
-    for image, instances in zip(truth["images"], predictions, strict=True):
-        evaluator.process([{"image_id": image["id"]}], [{"instances": instances}])
-    return evaluator.evaluate(**kwargs)
-
-
-def reference(truth, predictions, images=None, ignored=(), limit=100, task="bbox"):
-    """pycocotools alone, driven as detectron2 drives it: (stats of summarize(), precision array)."""
-    truth = copy.deepcopy(truth)
-    for a in truth["annotations"]:
-        if a.get("modality") in ignored:
-            a["area"] = 1e12  # outside every area range
-    results = []
-    for image, inst in zip(truth["images"], predictions, strict=True):
-        for k in range(len(inst)):
-            x0, y0, x1, y1 = inst.pred_boxes.tensor[k].double().tolist()
-            if task == "bbox":
-                box = np.float32([x0, y0, np.float32(x1) - np.float32(x0), np.float32(y1) - np.float32(y0)])
-                shape = {"bbox": [float(v) for v in box]}
-            else:
-                shape = {
-                    "segmentation": mask_util.encode(np.asfortranarray(inst.pred_masks[k].numpy(), "uint8"))
-                }
-            category = truth["categories"][int(inst.pred_classes[k])]["id"]
-            results.append(
-                {"image_id": image["id"], "category_id": category, "score": float(inst.scores[k])} | shape
-            )
-    with contextlib.redirect_stdout(io.StringIO()):
-        gt = COCO()
-        gt.dataset = truth
-        gt.createIndex()
-        run = COCOeval(gt, gt.loadRes(results), task)
-        run.params.maxDets = [1, 5, limit]
-        if images is not None:
-            run.params.imgIds = images
-        run.evaluate()
-        run.accumulate()
-        if limit == 100:
-            run.summarize()
-    return run.stats, run.eval["precision"][..., 0, -1]
-
-
-def mean(p):
-    return 100 * p[p > -1].mean() if (p > -1).any() else math.nan
-
-
-@pytest.fixture(params=["faster", "pycocotools"])
-def library(request, monkeypatch):
-    if request.param == "pycocotools":
-        monkeypatch.setattr(coco, "COCO", COCO)
-        monkeypatch.setattr(coco, "COCOeval", COCOeval)
-    else:
-        pytest.importorskip("faster_coco_eval")
-        assert coco.COCOeval.__module__.startswith("faster_coco_eval")
+from ivtuning.evaluation import PairCOCOEvaluator
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -243,100 +99,6 @@ def test_no_detections_score_zero(make, library, processed):
     for key in ("AP", "AP50", "AP75", "APs", "AP-car", "AP50-night", "AP-infrared"):
         assert got["bbox"][key] == 0.0, key
     assert math.isnan(got["bbox"]["AP-unseen"])
-
-
-def one_object_scene():
-    """One object that both cameras show and one that only infrared shows, each in its own image half."""
-    box = {"category_id": 2, "iscrowd": 0, "area": 1600.0, "image_id": 1}
-    return {
-        "images": [{"id": 1, "file_name": "1.png", "height": SIZE, "width": SIZE}],
-        "categories": [{"id": 2, "name": "person"}],
-        "annotations": [
-            box | {"id": 0, "bbox": [10, 10, 40, 40], "modality": "both"},
-            box | {"id": 1, "bbox": [200, 200, 40, 40], "modality": "infrared"},
-        ],
-    }
-
-
-def boxes(*items):
-    inst = Instances((SIZE, SIZE))
-    inst.pred_boxes = Boxes(torch.tensor([b for b, _ in items], dtype=torch.float32))
-    inst.scores = torch.tensor([s for _, s in items])
-    inst.pred_classes = torch.zeros(len(items), dtype=torch.int64)
-    return [inst]
-
-
-def test_objects_of_another_modality_are_neither_right_nor_wrong(make, library):
-    truth = one_object_scene()
-    detections = boxes(([200, 200, 240, 240], 0.9), ([10, 10, 50, 50], 0.5))
-    got = evaluate(make(truth), truth, detections)["bbox"]
-    assert (got["AP-both"], got["AP-infrared"], got["AP"]) == pytest.approx((100, 100, 100))
-    assert math.isnan(got["AP-visible"])  # no object is shown by the visible camera alone
-    # a false alarm inside the ignored object still counts: 1 right below 1 wrong
-    alarm = boxes(([205, 205, 215, 215], 0.9), ([10, 10, 50, 50], 0.5))
-    got = evaluate(make(truth), truth, alarm)["bbox"]
-    assert got["AP-both"] == pytest.approx(50)
-    assert got["AP-infrared"] == 0.0
-
-
-def test_annotation_id_zero_is_an_object_like_any_other(make, library):
-    truth = one_object_scene()
-    truth["annotations"] = truth["annotations"][:1]
-    assert evaluate(make(truth), truth, boxes(([10, 10, 50, 50], 0.5)))["bbox"]["AP"] == pytest.approx(100)
-
-
-def test_ignored_objects_count_as_crowds(make, library):
-    truth = random_truth(11, modality=False)
-    marked = [a for a in truth["annotations"] if a["iscrowd"]]
-    assert len(marked) > 3
-    expected = copy.deepcopy(truth)
-    for a in marked:
-        del a["iscrowd"]
-        a["ignore"] = 1
-    predictions = random_predictions(truth, 12)
-    stats, _ = reference(expected, predictions)
-    got = evaluate(make(truth), truth, predictions)["bbox"]
-    assert [got[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(100 * stats[:3], abs=1e-9)
-
-
-def test_objects_with_bad_polygons_count_with_their_boxes(make, library):
-    truth = random_truth(13, modality=False, masks=True)
-    predictions = random_predictions(truth, 14)
-    stats, _ = reference(truth, predictions)
-    for k, a in enumerate(truth["annotations"]):
-        a["segmentation"] = [[a["segmentation"][0][:4]], [a["segmentation"][0][:5]], [[]], []][k % 4]
-    got = evaluate(make(truth), truth, predictions)["bbox"]
-    assert [got[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(100 * stats[:3], abs=1e-9)
-
-
-def test_boxes_that_stick_out_are_those_of_pycocotools(make, library):
-    truth = random_truth(15, modality=False)
-    for a in truth["annotations"][::3]:
-        a["bbox"][0] -= a["bbox"][0] + 0.3 * a["bbox"][2]
-    predictions = random_predictions(truth, 16)
-    stats, _ = reference(truth, predictions)
-    got = evaluate(make(truth), truth, predictions)["bbox"]
-    assert [got[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(100 * stats[:3], abs=1e-9)
-
-
-def test_labels_are_those_of_the_set_that_was_trained_on(library, tmp_path):
-    truth = random_truth(17, modality=False)
-    predictions = random_predictions(truth, 18)
-    stats, _ = reference(truth, predictions)
-    renamed = copy.deepcopy(truth)
-    names = {c["id"]: c["name"] for c in truth["categories"]}
-    ids = {name: number for number, name in zip(names, reversed(names.values()), strict=True)}
-    renamed["categories"] = [{"id": number, "name": name} for name, number in ids.items()]
-    for a in renamed["annotations"]:
-        a["category_id"] = ids[names[a["category_id"]]]
-    for data in (truth, renamed):
-        for image in data["images"]:
-            image["ir_file_name"] = f"infrared_{image['file_name']}"
-    with registering(tmp_path, "annotations", register_pairs) as register:
-        trained, tested = register(truth, "trained_set"), register(renamed, "tested_set")
-        align_classes([trained, tested])
-        got = evaluate(PairCOCOEvaluator(tested), renamed, predictions)["bbox"]
-    assert [got[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(100 * stats[:3], abs=1e-9)
 
 
 def test_restricted_to_some_images_and_without_night(make, library):
