@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
 
 from ivtuning.visualization.panels import GAP
 
@@ -25,6 +28,16 @@ def instances(boxes, scores, classes, shape=(60, 80)):
 
 def gray_pair(height=60, width=80):
     return np.full((height, width, 3), 90, np.uint8), np.full((height, width), 40, np.uint8)
+
+
+def write_pairs(folder: Path, stems, size=(80, 60)):
+    """Pairs of plain images in vis/ and ir/ of a folder; returns the two folders."""
+    for side in ("vis", "ir"):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+    for k, stem in enumerate(stems):
+        Image.new("RGB", size, (90, 10 * k, 60)).save(folder / "vis" / f"{stem}.png")
+        Image.new("L", size, 120).save(folder / "ir" / f"{stem}.jpg")
+    return folder / "vis", folder / "ir"
 
 
 def panels(picture, rows, scale=7, width=80, height=60):

@@ -1,4 +1,4 @@
-"""The visualizer: pairs of files, contact sheets, curves, and the tool."""
+"""The visualizer: files, sets of every task, predictions of several models, and bad command lines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from helpers.drawings import CLASSES, annotation, instances
+from helpers.drawings import CLASSES, annotation, instances, write_pairs
 from helpers.tools import ROOT, load_tool
 from PIL import Image
 
@@ -25,9 +24,7 @@ from ivtuning.data.datasets.segmentation import register_segmentation
 from ivtuning.data.labels import read_labels
 from ivtuning.errors import UserError
 from ivtuning.visualization import gallery, panels
-from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
 from ivtuning.visualization.label_maps import WRONG
-from ivtuning.visualization.pair_files import file_records, pair_files
 from ivtuning.visualization.panels import lay_out
 
 TOOL = ROOT / "tools" / "visualize.py"
@@ -42,106 +39,6 @@ def page_data(page: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def tool():
     return load_tool("visualize")
-
-
-def write_pairs(folder: Path, stems, size=(80, 60)):
-    for side in ("vis", "ir"):
-        (folder / side).mkdir(parents=True, exist_ok=True)
-    for k, stem in enumerate(stems):
-        Image.new("RGB", size, (90, 10 * k, 60)).save(folder / "vis" / f"{stem}.png")
-        Image.new("L", size, 120).save(folder / "ir" / f"{stem}.jpg")
-    return folder / "vis", folder / "ir"
-
-
-# ---------------------------------------------------------------------------------------------- pairs
-
-
-def test_pairs_are_matched_by_stem(tmp_path):
-    vis, ir = write_pairs(tmp_path, ["b", "a"])
-    (vis / "notes.txt").write_text("no image")
-    assert [(v.name, i.name) for v, i in pair_files(vis, ir)] == [("a.png", "a.jpg"), ("b.png", "b.jpg")]
-    assert pair_files(vis / "b.png", ir / "a.jpg") == [(vis / "b.png", ir / "a.jpg")]
-
-
-def test_pairs_by_what_names_share_and_by_patterns(tmp_path):
-    for name in ("vis/1_rgb.png", "vis/2_rgb.png", "ir/1_ir.JPG", "ir/2_ir.JPG"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    expected = [("1_rgb.png", "1_ir.JPG"), ("2_rgb.png", "2_ir.JPG")]
-    for vis, ir in (("vis", "ir"), ("vis/*_rgb.png", "ir/*_ir.jpg")):
-        found = pair_files(tmp_path / vis, tmp_path / ir)
-        assert [(v.name, i.name) for v, i in found] == expected
-    vis, ir = write_pairs(tmp_path / "mixed", ["a", "b"])
-    assert pair_files(vis, f"{ir}/*.JPG") == pair_files(vis, ir)
-
-
-def test_ids_of_nested_files_are_their_paths(tmp_path):
-    for name in ("vis/day/1_rgb.JPG", "vis/night/1_rgb.JPG", "ir/day/1_ir.Tiff", "ir/night/1_ir.Tiff"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    vis, ir = f"{tmp_path}/vis/*/*_rgb.jpg", f"{tmp_path}/ir/*/*_ir.tiff"
-    records = file_records(vis, ir)
-    assert [r["image_id"] for r in records] == ["day/1_rgb.JPG", "night/1_rgb.JPG"]
-    assert [Path(r["ir_file_name"]).name for r in records] == ["1_ir.Tiff"] * 2
-    assert [r["image_id"] for r in file_records(None, ir)] == ["day/1_ir.Tiff", "night/1_ir.Tiff"]
-    assert [r["image_id"] for r in file_records(f"{tmp_path}/vis/day/*.jpg", None)] == ["1_rgb.JPG"]
-    with pytest.raises(UserError, match="no images in .*vis.*give a pattern"):
-        file_records(tmp_path / "vis", None)
-
-
-def test_bad_pairs_are_reported(tmp_path):
-    vis, ir = write_pairs(tmp_path, ["a", "b"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="gone"):
-        pair_files(tmp_path / "gone", ir)
-    with pytest.raises(UserError, match="two files or two folders"):
-        pair_files(vis, ir / "a.jpg")
-    with pytest.raises(UserError, match="no images in .*empty"):
-        pair_files(vis, tmp_path / "empty")
-    (ir / "b.jpg").unlink()
-    with pytest.raises(UserError, match=r"b\.png has no partner.*ir"):
-        pair_files(vis, ir)
-    (vis / "b.png").unlink()
-    Image.new("L", (4, 4)).save(ir / "c.png")
-    with pytest.raises(UserError, match=r"c\.png has no partner.*vis"):
-        pair_files(vis, ir)
-    (ir / "c.png").rename(ir / "a.png")
-    with pytest.raises(UserError, match="share a stem"):
-        pair_files(vis, ir)
-
-
-# --------------------------------------------------------------------------------------- contact sheet
-
-
-def test_contact_sheet_links_are_relative_and_resolve(tmp_path):
-    names = ["00 1#D.png", "b&b.png"]
-    for name in names:
-        Image.new("RGB", (1200, 300), (200, 60, 30)).save(tmp_path / name)
-    pictures = [Picture(names[0], "<first>", truth=3, predictions=2), Picture(names[1], "second", truth=4)]
-    page = write_contact_sheet(
-        tmp_path, pictures, "A & B", {"weights": "w<1>.pth", "adapter": None}, grid=True
-    )
-    html = page.read_text()
-
-    links = [unquote(u) for u in re.findall(r'(?:href|src)="([^"]+)"', html)]
-    assert len(links) == 4 and all((tmp_path / u).is_file() and not os.path.isabs(u) for u in links)
-    for piece in (
-        "&lt;first&gt;",
-        "A &amp; B",
-        "w&lt;1&gt;.pth",
-        "3 in ground truth, 2 predicted",
-        "<dd>7</dd>",
-    ):
-        assert piece in html
-    assert "adapter" not in html and "http" not in html
-    with Image.open(tmp_path / "thumbs" / "b&b.jpg") as thumb:
-        assert thumb.size == (640, 160) and thumb.getpixel((300, 80))[0] > 180
-    with Image.open(tmp_path / "contact_sheet.png") as grid:
-        assert grid.width > 2 * 640
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-# ------------------------------------------------------------------------------------------------ tool
 
 
 def test_tool_draws_two_folders_without_a_model(tool, tmp_path):

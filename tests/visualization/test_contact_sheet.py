@@ -1,9 +1,11 @@
-"""The page of a contact sheet, in a browser: sliders, filters, order, and what holds without scripts."""
+"""Contact sheets: their files, and in a browser sliders, filters, order, and what holds without scripts."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -50,6 +52,34 @@ def page(tmp_path_factory) -> Path:
             Picture(f"{stem}.png", title, truth=2, score=score, time=time, classes=classes, sides=dict(sides))
         )
     return write_contact_sheet(folder, pictures, f"A sheet {HOSTILE}", {"source": HOSTILE})
+
+
+def test_contact_sheet_links_are_relative_and_resolve(tmp_path):
+    names = ["00 1#D.png", "b&b.png"]
+    for name in names:
+        Image.new("RGB", (1200, 300), (200, 60, 30)).save(tmp_path / name)
+    pictures = [Picture(names[0], "<first>", truth=3, predictions=2), Picture(names[1], "second", truth=4)]
+    page = write_contact_sheet(
+        tmp_path, pictures, "A & B", {"weights": "w<1>.pth", "adapter": None}, grid=True
+    )
+    html = page.read_text()
+
+    links = [unquote(u) for u in re.findall(r'(?:href|src)="([^"]+)"', html)]
+    assert len(links) == 4 and all((tmp_path / u).is_file() and not os.path.isabs(u) for u in links)
+    for piece in (
+        "&lt;first&gt;",
+        "A &amp; B",
+        "w&lt;1&gt;.pth",
+        "3 in ground truth, 2 predicted",
+        "<dd>7</dd>",
+    ):
+        assert piece in html
+    assert "adapter" not in html and "http" not in html
+    with Image.open(tmp_path / "thumbs" / "b&b.jpg") as thumb:
+        assert thumb.size == (640, 160) and thumb.getpixel((300, 80))[0] > 180
+    with Image.open(tmp_path / "contact_sheet.png") as grid:
+        assert grid.width > 2 * 640
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @needs_browser
