@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 import torch
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
+from detectron2.utils.env import seed_all_rng
 from helpers.pairs import BOX, H, W, pattern, save
 
 from ivtuning.data.images import read_pair
 from ivtuning.data.mappers.pairs import PairedDatasetMapper
 from ivtuning.data.transforms.photometric import Contrast, Gain, GaussianNoise
 from ivtuning.errors import UserError
-
-
-def seed(value):
-    random.seed(value)
-    np.random.seed(value)
-    torch.manual_seed(value)
-
 
 GEOMETRY = {
     "flip": lambda: [T.RandomFlip(1.0)],
@@ -43,7 +35,7 @@ def test_one_geometric_frame(pair, name, masks):
     mapper = PairedDatasetMapper(True, GEOMETRY[name](), use_instance_mask=masks)
     kept = 0
     for value in range(12):
-        seed(value)
+        seed_all_rng(value)
         out = mapper(pair)
         assert out["image"].dtype == out["image_ir"].dtype == torch.uint8
         assert torch.equal(out["image"], out["image_ir"])
@@ -76,9 +68,9 @@ def test_boxes_are_detectron2s(pair, name):
     boxes.append({"bbox": [3, 4, 9, 9], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 10, "iscrowd": 1})
     mapper = PairedDatasetMapper(True, GEOMETRY[name]())
     for value in range(6):
-        seed(value)
+        seed_all_rng(value)
         out = mapper({**pair, "annotations": boxes})
-        seed(value)
+        seed_all_rng(value)
         seen = T.AugInput(read_pair(pair)[0])
         moves = mapper.augmentations(seen)
         size = seen.image.shape[:2]
@@ -203,7 +195,7 @@ def test_test_mode_keeps_the_original_size(pair):
 def test_photometric_draws_are_per_modality(pair):
     jitter = [Gain(1.0, (0.5, 1.5)), GaussianNoise(1.0, (5, 5), gray=True)]
     mapper = PairedDatasetMapper(True, [T.RandomFlip(1.0)], photometric=jitter, photometric_ir=jitter)
-    seed(3)
+    seed_all_rng(3)
     out = mapper(pair)
     assert not torch.equal(out["image"], out["image_ir"])
     plain = PairedDatasetMapper(True, [T.RandomFlip(1.0)])(pair)
@@ -217,7 +209,7 @@ def test_equal_states_give_equal_samples(pair):
     mapper = PairedDatasetMapper(True, GEOMETRY["lsj-pad"](), [GaussianNoise(1.0)], [Gain(1.0)])
     results = []
     for value in (5, 5, 6):
-        seed(value)
+        seed_all_rng(value)
         results.append(mapper(pair))
     a, b, c = results
     assert torch.equal(a["image"], b["image"]) and torch.equal(a["image_ir"], b["image_ir"])

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.detection_releases import image, read, voc
 from helpers.tools import ROOT, help_without_packages
-from PIL import Image
 
-from ivtuning.data.image_files import image_size
 from ivtuning.data.prepare.coco import count_warnings
 from ivtuning.errors import UserError
 
@@ -224,13 +222,6 @@ def test_writing_is_all_or_nothing(script, m3fd, tmp_path, monkeypatch):
     assert len(written) == 2
     assert [p.name for p in output.iterdir()] == ["scene_val.json"]
     assert (output / "scene_val.json").read_text() == "old"
-
-
-def test_size_of_a_turned_image(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == (30, 40)
 
 
 @pytest.mark.parametrize(
