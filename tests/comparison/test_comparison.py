@@ -19,7 +19,7 @@ from ivtuning.tuning import TUNERS
 
 
 @pytest.mark.slow
-def test_two_rows_end_to_end(tiny, tmp_path, capsys):
+def test_two_rows_end_to_end(tiny, tmp_path, capsys, monkeypatch):
     """Search, sizes, a missing image; the model that is left, and the printed command, give the figures."""
     output = tmp_path / "out"
     options = dict(sizes=[6], search=[1, 3], search_size=4, hold_out=0.4, missing=True, seeds=1)
@@ -60,6 +60,17 @@ def test_two_rows_end_to_end(tiny, tmp_path, capsys):
     load_tool("train_net").main(argv)
     again = json.loads((output / "Mona/6/seed0_again/results.json").read_text())["results"]["bbox"]
     assert {f"bbox/{k}": v for k, v in again.items() if v is not None} == figures
+
+    # A later call with missing=True evaluates what is left, and trains nothing.
+    result = json.loads((folder / "result.json").read_text())
+    without = {lost: result["figures"].pop(lost) for lost in ("visible", "infrared")}
+    (folder / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr(runs.run, "train", None)
+    assert not call(output, tiny, only=["infrared", "Mona"], against="infrared", **options)["failed"]
+    result = json.loads((folder / "result.json").read_text())
+    assert {lost: result["figures"][lost] for lost in without} == without and result["figures"][
+        "none"
+    ] == figures
 
 
 def test_what_ran_is_skipped_and_what_is_new_is_added(tiny, tmp_path, trained):

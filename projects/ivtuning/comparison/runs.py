@@ -38,6 +38,7 @@ from .options import Options
 from .plan import Plan
 from .summary import summarize, summarize_search
 
+ADAPTER = "adapter.safetensors"
 COUNTS = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total")
 
 
@@ -131,7 +132,8 @@ def work(job: Job) -> None:
 
     The checkpoint is removed: base weights and the adapter file make up the model. A run that serves to
     choose a rate leaves no adapter. If its loss becomes infinite or NaN, its result says so: with the same
-    rate it would diverge again.
+    rate it would diverge again. A run of an earlier call that lacks only the figures without either image is
+    not trained again: its adapter is evaluated.
 
     Raises:
         NonFiniteLoss: another run diverges.
@@ -141,6 +143,11 @@ def work(job: Job) -> None:
     folder = Path(job.folder)
     cfg = load_config(job.config, job.overrides)
     facts: dict = {}
+    base, adapter = cfg.train.init_checkpoint, folder / ADAPTER
+    if base and adapter.is_file() and (earlier := job.result(complete=False)):
+        earlier["figures"] |= _without_either(job, base, str(adapter))
+        _write_result(folder, earlier)
+        return
     try:
         trained = run.train(cfg, progress=job.label, replace=True)
     except NonFiniteLoss as error:
@@ -164,8 +171,22 @@ def work(job: Job) -> None:
         "seconds_per_step": statistics.median(times) if times else None,
         **facts,
     }
+    _write_result(folder, result)
+
+
+def _write_result(folder: Path, result: dict) -> None:
     with atomic_write(folder / "result.json") as temp:
         temp.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _without_either(job: Job, weights: str, adapter: str | None = None) -> dict[str, dict[str, float]]:
+    """The model's figures without the visible and without the infrared image."""
+    figures = {}
+    for lost in MODALITIES:
+        lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.fill_missing=mean"]
+        cfg = load_config(job.config, lacking)
+        figures[lost] = _figures(run.evaluate(cfg, run.load_model(cfg, weights, adapter)))
+    return figures
 
 
 def _keep_model(job: Job, cfg: DictConfig, figures: dict) -> dict:
@@ -173,11 +194,9 @@ def _keep_model(job: Job, cfg: DictConfig, figures: dict) -> dict:
     folder = Path(job.folder)
     weights = str(folder / "model_final.pth")
     model = run.load_model(cfg, weights)
-    for lost in MODALITIES if job.missing else ():
-        lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.fill_missing=mean"]
-        other = load_config(job.config, lacking)
-        figures[lost] = _figures(run.evaluate(other, run.load_model(other, weights)))
-    adapter = folder / "adapter.safetensors"
+    if job.missing:
+        figures |= _without_either(job, weights)
+    adapter = folder / ADAPTER
     score = figures["none"].get(job.metric)
     said = {} if score is None else {job.metric.rpartition("/")[2]: f"{score:.2f}"}
     save_adapter(model, adapter, metadata=said, config=cfg)
