@@ -52,7 +52,7 @@ def main(argv):
         "--search",
         default="",
         metavar="F,G",
-        help="choose each row's rate among these factors of its own, on pairs held back from training",
+        help="multiply a row's rates by the best of these factors, chosen on pairs held back from training",
     )
     parser.add_argument(
         "--search-size", type=int, metavar="N", help="training pairs of these runs (default: all but those)"

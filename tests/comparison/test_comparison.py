@@ -142,8 +142,8 @@ def test_the_rate_is_chosen_for_each_row_and_used_for_all_sizes_and_seeds(tiny, 
     commands = {(row["key"], row["pairs"]): row["command"] for row in results["rows"]}
     assert "optimizer.lr=0.003" in commands["LoRA", 4] and "train_4_seed0.json" in commands["LoRA", 4]
     full = load_config(CONFIG, shlex.split(commands["Full", 8])[5:])
-    assert full.optimizer.lr == 1e-3
-    assert full.optimizer.params.trunk_lr_factor == full.optimizer.params.added_lr_factor == 0.3
+    assert full.optimizer.lr == 3e-3  # heads and trunk move together
+    assert full.optimizer.params.trunk_lr_factor == full.optimizer.params.added_lr_factor == 0.1
     text = markdown(results)
     assert "### 4 training pairs" in text and "**" in text
     trained.clear()

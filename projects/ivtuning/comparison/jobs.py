@@ -18,7 +18,7 @@ class Job:
         row: its key.
         label: what the run is called.
         size: training pairs, None = the whole training set.
-        factor: of the row's own rate; None where no rate is searched for.
+        factor: of all rates of the run; None where no rate is searched for.
         rate: of what is added and of the heads; of the trunk where its blocks train.
         search: whether the run serves to choose the rate, on the validation part.
         missing: evaluate without either image as well.

@@ -18,7 +18,7 @@ class Options:
         variants: further rows, see :func:`.rows.parse_variant`.
         seeds: how many, from 0.
         sizes: numbers of training pairs; () = the whole training set.
-        search: factors of every row's own rate, one of which is chosen for it; () = its own rate.
+        search: factors of all rates of a row, one of which is chosen for it; () = its own rates.
         search_size: training pairs of the runs of the search, None = all that are not held back.
         hold_out: what of the training set is held back to choose the rate: a share, or a number of pairs.
         missing: evaluate the final models of pairs without either image as well.

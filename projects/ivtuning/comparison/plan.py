@@ -230,14 +230,10 @@ def _variants(earlier: dict) -> dict[str, Row]:
 
 
 def _rates(row: Row, cfg: DictConfig, factor: float | None) -> tuple[list[str], float]:
-    """The overrides that multiply a row's own rate by `factor`, and the rate that it then has."""
-    lr, trunk = cfg.optimizer.lr, cfg.optimizer.params.trunk_lr_factor
-    if row.trains_trunk:
-        trunk = float(f"{trunk * (factor or 1):.6g}")
-        changes = [f"optimizer.params.trunk_lr_factor={trunk:g}"] if factor else []
-        return changes, float(f"{lr * trunk:.6g}")
-    rate = float(f"{lr * (factor or 1):.6g}")
-    return [f"optimizer.lr={rate:g}"] if factor else [], rate
+    """The override that multiplies all rates of a row's runs by `factor`, and the rate that tables show."""
+    lr = float(f"{cfg.optimizer.lr * (factor or 1):.6g}")
+    share = cfg.optimizer.params.trunk_lr_factor if row.trains_trunk else 1
+    return [f"optimizer.lr={lr:g}"] if factor else [], float(f"{lr * share:.6g}")
 
 
 def _set_key(cfg: DictConfig, part: str) -> str:

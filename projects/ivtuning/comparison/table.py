@@ -139,7 +139,7 @@ def _notes(rows: list[dict], shared: dict, failed: dict[str, str]) -> list[str]:
         f"Trunk: {shared['trunk']} (sha256 {shared['trunk_sha256'][:12]}). {shared['iterations']} iterations "
         f"of batch {shared['batch']}, {shared['precision']}. {shared['versions']}.",
         "The rate is that of the heads and of what is added or selected; where whole blocks train, of these "
-        "and the stem, with the heads at the config's. "
+        "and the stem, while the heads have it divided by the config's trunk_lr_factor. "
         + ("Each row has its own, see below." if shared["search"] else ""),
     ]
     if shared["search"]:
