@@ -336,7 +336,7 @@ def test_published_recipe():
 
 
 @pytest.mark.slow
-def test_overfits_eight_pairs(tmp_path, monkeypatch):
+def test_overfits_four_pairs(tmp_path, monkeypatch):
     model = detector(
         "model.backbone.net.tuner=Full",
         "model.backbone.net.embed_dim=48",

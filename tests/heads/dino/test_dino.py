@@ -356,7 +356,7 @@ def test_sizes_of_training_images():
 
 
 @pytest.mark.slow
-def test_overfits_eight_pairs(tmp_path, monkeypatch):
+def test_overfits_four_pairs(tmp_path, monkeypatch):
     net = ("tuner=Full", "embed_dim=48", "num_heads=2", "depth=2", "global_blocks=[0,1]")
     size = ("feedforward_dim=128", "encoder_layers=1", "decoder_layers=2", "num_levels=2", "num_queries=40")
     cfg = load_config(

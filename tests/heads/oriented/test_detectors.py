@@ -1,4 +1,4 @@
-"""Rotated Faster R-CNN and RetinaNet, Oriented R-CNN: losses, outputs, tuners, overfitting to eight pairs."""
+"""Rotated Faster R-CNN and RetinaNet, Oriented R-CNN: losses, outputs, tuners, overfitting to four pairs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import RotatedBoxes
 from detectron2.utils.events import EventStorage
+from helpers.overfitting import fit
 from helpers.tiny import sample
 
 from ivtuning.backbones.trunk import find_trunk
@@ -160,26 +161,17 @@ def test_other_detectors_and_exports_refuse_oriented_boxes():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["oriented_ivtuning", "oriented_rcnn_ivtuning"])
-def test_overfits_eight_pairs(file, tmp_path, monkeypatch):
-    generate_drone_set(tmp_path / "synthetic_drone", train=8, val=1, size=(96, 80))
+def test_overfits_four_pairs(file, tmp_path, monkeypatch):
+    generate_drone_set(tmp_path / "synthetic_drone", train=4, val=1, size=(96, 80))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     register_known()
     try:
         cfg = load_config(f"configs/synthetic/{file}.py", ["model.backbone.net.tuner=Full", *TINY])
         torch.manual_seed(0)
-        model = instantiate(cfg.model).train()
+        model = instantiate(cfg.model)
         mapper = PairedDatasetMapper(is_train=True, oriented=True)
         batch = [mapper(x) for x in DatasetCatalog.get("synthetic_drone_train")]
-        groups = param_groups(model, RATE, 1e-4)
-        optimizer = torch.optim.AdamW(groups)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.1)
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            with EventStorage():
-                sum(model(batch).values()).backward()
-            torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
-            optimizer.step()
-            schedule.step()
+        fit(model, batch, STEPS, RATE, clip=1.0)
         figures = inference_on_dataset(model, [batch], OrientedEvaluator("synthetic_drone_train"))["bbox"]
         assert figures["AP50"] > 90, figures
     finally:
