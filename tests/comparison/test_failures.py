@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import pytest
 from helpers.comparisons import call
@@ -34,6 +36,29 @@ def test_a_killed_process_is_reported(tiny, tmp_path, monkeypatch):
     results = call(tmp_path / "out", tiny, seeds=1, only=["Full"], processes=2)
     log = tmp_path / "out" / "Full" / "all" / "seed0" / "log.txt"
     assert results["failed"] == {"Full, seed 0": f"ended by signal 9; see {log}"}
+
+
+def test_a_stop_ends_the_processes_that_run(tiny, tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    pid = tmp_path / "pid"
+    waits = f"echo $$ > {pid}; exec timeout 60 cat"
+    script.write_text(f"#!/bin/sh\ncase $3 in *'seed 0'*) sleep 1 ;; *) {waits} ;; esac\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(runs.sys, "executable", str(script))
+    write = runs._write
+
+    def stop_after_the_first(plan, failed):
+        if pid.exists():
+            raise KeyboardInterrupt("stopped")
+        return write(plan, failed)
+
+    monkeypatch.setattr(runs, "_write", stop_after_the_first)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt, match="stopped"):
+        call(tmp_path / "out", tiny, seeds=3, only=["Full"], processes=2)
+    assert time.monotonic() - start < 30  # the second process would take 60
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_a_failing_run_is_reported_and_the_others_go_on(tiny, tmp_path, trained, monkeypatch, capsys):

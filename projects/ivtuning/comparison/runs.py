@@ -15,9 +15,10 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import IO
 
 import torch
 from omegaconf import DictConfig
@@ -75,14 +76,15 @@ def compare(config: str, output: Path, overrides: Sequence[str] = (), options: O
                 pending = [job for job in jobs if job.result() is None]
                 if not searching:  # now it is known which rows have a rate, and which of their runs are done
                     bar.total = bar.n + len(pending)
-                for job, failure in _run_all(pending, plan.processes):
-                    bar.update()
-                    if failure is not None:
-                        failed[job.label] = failure
-                        bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
-                    elif reason := (job.result() or {}).get("diverged"):
-                        bar.write(f"{job.label} diverged: {reason}", file=sys.stderr)
-                    results = _write(plan, failed)
+                with contextlib.closing(_run_all(pending, plan.processes)) as ended:
+                    for job, failure in ended:
+                        bar.update()
+                        if failure is not None:
+                            failed[job.label] = failure
+                            bar.write(f"error: {job.label}: {failure}", file=sys.stderr)
+                        elif reason := (job.result() or {}).get("diverged"):
+                            bar.write(f"{job.label} diverged: {reason}", file=sys.stderr)
+                        results = _write(plan, failed)
     except BaseException:  # a stop leaves the charts of what has been run
         with contextlib.suppress(Exception):  # the first error is the one to see
             charts.draw(results, output)
@@ -214,20 +216,23 @@ def _figures(results: dict) -> dict[str, float]:
     return {name: value for name, value in flat.items() if not math.isnan(value)}
 
 
-def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str | None]]:
+def _run_all(jobs: Sequence[Job], processes: int) -> Generator[tuple[Job, str | None], None, None]:
     """Every job as it ends, with its failure as one line, if it failed."""
     for job in jobs:
         Path(job.folder).mkdir(parents=True, exist_ok=True)
     if processes == 1:
         yield from ((job, _run_here(job)) for job in jobs)
         return
-    with ThreadPoolExecutor(processes) as pool:
-        ends = {pool.submit(_run_apart, job): job for job in jobs}
+    # The processes end when our end of their input is closed, which a stop does, and even a killed parent.
+    theirs, ours = os.pipe()
+    with open(theirs) as standard_input, ThreadPoolExecutor(processes) as pool:
+        ends = {pool.submit(_run_apart, job, standard_input): job for job in jobs}
         try:
             for end in as_completed(ends):
                 yield ends[end], end.result()
-        finally:  # after a stop from the keyboard no further job starts
+        finally:  # after a stop no further job starts
             pool.shutdown(wait=False, cancel_futures=True)
+            os.close(ours)
 
 
 def _run_here(job: Job) -> str | None:
@@ -242,16 +247,12 @@ def _run_here(job: Job) -> str | None:
     return None
 
 
-def _run_apart(job: Job) -> str | None:
+def _run_apart(job: Job, standard_input: IO) -> str | None:
     command = [sys.executable, "-m", "ivtuning.comparison", json.dumps(dataclasses.asdict(job))]
     env = os.environ | {"OMP_NUM_THREADS": "1"}  # read once, before any code of ours
     file = Path(job.folder, "log.txt")
-    with (
-        open(file, "w") as log,
-        # The process ends when this end of its input is closed, which even a killed parent does.
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env) as process,
-    ):
-        code = process.wait()
+    with open(file, "w") as log:
+        code = subprocess.run(command, stdin=standard_input, stdout=log, stderr=log, env=env).returncode
     if code == 0:
         return None
     last = next((line for line in reversed(file.read_text().splitlines()) if line.strip()), "no output")
