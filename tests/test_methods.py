@@ -69,6 +69,15 @@ def test_plugins_of_the_method_keep_their_options(tmp_path):
     assert "norm" not in net.stem and "prompt_dim" not in net.tuner
 
 
+def test_a_config_keeps_the_stem_that_it_has_chosen_for_its_tuner():
+    file = "configs/MSRS/vit_t_ivtuning.py"
+    for method, stem in {"IVTuning": SumStem, "parity": PromptStem, "infrared": InfraredOnly}.items():
+        assert plugins(load_config(file, [f"method={method}"]))[0] is stem
+    assert load_config(file, ["method=IVTuning"]).model.backbone.net.tuner.hidden_dim == 12
+    full = [f"model.backbone.net.{plugin}" for plugin in ("tuner=Full", "stem=VisibleOnly")]
+    assert plugins(load_config(file, full)) == (VisibleOnly, Full)
+
+
 @pytest.mark.parametrize(
     "file, rates",
     [

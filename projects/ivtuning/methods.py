@@ -78,9 +78,10 @@ def apply_method(cfg: DictConfig, name: str) -> str:
     """Switch `cfg` to the method `name` and return its key in METHODS.
 
     A stem or tuner of the method that the config has already keeps its options; another tuner has those that
-    the config's `methods` state. Where the model takes three
-    channels the stem stays, and only the tuner changes. The higher rate that a config may give to what is
-    added is meant for adapters: a method without them trains what its stem adds at the trunk's rate.
+    the config's `methods` state. A config of the method's tuner keeps its stem, whatever it is, if that uses
+    the same images. Where the model takes three channels the stem stays, and only the tuner changes. The
+    higher rate that a config may give to what is added is meant for adapters: a method without them trains
+    what its stem adds at the trunk's rate.
 
     Raises:
         UserError: no such method, no trunk at model.backbone.net, or a method for pairs on a model without.
@@ -101,7 +102,7 @@ def apply_method(cfg: DictConfig, name: str) -> str:
                 f"method {key} is for pairs, but this model takes visible images alone: give "
                 "model.backbone.net.tuner=Frozen to freeze the trunk, or method=Full to train all of it"
             )
-    else:
+    elif not _keeps_stem(net, method):
         _set_plugin(net, "stem", method.stem)
     _set_plugin(net, "tuner", method.tuner, OmegaConf.select(cfg, f"methods.{key}"))
     if method.configure:
@@ -110,6 +111,13 @@ def apply_method(cfg: DictConfig, name: str) -> str:
     if not method.has_adapters and rates is not None and "trunk_lr_factor" in rates:
         rates.added_lr_factor = rates.trunk_lr_factor
     return key
+
+
+def _keeps_stem(net: DictConfig, method: Method) -> bool:
+    """Whether the config's stem is a choice for the method, as MSRS's of ViT-Ti is for IV-tuning."""
+    if method.configure or net.get("stem") is None or net.get("tuner") is None:
+        return False
+    return _target(net.tuner) is method.tuner and getattr(_target(net.stem), "uses", None) == method.stem.uses
 
 
 def _set_plugin(net: DictConfig, plugin: str, kind: type, options: Mapping | None = None) -> None:

@@ -154,7 +154,7 @@ def _notes(rows: list[dict], shared: dict, failed: dict[str, str]) -> list[str]:
             "interval (Student's t); ahead or behind where that excludes zero, else level."
         )
     notes.append(
-        "Infrared enters by the prompt stem (IVTuning) or as a second patch embedding, added (the other "
+        "Infrared enters by the config's stem (IVTuning) or as a second patch embedding, added (the other "
         f"tuners). Every tuner has its own {_widths(shared)}."
     )
     if any(row["missing"] for row in rows):
