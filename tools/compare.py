@@ -52,7 +52,7 @@ def main(argv):
         "--search",
         default="",
         metavar="F,G",
-        help="multiply a row's rates by the best of these factors, chosen on pairs held back from training",
+        help="try these factors of each row's rates on pairs held back from training, and use the best",
     )
     parser.add_argument(
         "--search-size", type=int, metavar="N", help="training pairs of these runs (default: all but those)"

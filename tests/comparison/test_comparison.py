@@ -68,9 +68,12 @@ def test_two_rows_end_to_end(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runs.run, "train", None)
     assert not call(output, tiny, only=["infrared", "Mona"], against="infrared", **options)["failed"]
     result = json.loads((folder / "result.json").read_text())
-    assert {lost: result["figures"][lost] for lost in without} == without and result["figures"][
-        "none"
-    ] == figures
+    assert result["figures"] == {"none": figures, **without}
+    assert "Mona, 6 pairs, seed 0" in (folder / "log.txt").read_text()
+    # The adapter of a run with another config is no use.
+    (folder / "result.json").write_text(json.dumps(result | {"identity": "other"}))
+    call(output, tiny, only=["infrared", "Mona"], against="infrared", **options)
+    assert not (folder / "result.json").exists()
 
 
 def test_what_ran_is_skipped_and_what_is_new_is_added(tiny, tmp_path, trained):

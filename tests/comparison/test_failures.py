@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from helpers.comparisons import call
@@ -38,27 +40,47 @@ def test_a_killed_process_is_reported(tiny, tmp_path, monkeypatch):
     assert results["failed"] == {"Full, seed 0": f"ended by signal 9; see {log}"}
 
 
-def test_a_stop_ends_the_processes_that_run(tiny, tmp_path, monkeypatch):
-    script = tmp_path / "python"
-    pid = tmp_path / "pid"
-    waits = f"echo $$ > {pid}; exec timeout 60 cat"
-    script.write_text(f"#!/bin/sh\ncase $3 in *'seed 0'*) sleep 1 ;; *) {waits} ;; esac\n")
+@pytest.fixture
+def waiting(tmp_path, monkeypatch) -> Iterator[Path]:
+    """Runs are processes of a minute that leave their number in this file; that of seed 1 soon ends."""
+    script, number = tmp_path / "python", tmp_path / "number"
+    wait = f"echo $$ > {number}; exec timeout 60 cat"
+    script.write_text(f"#!/bin/sh\ncase $3 in *'seed 1'*) sleep 1 ;; *) {wait} ;; esac\n")
     script.chmod(0o755)
     monkeypatch.setattr(runs.sys, "executable", str(script))
+    start = time.monotonic()
+    yield number
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
+
+
+def test_a_stop_ends_the_processes_that_run(tiny, tmp_path, monkeypatch, waiting):
     write = runs._write
 
-    def stop_after_the_first(plan, failed):
-        if pid.exists():
+    def stop_after_a_run(plan, failed):
+        if waiting.exists():
             raise KeyboardInterrupt("stopped")
         return write(plan, failed)
 
-    monkeypatch.setattr(runs, "_write", stop_after_the_first)
-    start = time.monotonic()
+    monkeypatch.setattr(runs, "_write", stop_after_a_run)
     with pytest.raises(KeyboardInterrupt, match="stopped"):
         call(tmp_path / "out", tiny, seeds=3, only=["Full"], processes=2)
-    assert time.monotonic() - start < 30  # the second process would take 60
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_stop_ends_the_processes_while_others_are_started(tiny, tmp_path, monkeypatch, waiting):
+    submit = runs.ThreadPoolExecutor.submit
+
+    def stop_at_the_second(pool, function, job, *args):
+        while job.seed and not (waiting.exists() and waiting.read_text()):
+            time.sleep(0.05)
+        if job.seed:
+            raise KeyboardInterrupt("stopped")
+        return submit(pool, function, job, *args)
+
+    monkeypatch.setattr(runs.ThreadPoolExecutor, "submit", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt, match="stopped"):
+        call(tmp_path / "out", tiny, seeds=2, only=["Full"], processes=2)
 
 
 def test_a_failing_run_is_reported_and_the_others_go_on(tiny, tmp_path, trained, monkeypatch, capsys):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..data.modalities import MODALITIES
 
+RESULT = "result.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -50,7 +52,7 @@ class Job:
             complete: it must have the figures without either image, if these are asked for.
         """
         try:
-            result = json.loads(Path(self.folder, "result.json").read_text())
+            result = json.loads(Path(self.folder, RESULT).read_text())
         except (OSError, ValueError):
             return None
         lacks = complete and self.missing and not set(MODALITIES) <= set(result["figures"])

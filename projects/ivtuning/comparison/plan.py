@@ -67,8 +67,8 @@ class Plan:
         }
         if (search := self.shared["search"]) and not search[0] <= 1 <= search[-1]:
             raise UserError(
-                f"--search {','.join(f'{factor:g}' for factor in search)}: give factors of each row's own "
-                "rate, on both sides of 1, such as 0.3,1,3,10"
+                f"--search {','.join(f'{factor:g}' for factor in search)}: give factors of the "
+                "config's rates on both sides of 1, such as 0.3,1,3,10"
             )
         self._parts: dict[Path, list[dict]] = {}
         self._cut(trained)

@@ -34,7 +34,7 @@ from ..errors import user_message
 from ..utils.files import atomic_write, make_folder
 from ..utils.progress import track
 from . import charts, table
-from .jobs import Job
+from .jobs import RESULT, Job
 from .options import Options
 from .plan import Plan
 from .summary import summarize, summarize_search
@@ -150,6 +150,7 @@ def work(job: Job) -> None:
         earlier["figures"] |= _without_either(job, base, str(adapter))
         _write_result(folder, earlier)
         return
+    (folder / RESULT).unlink(missing_ok=True)  # it would not fit the new adapter
     try:
         trained = run.train(cfg, progress=job.label, replace=True)
     except NonFiniteLoss as error:
@@ -177,7 +178,7 @@ def work(job: Job) -> None:
 
 
 def _write_result(folder: Path, result: dict) -> None:
-    with atomic_write(folder / "result.json") as temp:
+    with atomic_write(folder / RESULT) as temp:
         temp.write_text(json.dumps(result, indent=2) + "\n")
 
 
@@ -225,18 +226,17 @@ def _run_all(jobs: Sequence[Job], processes: int) -> Generator[tuple[Job, str | 
         return
     # The processes end when our end of their input is closed, which a stop does, and even a killed parent.
     theirs, ours = os.pipe()
-    with open(theirs) as standard_input, ThreadPoolExecutor(processes) as pool:
-        ends = {pool.submit(_run_apart, job, standard_input): job for job in jobs}
+    with open(theirs) as standard_input, ThreadPoolExecutor(processes) as pool, open(ours, "wb"):
         try:
+            ends = {pool.submit(_run_apart, job, standard_input): job for job in jobs}
             for end in as_completed(ends):
                 yield ends[end], end.result()
         finally:  # after a stop no further job starts
             pool.shutdown(wait=False, cancel_futures=True)
-            os.close(ours)
 
 
 def _run_here(job: Job) -> str | None:
-    with open(Path(job.folder, "log.txt"), "w") as log:
+    with _open_log(job) as log:
         try:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 work(job)
@@ -250,11 +250,16 @@ def _run_here(job: Job) -> str | None:
 def _run_apart(job: Job, standard_input: IO) -> str | None:
     command = [sys.executable, "-m", "ivtuning.comparison", json.dumps(dataclasses.asdict(job))]
     env = os.environ | {"OMP_NUM_THREADS": "1"}  # read once, before any code of ours
-    file = Path(job.folder, "log.txt")
-    with open(file, "w") as log:
+    with _open_log(job) as log:
         code = subprocess.run(command, stdin=standard_input, stdout=log, stderr=log, env=env).returncode
     if code == 0:
         return None
-    last = next((line for line in reversed(file.read_text().splitlines()) if line.strip()), "no output")
+    lines = Path(log.name).read_text().splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "no output")
     line = last.removeprefix("error: ") if code > 0 else f"ended by signal {-code}"
-    return f"{line}; see {file}"
+    return f"{line}; see {log.name}"
+
+
+def _open_log(job: Job) -> IO:
+    """The file for what a run prints; that of a run which is only evaluated again keeps its lines."""
+    return open(Path(job.folder, "log.txt"), "a" if job.result(complete=False) else "w")

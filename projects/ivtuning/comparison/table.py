@@ -138,8 +138,8 @@ def _notes(rows: list[dict], shared: dict, failed: dict[str, str]) -> list[str]:
         + f"): {over}.",
         f"Trunk: {shared['trunk']} (sha256 {shared['trunk_sha256'][:12]}). {shared['iterations']} iterations "
         f"of batch {shared['batch']}, {shared['precision']}. {shared['versions']}.",
-        "The rate is that of the heads and of what is added or selected; where whole blocks train, of these "
-        "and the stem, while the heads have it divided by the config's trunk_lr_factor. "
+        "The rate is that of the heads and of what is added or selected; where whole blocks train, that of "
+        "these and the stem, and the heads have optimizer.lr. "
         + ("Each row has its own, see below." if shared["search"] else ""),
     ]
     if shared["search"]:
