@@ -27,9 +27,9 @@ crop.crop_size = (height, width)
 dataloader.test.mapper.augmentations[0].update(short_edge_length=height, max_size=width)
 dataloader.train.mapper.update({key: [L(Gain)(), L(Contrast)()] for key in ("photometric", "photometric_ir")})
 model.roi_heads.num_classes = 3
-model.backbone.net.stem = L(SumStem)()  # finds nearly twice the persons, docs/results/msrs_boxes.md
+model.backbone.net.stem = L(SumStem)()  # nearly twice the AP of persons, docs/results/msrs_boxes.md
 
-optimizer.lr = 3e-4  # the best of four rates for every tuner, docs/results/msrs_boxes.md
+optimizer.lr = 3e-4  # the best of four for most tuners, docs/results/msrs_boxes.md
 optimizer.weight_decay = 0.05
 optimizer.params.trunk_lr_factor = 0.3  # for method=Full
 
