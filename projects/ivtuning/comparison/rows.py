@@ -68,6 +68,8 @@ ROWS = {
     "visible": Row("visible only", "visible"),
     "infrared": Row("infrared only", "infrared"),
     "both": Row("both, frozen", "both"),
+    # Only beside a tuned model of one image do the others show what the second is worth.
+    "full_visible": Row("Full, visible only", "full_visible"),
     "IVTuning": Row("IVTuning"),
     **{
         name: Row(name, name)
