@@ -24,17 +24,12 @@ def crop(canvas: np.ndarray, dx: int = 0, dy: int = 0) -> np.ndarray:
     return canvas[16 - dy : 16 - dy + SIZE[1], 16 - dx : 16 - dx + SIZE[0]]
 
 
-def lost(root, content):
-    """Remove the second infrared image."""
-    (root / "ir/2.png").unlink()
+def lost(file: str):
+    """Damage to a set: the file is gone."""
+    return lambda root, content: (root / file).unlink()
 
 
 def add_box(content, **changes):
     """Add a second annotation, on the second image: a good one but for `changes`."""
     box = {"id": 2, "image_id": 2, "category_id": 1, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0}
     content["annotations"].append(box | changes)
-
-
-def lost_label(root, content):
-    """Remove the second label map."""
-    (root / "labels/2.png").unlink()

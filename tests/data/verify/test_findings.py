@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.scenes import add_box, crop, lost, lost_label, scene
+from helpers.scenes import add_box, crop, lost, scene
 from PIL import Image
 
 from ivtuning.data.verify.findings import KINDS
@@ -14,13 +14,16 @@ def unnamed(root, content):
     del content["images"][1]["ir_file_name"]
 
 
-def truncated(root, content):
-    data = (root / "ir/2.png").read_bytes()
-    (root / "ir/2.png").write_bytes(data[: len(data) // 2])
+def truncated(file):
+    def spoil(root, content):
+        data = (root / file).read_bytes()
+        (root / file).write_bytes(data[: len(data) // 2])
+
+    return spoil
 
 
-def no_image(root, content):
-    (root / "vis/2.png").write_text("not an image")
+def no_image(file):
+    return lambda root, content: (root / file).write_text("not an image")
 
 
 def unequal(root, content):
@@ -58,10 +61,10 @@ def shifted(root, content):
 
 
 FAULTS = {
-    lost: ("missing", "ir/2.png"),
+    lost("ir/2.png"): ("missing", "ir/2.png"),
     unnamed: ("no partner", "vis/2.png"),
-    truncated: ("unreadable", "ir/2.png"),
-    no_image: ("unreadable", "vis/2.png"),
+    truncated("ir/2.png"): ("unreadable", "ir/2.png"),
+    no_image("vis/2.png"): ("unreadable", "vis/2.png"),
     unequal: ("unequal sizes", "vis/2.png"),
     stated_wrong: ("wrong size", "vis/2.png"),
     gray_visible: ("channels", "vis/2.png"),
@@ -115,15 +118,6 @@ def recolored(image):
     return image
 
 
-def truncated_label(root, content):
-    data = (root / "labels/2.png").read_bytes()
-    (root / "labels/2.png").write_bytes(data[: len(data) // 2])
-
-
-def no_label(root, content):
-    (root / "labels/2.png").write_text("no image")
-
-
 def luminance(root, content):
     repaint(root, lambda image: recolored(image).convert("L"))
 
@@ -133,9 +127,9 @@ def filled(value):
 
 
 LABEL_FAULTS = {
-    lost_label: "missing",
-    truncated_label: "unreadable",
-    no_label: "unreadable",
+    lost("labels/2.png"): "missing",
+    truncated("labels/2.png"): "unreadable",
+    no_image("labels/2.png"): "unreadable",
     luminance: "unknown value",
     filled(9): "unknown value",
     filled(0): "only background",

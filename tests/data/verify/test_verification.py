@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.scenes import add_box, crop, lost, lost_label, scene
+from helpers.scenes import add_box, crop, lost, scene
 from PIL import Image
 
 from ivtuning.data.catalog import unregister
@@ -119,7 +119,7 @@ def test_tool_exit_code_and_json(main, pairs, tmp_path, capsys):
     check()
     assert main([path]) == 0  # a warning does not fail
     assert "warning: duplicate box (1)" in capsys.readouterr().out
-    lost(tmp_path, content)
+    lost("ir/2.png")(tmp_path, content)
     assert main([path, "--json"]) == 1
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["kinds"] == {"duplicate box": 1, "missing": 1}
@@ -133,7 +133,7 @@ def test_tool_on_label_maps(main, labeled, tmp_path, capsys):
     assert main(["checked_seg_foreground", "--json"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["classes"]["checked_seg_foreground"]["ground"]["share"] == 0.5
-    lost_label(tmp_path, labeled[0])
+    lost("labels/2.png")(tmp_path, labeled[0])
     assert main([str(path)]) == 1
     with pytest.raises(UserError, match="make it with datasets/prepare_segmentation.py"):
         main([str(tmp_path / "msrs" / "segmentation" / "train.json")])
