@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,24 +30,31 @@ def test_processes_of_their_own_give_the_same_results_and_the_same_failures(tiny
     assert apart["rows"][0]["processes"] == [2]
 
 
-def test_a_killed_process_is_reported(tiny, tmp_path, monkeypatch):
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho 50 steps done\nkill -9 $$\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(runs.sys, "executable", str(script))
+@pytest.fixture
+def run_by(tmp_path, monkeypatch) -> Callable[[str], None]:
+    """Has the processes of runs be a shell script; its $3 is the job."""
+
+    def set_script(text: str) -> None:
+        script = tmp_path / "python"
+        script.write_text(f"#!/bin/sh\n{text}\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(runs.sys, "executable", str(script))
+
+    return set_script
+
+
+def test_a_killed_process_is_reported(tiny, tmp_path, run_by):
+    run_by("echo 50 steps done\nkill -9 $$")
     results = call(tmp_path / "out", tiny, seeds=1, only=["Full"], processes=2)
     log = tmp_path / "out" / "Full" / "all" / "seed0" / "log.txt"
     assert results["failed"] == {"Full, seed 0": f"ended by signal 9; see {log}"}
 
 
 @pytest.fixture
-def waiting(tmp_path, monkeypatch) -> Iterator[Path]:
+def waiting(tmp_path, run_by) -> Iterator[Path]:
     """Runs are processes of a minute that leave their number in this file; that of seed 1 soon ends."""
-    script, number = tmp_path / "python", tmp_path / "number"
-    wait = f"echo $$ > {number}; exec timeout 60 cat"
-    script.write_text(f"#!/bin/sh\ncase $3 in *'seed 1'*) sleep 1 ;; *) {wait} ;; esac\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(runs.sys, "executable", str(script))
+    number = tmp_path / "number"
+    run_by(f"case $3 in *'seed 1'*) sleep 1 ;; *) echo $$ > {number}; exec timeout 60 cat ;; esac")
     start = time.monotonic()
     yield number
     assert time.monotonic() - start < 30
