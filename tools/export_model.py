@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _classes(cfg: DictConfig, adapter: str | None) -> list[str]:
-    """Names by class id: those of the config's sets, or else those that the adapter file has."""
+    """Names by class id: those that the adapter file has, or else those of the config's sets."""
     from ivtuning.checkpoint.header import read_adapter
     from ivtuning.data.datasets import classification, detection, segmentation  # noqa: F401  (register sets)
     from ivtuning.engine.checks import sets_classes
@@ -130,7 +130,7 @@ def _classes(cfg: DictConfig, adapter: str | None) -> list[str]:
     with contextlib.suppress(UserError):  # sets of different classes, of which a file knows nothing
         names = sets_classes(cfg)
     stored = read_adapter(adapter, tensors=False)[0]["metadata"].get("classes") if adapter else None
-    return names or list(stored or ())
+    return list(stored or names)
 
 
 if __name__ == "__main__":

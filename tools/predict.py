@@ -61,7 +61,7 @@ def parse(argv: Sequence[str]) -> Namespace:
     add("--sync", action="store_true", help="pair frames of two videos by their times")
     add("--stride", type=int, metavar="N", help="predict every N-th frame of a video")
     add("--dataset", metavar="NAME", help="registered data set, or its JSON file")
-    add("--images", metavar="DIR", help="where the images of a JSON are (default: two levels above it)")
+    add("--images", metavar="DIR", help="where the images of a JSON are (default: as in training)")
     add("--output", required=True, metavar="DIR", help="folder for predictions.json, predictions.csv, ...")
     add("--batch", type=int, default=1, metavar="N", help="pairs in a batch (default: 1)")
     add("--workers", type=int, default=0, metavar="N", help="processes that read images (default: 0, none)")
@@ -105,12 +105,15 @@ def main(argv: Sequence[str]) -> None:
         args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.overrides, ("dataloader", "model", "train"))
 
+    from ivtuning.data.own import find_set, register_set
     from ivtuning.predictor import Predictor
     from ivtuning.predictor.folder import Settings, predict_records
     from ivtuning.predictor.video_file import is_video
 
     videos = any(path and is_video(path) for path in (args.vis, args.ir))
-    dataset = _register(args.dataset, args.images) if args.dataset else None
+    dataset = args.dataset and (
+        register_set(args.dataset, args.images) if args.images else find_set(args.dataset)
+    )
     if videos:
         source = _videos(args, _fills(cfg, args.onnx))
         given = [_file(args.vis), _file(args.ir), args.split, args.sync, args.stride]
@@ -182,17 +185,6 @@ def _files(args: Namespace, dataset: str | None):
     if args.split or args.sync or args.stride:
         raise UserError("--split, --sync and --stride go with videos")
     return FilePairs(read_dataset(dataset)[0] if dataset else file_records(args.vis, args.ir))
-
-
-def _register(dataset: str, images: str | None) -> str:
-    """The name of a registered set; a JSON file is registered by its path."""
-    if not dataset.endswith(".json"):
-        return dataset
-
-    from ivtuning.data.own import register_json
-
-    register_json(dataset, dataset, images or Path(dataset).resolve().parent.parent)
-    return dataset
 
 
 def _file(path: str | None) -> list | None:

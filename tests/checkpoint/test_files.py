@@ -144,6 +144,9 @@ def test_an_output_is_none_of_the_inputs(tmp_path, monkeypatch, alias):
     with pytest.raises(UserError, match="is the file to read, .*x.pth: name another one"):
         check_output(output, "https://x.org/y.pth", given)
     check_output(tmp_path / "new.pth", given)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match="is the file to read, .*x.pth: name another one"):
+        check_output(path, "~/x.pth")
     with pytest.raises(UserError, match="is a folder"):
         check_output(tmp_path, given)
 

@@ -213,6 +213,7 @@ def test_a_stop_leaves_tables_and_charts_of_what_has_run(tiny, tmp_path, trained
         ),
         (["--variant", "IVTuning"], "--variant 'IVTuning': write it as"),
         (["--variant", "Full: train.max_iter=1"], "there is a row Full: choose another name"),
+        (["--variant", "visible only: train.max_iter=1"], "there is a row visible only: choose another name"),
         (["--variant", "GN: model.backbone.net.tuner.nrm=GN"], "has no 'nrm'; did you mean 'norm'"),
         (["--against", "Ful"], "--against Ful: no such row"),
         (["train.init_checkpoint=nowhere.pth"], "no trunk file 'nowhere.pth': `make demo` writes"),

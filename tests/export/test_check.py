@@ -56,6 +56,15 @@ def test_a_score_that_is_not_a_number_has_no_partner():
     assert comparison.matched == 0 and comparison.failures()
 
 
+@pytest.mark.parametrize("values", [[np.nan, 1.0], [np.inf, 1.0]], ids=["nan", "inf"])
+def test_values_that_are_not_finite_differ(values):
+    comparison = Comparison(LIMITS["fp16"])
+    comparison.add("scores", np.array(values), np.array([0.5, 1.0]))
+    comparison.add("scores", np.array([0.5, 1.0]), np.array([0.5, 1.0]))
+    (failure,) = comparison.failures()
+    assert failure.startswith("scores differs by")
+
+
 def test_one_of_a_hundred_boxes_may_change_where_ranks_can():
     sure, ranked = (SimpleNamespace(rounding_risk=risk) for risk in ("", "ranks"))
     shares = [limits_of(graph, Options((64, 64))).share for graph in (sure, ranked)]

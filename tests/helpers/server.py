@@ -24,6 +24,7 @@ class Server:
         moved: paths that are answered by a redirect, and where to.
         limit: bytes after which each connection breaks off; None: none does.
         ranges: whether parts of a file are given.
+        sizes: whether the answer to a Range states the whole file's size.
         etag: what tells a file's version; None: its digest; "": nothing does.
         headers: further headers of every answer.
         requests: method, path and Range of every request.
@@ -35,6 +36,7 @@ class Server:
     moved: dict[str, str] = field(default_factory=dict)
     limit: int | None = None
     ranges: bool = True
+    sizes: bool = True
     etag: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -66,7 +68,8 @@ def serve() -> Iterator[Server]:
             if start >= len(data) > 0:
                 return self._head(416, {"Content-Range": f"bytes */{len(data)}", "Content-Length": "0"})
             if start:
-                facts["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+                size = len(data) if server.sizes else "*"
+                facts["Content-Range"] = f"bytes {start}-{len(data) - 1}/{size}"
             body = data[start:]
             self._head(206 if start else 200, {"Content-Length": str(len(body)), **facts})
             if self.command == "GET":

@@ -114,10 +114,10 @@ def test_the_next_run_goes_on(server, cache):
     assert server.asked() == ["bytes=8000-"] and files(cache) == ["base.pth"]
 
 
-@pytest.mark.parametrize("how", ["another version", "no ranges", "no version", "a weak version"])
+@pytest.mark.parametrize("how", ["another version", "no ranges", "no version", "a weak version", "no size"])
 def test_parts_that_cannot_be_continued_start_anew(server, how):
     server.etag = {"no version": "", "a weak version": 'W/"1"'}.get(how)
-    server.limit, server.ranges = 1000, how != "no ranges"
+    server.limit, server.ranges, server.sizes = 1000, how != "no ranges", how != "no size"
     refused(server)
     server.limit = None
     if how == "another version":

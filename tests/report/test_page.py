@@ -95,6 +95,17 @@ def test_the_evaluated_weights_are_those_of_the_page(copy_of, pairs):
     assert re.search(r"They give AP50 \d+\.\d, where the evaluation had \d+\.\d", words)
 
 
+def test_the_model_is_the_one_that_was_evaluated(copy_of, tmp_path):
+    other = Path(shutil.copy(copy_of / "model_final.pth", tmp_path))
+    (copy_of / "a.safetensors").touch()
+    results = json.loads((copy_of / "results.json").read_text())
+    evaluated = {"weights": str(other), "adapter": "elsewhere/a.safetensors"}
+    (copy_of / "results.json").write_text(json.dumps(results | evaluated))
+    assert read_run(copy_of).model == (str(other), str(copy_of / "a.safetensors"), False)
+    other.unlink()  # a run that was moved has its checkpoints with it
+    assert read_run(copy_of).model.file == str(copy_of / "model_final.pth")
+
+
 def test_a_threshold_is_stated(trained, pairs):
     words = text_of(write(trained, pairs=1, threshold=1.0))
     assert "a score of at least 1.00 (given)" in words

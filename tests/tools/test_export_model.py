@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from helpers.isolation import Case, refuse
-from helpers.runs import TINY
+from helpers.runs import TINY, untrained
 from helpers.tools import load_tool
 from helpers.videos import noise, write_clip
 from PIL import Image
@@ -25,6 +25,8 @@ from ivtuning.errors import UserError
 from ivtuning.export import runner
 from ivtuning.export.runner import OnnxModel
 from ivtuning.predictor import Predictor, QueryTracer
+from ivtuning.report.page import write_report
+from ivtuning.report.runs import read_run
 
 CONFIG = "configs/synthetic/seg_ivtuning.py"
 ONE_BLOCK = ["model.backbone.net.depth=1", "model.backbone.net.global_blocks=[0]"]
@@ -67,7 +69,8 @@ def test_a_config_becomes_a_file(exported):
 @pytest.mark.slow
 def test_a_file_has_the_figures_of_its_weights(exported, pairs, tmp_path):
     weights, file, _ = exported
-    train_net, results = load_tool("train_net").main, tmp_path / "out" / "results.json"
+    train_net = load_tool("train_net").main
+    results = untrained(tmp_path / "out", CONFIG, *SMALL) / "results.json"
     output = f"train.output_dir={results.parent}"
     train_net(["--config-file", CONFIG, "--eval-only", "--weights", str(weights), *SMALL, output])
     wanted = json.loads(results.read_text())["results"]["sem_seg"]
@@ -77,6 +80,8 @@ def test_a_file_has_the_figures_of_its_weights(exported, pairs, tmp_path):
     found = content["results"]["sem_seg"]
     assert found.keys() == wanted.keys() and found["mIoU"] > 0
     assert all(value is None or abs(found[key] - value) < 0.1 for key, value in wanted.items())
+    page = write_report([read_run(results.parent)], tmp_path / "report.html", pairs=0).read_text()
+    assert "What follows is of model.onnx, on the 4 images" in page and "where the evaluation had" not in page
 
 
 @pytest.mark.slow
@@ -153,6 +158,15 @@ def test_a_file_of_another_config_is_refused(exported, pairs, tmp_path, caplog):
         load_tool("train_net").main(["--config-file", CONFIG, "--eval-only", "--onnx", str(renamed), *SMALL])
     with pytest.raises(UserError, match="tells nothing of its queries"):
         QueryTracer.from_onnx(file)
+
+
+def test_an_adapters_own_classes_come_first(pairs, monkeypatch):
+    """Those of a set that stands in for the training set may be in another order."""
+    tool, cfg = load_tool("export_model"), load_config(CONFIG, SMALL)
+    header = {"metadata": {"classes": ["sign", "person"]}}, {}
+    monkeypatch.setattr("ivtuning.checkpoint.header.read_adapter", lambda *args, **options: header)
+    assert tool._classes(cfg, "a.safetensors") == ["sign", "person"]
+    assert tool._classes(cfg, None) == ["background", "person", "engine", "lamp", "sign"]
 
 
 def arguments(*more: str, size: str = "96x72", output: str = "model.onnx") -> list[str]:

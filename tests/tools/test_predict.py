@@ -174,7 +174,7 @@ def test_a_json_file_is_a_set(boxes, pairs, tmp_path):
         category["id"] += 10
     for box in content["annotations"]:
         box["category_id"] += 10
-    content.get("info", {}).pop("image_root", None)
+    content["info"] = {"image_root": "elsewhere"}
     (tmp_path / "mine.json").write_text(json.dumps(content))
     boxes("--dataset", "synthetic_val", "--output", tmp_path / "known")
     summary = boxes("--dataset", tmp_path / "mine.json", "--images", pairs, "--output", tmp_path / "mine")
@@ -182,6 +182,16 @@ def test_a_json_file_is_a_set(boxes, pairs, tmp_path):
     assert [r["category_id"] - 10 for r in results] == [r["category_id"] for r in expected]
     assert summary["images"] == len(DatasetCatalog.get("synthetic_val"))
     unregister(str(tmp_path / "mine.json"))
+
+
+def test_the_images_of_a_json_are_where_training_looks_for_them(boxes, pairs, tmp_path):
+    content = json.loads((pairs / "annotations/val.json").read_text())
+    content.pop("info", None)
+    shutil.copytree(pairs, tmp_path / "set", ignore=shutil.ignore_patterns("annotations"))
+    file = tmp_path / "set/mine.json"  # beside its images
+    file.write_text(json.dumps(content))
+    assert boxes("--dataset", file, "--output", tmp_path / "out")["images"] == 4
+    unregister(str(file))
 
 
 def _pair(folder: Path, *arguments: str, size: tuple[int, int] = (96, 72)) -> list[str]:

@@ -56,6 +56,12 @@ def test_objects_have_corners_and_the_boxes_around_them():
     assert len(from_instances(found(BOX), threshold=0.95)) == 0
 
 
+def test_hundreds_of_detections_count():
+    centers = [[20.0 + 5 * (i % 20), 10.0 + 9 * (i // 20), 4.0, 8.0, 0.0] for i in range(150)]
+    remark = score_boxes([annotation(box) for box in centers], found(centers), ["car"], 0.5)["remark"]
+    assert remark.startswith("150 found, 0 missed, 0 false alarms")
+
+
 def test_scores_of_pictures():
     turned = [60.0, 40.0, 20.0, 50.0, -60.0]
     perfect = score_boxes([annotation()], found(turned), ["car"], 0.5)

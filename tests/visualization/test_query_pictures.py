@@ -145,6 +145,14 @@ def test_model_without_decoder_is_reported(tool, pairs, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_label_map_with_more_classes_than_its_set_is_refused(tmp_path):
+    Image.new("L", GRAY.shape[1::-1], 1).save(tmp_path / "a.png")
+    labels = {"sem_seg_file_name": str(tmp_path / "a.png"), "label_ids": {0: 0, 1: 1}}
+    predicted = np.full(GRAY.shape[:2], 2, np.uint8)
+    with pytest.raises(UserError, match="class 2 for a.png, but the set has only 2 classes"):
+        LabelPainter(["road", "car"]).draw({"file_name": "a.png"} | labels, GRAY, GRAY, predicted)
+
+
 def test_queries_on_a_set_of_label_maps_are_reported():
     with pytest.raises(UserError, match="predicts boxes, which cannot be drawn on the dataset of a.png"):
         LabelPainter(["car"]).draw({"file_name": "a.png"}, GRAY, GRAY, one_query())

@@ -57,7 +57,8 @@ def _chart(rows: list[dict], names: list[str], metric: str, label: str, x: Calla
     figure = Figure(figsize=(7, 4.6), dpi=130, layout="constrained")
     panel = figure.subplots()
     for i, name in enumerate(names):
-        own = sorted((x(row), row["figures"][metric]) for row in rows if row["name"] == name)
+        own = [(x(row), row["figures"][metric]) for row in rows if row["name"] == name]
+        own.sort(key=lambda point: point[0])
         if not own:
             continue
         means, spreads = [f["mean"] for _, f in own], [f["std"] or 0 for _, f in own]

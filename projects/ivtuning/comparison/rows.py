@@ -106,7 +106,7 @@ def parse_variant(text: str) -> tuple[str, Row]:
     if not colon or not re.fullmatch(r"\w[\w .,+=-]*", name) or not all("=" in change for change in changes):
         raise UserError(f"--variant {text!r}: write it as 'name: key=value key=value'")
     key = re.sub("[ ,]+", "_", name)  # it names a folder, and a comma would make a list of an override
-    if key.lower() in map(str.lower, ROWS):
+    if {key.lower(), name.lower()} & {text.lower() for row in ROWS.items() for text in (row[0], row[1].name)}:
         raise UserError(f"--variant {text!r}: there is a row {name}: choose another name")
     methods = [change.partition("=")[2] for change in changes if change.startswith("method=")]
     changes = [change for change in changes if not change.startswith("method=")]

@@ -34,6 +34,7 @@ from ..data.oriented import is_oriented
 from ..errors import UserError
 from ..utils.files import atomic_write
 from . import miss_rate as pedestrians
+from .matching import MAX_DETECTIONS
 from .predictions import check_class, check_image, gather_on_main
 
 try:
@@ -117,7 +118,7 @@ class PairCOCOEvaluator(DatasetEvaluator):
         # The category ids in the order of the model's classes.
         self._categories = sorted(labels, key=labels.get)
         self._output_dir = output_dir
-        self._limit = 100 if max_dets_per_image is None else max_dets_per_image
+        self._limit = MAX_DETECTIONS if max_dets_per_image is None else max_dets_per_image
         self._miss_rate = miss_rate
         self.reset()
 

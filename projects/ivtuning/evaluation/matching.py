@@ -18,6 +18,7 @@ from ..data.oriented import with_angles
 from ..oriented.overlap import intersection, pairwise_iou
 
 NOTHING, CROWD = -1, -2  # what a detection is matched to instead of an object
+MAX_DETECTIONS = 100  # how many of each class count in an image by default, COCO's number
 NEAR = 1e-10  # COCO's tolerance at the IoU that is asked for
 
 
@@ -54,7 +55,7 @@ class ImageMatches:
 
 
 def match_image(
-    truth: Sequence[Mapping], detections: Sequence[Mapping], iou: float = 0.5, limit: int = 100
+    truth: Sequence[Mapping], detections: Sequence[Mapping], iou: float = 0.5, limit: int = MAX_DETECTIONS
 ) -> ImageMatches:
     """Match the detections of one image to its objects of the same class.
 

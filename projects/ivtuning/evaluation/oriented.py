@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ class OrientedEvaluator(PairCOCOEvaluator):
     """
 
     ORIENTED = True
+
+    @property
+    def max_dets_per_image(self) -> int:
+        """All detections count: a tile from above may have hundreds of one class."""
+        return sys.maxsize
 
     def metric_names(self) -> list[str]:
         """Names of the figures of :meth:`evaluate`, such as "bbox/AP50"."""

@@ -118,8 +118,9 @@ class Comparison:
         if name == "label_map":
             self.pixels = max(self.pixels, float((want != have).mean()))
         else:
-            difference = float(np.abs(have.astype(np.float64) - want).max())
-            self.errors[name] = max(self.errors.get(name, 0.0), difference / _scale(want))
+            difference = np.abs(have.astype(np.float64) - want).max() / _scale(want)
+            # Unlike max, np.maximum keeps NaN, which no limit allows.
+            self.errors[name] = float(np.maximum(self.errors.get(name, 0.0), difference))
 
     def add_rows(self, have: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> None:
         """Compare outputs (B, N, ...) whose rows are in the order of a score: each with the nearest one.

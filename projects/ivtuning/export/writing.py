@@ -50,7 +50,7 @@ def trace(graph: ExportedModel, options: Options) -> torch.export.ExportedProgra
     except Exception as error:  # of many kinds, for what depends on the dimensions left open
         if not options.dynamic:
             raise
-        lines = [line.strip(" -") for line in str(error).splitlines()]
+        lines = [line.strip(" -") for line in str(error).splitlines()] or [type(error).__name__]
         reason = next((line for line in lines if "specialized" in line), lines[0]).partition(". If ")[0]
         raise UserError(
             f"--dynamic {' --dynamic '.join(options.dynamic)} does not work for this model: {reason:.300}"

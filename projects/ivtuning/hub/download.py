@@ -193,6 +193,9 @@ def _receive(url: str, part: Path, tag: Path) -> tuple[int | None, str]:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
         if response.status == http.HTTPStatus.PARTIAL_CONTENT and span and int(span[1]) == have:
             total = int(span[2])
+        elif response.status == http.HTTPStatus.PARTIAL_CONTENT and "Range" in headers:
+            part.unlink()  # a span that was not asked for, or of a file of unknown size
+            return _receive(url, part, tag)
         else:
             length, have = response.headers.get("Content-Length", ""), 0
             total = int(length) if length.isdigit() else None

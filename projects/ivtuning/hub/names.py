@@ -72,7 +72,7 @@ def check_output(output: str | os.PathLike, *inputs: str | os.PathLike) -> None:
     if os.path.isdir(output):
         raise UserError(f"{output}: is a folder: name the file to write")
     for path in inputs:
-        file = split_key(path)[0]
+        file = os.path.expanduser(split_key(path)[0])
         exist = "://" not in file and os.path.exists(output) and os.path.exists(file)
         if exist and os.path.samefile(output, file):
             raise UserError(f"{output}: is the file to read, {file}: name another one to write")

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from ..data.catalog import listed
-from ..engine.checks import check_evaluation
+from ..engine.checks import check_evaluation, check_onnx
 from ..errors import UserError
+from ..export.runner import read_metadata
 from ..predictor import Prediction, Predictor
 from ..predictor.folder import JSON, SUMMARY, Settings, predict_records
 from ..predictor.journal import NAME, Journal
@@ -28,7 +30,7 @@ from ..predictor.results import boxes_of
 from ..predictor.sources import FilePairs
 from ..utils.text import read_json, read_text
 from ..visualization.gallery import read_dataset
-from .runs import Run
+from .runs import Evaluated, Run
 
 FOLDER = "predictions"  # in the run's folder
 _MAKER = {"made_by": "report"}
@@ -94,18 +96,20 @@ def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
     Raises:
         UserError: weights or data that are missing or do not belong together, or several test sets.
     """
-    model = (weights, None) if weights else run.model
+    model = Evaluated(weights) if weights else run.model
     if model is None:
         return None
-    file, adapter = os.fspath(model[0]), model[1]
-    cfg = run.cfg
+    (file, adapter, onnx), cfg = model, run.cfg
     names = listed(OmegaConf.select(cfg, "dataloader.test.dataset.names") or [])
     if len(names) > 1:
         raise UserError(
             f"the run is evaluated on {', '.join(names)}: name one of them, dataloader.test.dataset.names="
             f"{names[0]}"
         )
-    check_evaluation(cfg, file, adapter)
+    if onnx:
+        check_onnx(cfg, file, read_metadata(file))
+    else:
+        check_evaluation(cfg, file, adapter)
     records, classes = read_dataset(names[0])
     test = cfg.dataloader.test
     settings = Settings(test.get("batch_size", 1), test.get("num_workers", 0))
@@ -117,8 +121,8 @@ def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
     }
     folder = run.path / FOLDER
     if not _is_finished(folder, records, options, settings):
-        pairs = FilePairs(records)
-        predict_records(lambda: Predictor(cfg, file, adapter), pairs, folder, settings, options, names[0])
+        make = partial(Predictor.from_onnx, file, cfg) if onnx else partial(Predictor, cfg, file, adapter)
+        predict_records(make, FilePairs(records), folder, settings, options, names[0])
     return _read(folder, names[0], records, list(classes), _shown(file, adapter))
 
 

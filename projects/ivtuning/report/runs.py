@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,6 +24,18 @@ CONFIG, LOG = "config.yaml", "log.txt"
 BEST = "model_best.pth"
 
 
+class Evaluated(NamedTuple):
+    """Files that predict: weights, or an adapter on top of them, or an exported file.
+
+    Attributes:
+        file: a path or name of weights; with `onnx`, the path of the exported file.
+    """
+
+    file: str
+    adapter: str | None = None
+    onnx: bool = False
+
+
 @dataclass(frozen=True)
 class Run:
     """A training run, finished or not.
@@ -33,7 +45,7 @@ class Run:
         cfg: its config, with the changes of the command line.
         metrics: the figures of each iteration that has some, by iteration.
         results: the figures of the last evaluation by task and name, on 0..100, None where undefined.
-        evaluated: what the results are of: "weights" and "adapter", or "iterations" of the run.
+        evaluated: what the results are of: "weights" and "adapter", "onnx", or "iterations" of the run.
         log: text of its log; "" if there is none.
     """
 
@@ -59,17 +71,24 @@ class Run:
         return min(iteration + 1, self.cfg.train.max_iter)
 
     @property
-    def model(self) -> tuple[Path | str, str | None] | None:
-        """Weights and adapter that the figures are of: those that `make eval` took, or those at the end.
+    def model(self) -> Evaluated | None:
+        """What the figures are of: the files that `make eval` took, or the weights at the end.
 
         Where averaged weights were evaluated, these are in the best checkpoint alone.
         """
+        if onnx := self.evaluated.get("onnx"):
+            return Evaluated(self._find(onnx), onnx=True)
         if weights := self.evaluated.get("weights"):
-            moved = self.path / os.path.basename(weights)  # the run, with its checkpoints
-            return moved if moved.is_file() else weights, self.evaluated.get("adapter")
+            adapter = self.evaluated.get("adapter")
+            return Evaluated(self._find(weights), adapter and self._find(adapter))
         files = [self.path / BEST] if self.cfg.train.get("ema_decay") else []
         files += [self.path / FINAL, *reversed(run_checkpoints(self.path)), self.path / BEST]
-        return next(((file, None) for file in files if file.is_file()), None)
+        return next((Evaluated(str(file)) for file in files if file.is_file()), None)
+
+    def _find(self, name: str) -> str:
+        """A file that the results name, or the one of that name in the run's folder, if that was moved."""
+        moved = self.path / os.path.basename(name)
+        return str(moved) if not os.path.exists(name) and moved.is_file() else name
 
     @cached_property
     def facts(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode, Instances, RotatedBoxes
 from torch import Tensor
 
 from ..evaluation.confusion import summary
-from ..evaluation.matching import CROWD, NOTHING, match_image
+from ..evaluation.matching import CROWD, MAX_DETECTIONS, NOTHING, match_image
 from .panels import class_name
 
 IOU = 0.5  # least IoU of a box and the object that it found
@@ -57,7 +57,8 @@ def score_boxes(
     ]
     shown = prediction[prediction.scores >= threshold].to("cpu")
     boxes = shown.pred_boxes.tensor.detach()
-    if not isinstance(prediction.pred_boxes, RotatedBoxes):
+    oriented = isinstance(prediction.pred_boxes, RotatedBoxes)
+    if not oriented:
         boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     found = [
         {"bbox": box, "label": label, "score": score}
@@ -65,7 +66,7 @@ def score_boxes(
             boxes.tolist(), shown.pred_classes.tolist(), shown.scores.tolist(), strict=True
         )
     ]
-    matches = match_image(objects, found, IOU)
+    matches = match_image(objects, found, IOU, len(found) if oriented else MAX_DETECTIONS)
     hits, alarms, missed = matches.counts(threshold)
     remark = f"{hits} found, {missed} missed, {alarms} false alarm{'s' * (alarms != 1)}"
     if hits:

@@ -217,6 +217,20 @@ def filled(folder: Path) -> None:
     (folder / "out/x.txt").write_text("x")
 
 
+def test_cropped_visible_images_keep_their_colors(tmp_path):
+    small_set()(tmp_path)
+    with Image.open(tmp_path / "vis/5.png") as image:
+        image.quantize(4).save(tmp_path / "vis/5.png")  # a palette
+        image.convert("CMYK").save(tmp_path / "vis/4.jpg")
+    (tmp_path / "vis/4.png").unlink()
+    (tmp_path / "rig.json").write_text(json.dumps(np.diag([1.6, 1.5, 1]).tolist()))
+    places = (str(tmp_path / name) for name in ("vis", "ir"))
+    align_pairs(*places, tmp_path / "out", calibration=tmp_path / "rig.json", crop=True)
+    for name in ("5.png", "4.jpg"):
+        image = Image.open(tmp_path / "out/visible" / name)
+        assert image.mode == "RGB" and np.abs(np.subtract(image.getpixel((5, 5)), (200, 9, 0))).max() < 9
+
+
 CASES = [
     Case("no folder", TOOL, small_set(None, "--ir", "infra"), ["--ir", "infra"]),
     Case("one folder twice", TOOL, small_set(None, "--ir", "vis"), ["--vis and --ir", "'vis'"]),

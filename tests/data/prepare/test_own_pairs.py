@@ -151,8 +151,11 @@ def test_coco_keeps_masks_and_crowds(tmp_path):
     images(tmp_path, "{}_RGB.jpg", "{}_ir.jpg")
     polygon = [[1, 2, 11, 2, 11, 8]]
     car = {"category_id": 7, "bbox": BOX, "segmentation": polygon, "area": 30}
-    dog = {"category_id": 3, "bbox": BOX, "ignore": 1}
-    write(tmp_path, "all.json", json.dumps(coco(car, dog)))
+    dog = {"category_id": 3, "bbox": BOX, "ignore": 1, "occlusion": 2}
+    content = coco(car, dog)
+    for image in content["images"]:
+        image["group"] = "street"
+    write(tmp_path, "all.json", json.dumps(content))
     made = prepare(tmp_path, "all.json", split="0.4")
     assert [len(made[part]["images"]) for part in ("train", "val")] == [3, 2]
     assert names(made["val"]) == ["dog", "car"]
@@ -167,6 +170,8 @@ def test_coco_keeps_masks_and_crowds(tmp_path):
         "category_id": 2,
     }
     assert (second["iscrowd"], second["area"], second["category_id"]) == (1, 60, 1)
+    assert second["occlusion"] == 2 and "occlusion" not in first
+    assert {image["group"] for image in made["train"]["images"]} == {"street"}
     made = prepare(tmp_path, "all.json", classes="car", ignore="dog")
     assert names(made["val"]) == ["car"] and len(made["val"]["annotations"]) == 1
     with pytest.raises(UserError, match="class 'dog': name it in --classes or in --ignore"):

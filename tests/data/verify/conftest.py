@@ -37,6 +37,25 @@ def pairs(tmp_path):
 
 
 @pytest.fixture
+def classified(pairs, tmp_path):
+    """The same pairs with classes: a car, a person, a car; no pair is a bicycle."""
+    content, _ = pairs
+    (tmp_path / "classification").mkdir()
+    del content["annotations"]
+    for image, number in zip(content["images"], (1, 2, 1), strict=True):
+        image["category_id"] = number
+    names = ("car", "person", "bicycle")
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    path = tmp_path / "classification" / "train.json"
+
+    def check():
+        path.write_text(json.dumps(content))
+        return verify({"some_cls_train": (path, tmp_path)})
+
+    return content, check
+
+
+@pytest.fixture
 def labeled(pairs, tmp_path):
     """The same pairs with label maps: "ground" left, "car" in a quarter, 7 (ignored) in another."""
     content, _ = pairs

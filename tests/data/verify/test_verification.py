@@ -65,6 +65,20 @@ def test_label_maps_are_counted(labeled):
     assert classes["car"] == {"share": 0.25, "images": 3} and list(classes) == ["ground", "car", "ignored"]
 
 
+def test_classes_are_counted_those_without_images_too(classified):
+    report = classified[1]()
+    assert report.findings == []
+    assert report.classified == {"some_cls_train": {"car": 2, "person": 1, "bicycle": 0}}
+    assert "bicycle" in report.text()
+
+
+@pytest.mark.parametrize("category", [{"id": 1}, {"id": [1], "name": "car"}, "car"])
+def test_faulty_classes_are_findings(classified, category):
+    content, check = classified
+    content["categories"][0] = category
+    assert any(finding.where in ("categories[0]", "category 1") for finding in check().findings)
+
+
 def test_visible_only_set(labeled, tmp_path):
     content, check = labeled
     for image in content["images"]:

@@ -204,6 +204,7 @@ def _write_images(
         _save(cut(warp.apply(pixels)), folder / "infrared" / pair.infrared.relative_to(roots[1]))
         if view is not None:
             image = turned(decode(pair.visible, "visible image")[0])
+            image = image if image.mode == "L" else image.convert("RGB")
             _save(cut(np.asarray(image)), folder / "visible" / pair.visible.relative_to(roots[0]))
 
     with ThreadPoolExecutor() as pool:

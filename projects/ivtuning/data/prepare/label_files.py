@@ -219,7 +219,9 @@ def coco_content(
         paths = {"file_name": pair.visible, "ir_file_name": pair.infrared}
         image = {"id": len(images) + 1} | {k: p.relative_to(source).as_posix() for k, p in paths.items()}
         images.append(
-            image | {"height": height, "width": width} | {k: stated[k] for k in ("time",) if k in stated}
+            image
+            | {"height": height, "width": width}
+            | {k: stated[k] for k in ("time", "group") if k in stated}
         )
         for box in boxes:
             name = box["class"].lower()
@@ -230,7 +232,8 @@ def coco_content(
                 raise UserError(
                     f"the JSON has the class {box['class']!r}: name it in --classes or in --ignore"
                 )
-            kept = {key: box[key] for key in ("bbox", "segmentation", "modality") if key in box}
+            optional = ("segmentation", "modality", "occlusion")
+            kept = {"bbox": box["bbox"]} | {key: box[key] for key in optional if key in box}
             area = box.get("area", box["bbox"][2] * box["bbox"][3])
             kept |= {"area": area, "iscrowd": box.get("iscrowd", 0), "category_id": ids[name]}
             annotations.append({"id": len(annotations) + 1, "image_id": image["id"]} | kept)

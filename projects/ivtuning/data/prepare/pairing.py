@@ -132,6 +132,8 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
             target.update(by_number[int(stem)])
         elif target is chosen:
             raise UserError(f"{where}: no pair is called {entry!r}{nearest(stem, stems)}")
+        else:  # no error: a list for a whole release excludes what a part of it may not have
+            print(f"{where}: excludes nothing, no pair is called {entry!r}{nearest(stem, stems)}")
     return chosen, excluded
 
 

@@ -246,9 +246,11 @@ def verify(
         for group in {image["group"] for image in images if "group" in image}:
             groups.setdefault(group, []).append(name)
         if kind == "classes":
-            names = {c["id"]: c["name"] for c in content["categories"] if isinstance(c, dict) and "id" in c}
-            known = [names[i["category_id"]] for i in images if i["category_id"] in names]
-            report.classified[name] = Counter(dict.fromkeys(names.values(), 0)) + Counter(known)
+            rows = enumerate(content["categories"])
+            names = {c["id"]: c["name"] for i, c in rows if ("categories", i) not in faulty}
+            counts = Counter(dict.fromkeys(names.values(), 0))
+            counts.update(names[i["category_id"]] for i in images if i["category_id"] in names)
+            report.classified[name] = counts
         if kind == "boxes":
             report.annotations += len(content["annotations"])
             boxes = {i: a for i, a in enumerate(content["annotations"]) if ("annotations", i) not in faulty}
@@ -266,8 +268,8 @@ def verify(
                 for file, digest in checked.hashes.items():
                     first, original = seen.setdefault(digest, (name, file))
                     if (first, original) != (name, file):
-                        kind = "duplicate image" if first == name else "shared image"
-                        report.findings.append(Finding(kind, f"{name}: {file}", f"as {first}: {original}"))
+                        what = "duplicate image" if first == name else "shared image"
+                        report.findings.append(Finding(what, f"{name}: {file}", f"as {first}: {original}"))
         if labels is not None:
             report.pixels[name] = (labels.names, np.array(pixels).reshape(-1, len(labels.names) + 1))
     report.findings += _shared_groups(groups)
