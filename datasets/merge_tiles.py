@@ -6,6 +6,7 @@ AP is printed. The folder gets merged.json and one Task1_<class>.txt for each cl
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 from options import ScriptParser, run
@@ -57,16 +58,14 @@ def main(argv=None) -> None:
 
     with StagedFiles(advice="choose a writable place with --output") as staged:
         staged.write(args.output / "merged.json", (json.dumps(merged) + "\n").encode())
+        points = corners(torch.tensor([r["bbox"] for r in merged], dtype=torch.float64).reshape(-1, 5))
+        lines: dict[int, list[str]] = defaultdict(list)
+        for r, ends in zip(merged, points.flatten(1).tolist(), strict=True):
+            values = f"{r['score']:.6f}", *(f"{v:.2f}" for v in ends)
+            lines[r["category_id"]].append(" ".join((names[r["image_id"]], *values)))
         for category in content["categories"]:
-            lines = []
-            for r in merged:
-                if r["category_id"] == category["id"]:
-                    points = corners(torch.tensor(r["bbox"], dtype=torch.float64)).flatten().tolist()
-                    lines.append(
-                        " ".join([names[r["image_id"]], f"{r['score']:.6f}", *(f"{v:.2f}" for v in points)])
-                    )
             path = args.output / f"Task1_{category['name']}.txt"
-            staged.write(path, "".join(f"{line}\n" for line in lines).encode())
+            staged.write(path, "".join(f"{line}\n" for line in lines[category["id"]]).encode())
         staged.commit()
     if not content.get("annotations"):
         print(f"{whole_json} has no boxes: no AP")
@@ -76,8 +75,11 @@ def main(argv=None) -> None:
     evaluator = OrientedEvaluator(name)
     evaluator.reset()
     label_of = {category: label for label, category in enumerate(evaluator.classes)}
+    found: dict[int, list[dict]] = defaultdict(list)
+    for r in merged:
+        found[r["image_id"]].append(r)
     for image in names:
-        some = [r for r in merged if r["image_id"] == image]
+        some = found[image]
         instances = Instances((1, 1), scores=torch.tensor([r["score"] for r in some]))
         instances.pred_boxes = RotatedBoxes(torch.tensor([r["bbox"] for r in some]).reshape(-1, 5))
         instances.pred_classes = torch.tensor([label_of[r["category_id"]] for r in some], dtype=torch.int64)

@@ -23,7 +23,7 @@ PARSER.add_argument(
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
+    from ivtuning.data.prepare.coco import write_set
     from ivtuning.data.prepare.pedestrians import PERSON, cvc14_pairs, cvc14_time, read_cvc14
 
     output = args.output or data_root() / "cvc14"
@@ -32,7 +32,7 @@ def main(argv=None) -> None:
     for part in ("train", "test"):
         parts[part], alone = cvc14_pairs(source, args.labels, part)
         print(f"{part}: {len(parts[part])} pairs; {alone} frames of one camera alone are left out")
-    contents = write_set(
+    write_set(
         parts,
         [PERSON],
         read_cvc14,
@@ -42,12 +42,9 @@ def main(argv=None) -> None:
         description=f"CVC-14 pedestrians, labels of the {args.labels} camera",
         time=cvc14_time,
         gray_visible=True,
+        published={f"{args.labels}_{part}": {"images": images} for part, images in PUBLISHED.items()},
         dry_run=args.dry_run,
     )
-    published = {f"{args.labels}_{part}": {"images": images} for part, images in PUBLISHED.items()}
-    counts = {f"{args.labels}_{part}": count_boxes(coco) for part, coco in contents.items()}
-    for line in count_warnings(counts, published):
-        print(line)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ PARSER.add_argument(
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_parts
+    from ivtuning.data.prepare.coco import write_parts
     from ivtuning.data.prepare.pairing import check_stems, files_by_stem
     from ivtuning.data.prepare.segmentation import Copies
     from ivtuning.errors import UserError
@@ -74,18 +74,15 @@ def main(argv=None) -> None:
         made = {part: _assemble(part, files, copies) for part, files in parts.items()}
         staged.commit()
     print(*copies.lines(), sep="\n")
-    contents = write_parts(
+    write_parts(
         made,
         output,
         output,
         args.labels,
         f"DroneVehicle pairs with oriented boxes, labels: {args.labels}",
         args.dry_run,
+        {f"{args.labels}_{part}": {"images": images} for part, images in PUBLISHED.items()},
     )
-    counts = {part: count_boxes(coco) for part, coco in contents.items()}
-    published = {part: {"images": PUBLISHED[part]} for part in contents}
-    for line in count_warnings(counts, published):
-        print(line)
 
 
 def _assemble(part: str, files: dict[str, dict[str, Path]], copies) -> tuple[dict, dict]:

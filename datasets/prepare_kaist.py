@@ -24,7 +24,7 @@ PARSER.add_argument(
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
+    from ivtuning.data.prepare.coco import write_set
     from ivtuning.data.prepare.pedestrians import (
         PERSON,
         kaist_pairs,
@@ -35,7 +35,7 @@ def main(argv=None) -> None:
 
     output = args.output or data_root() / "kaist"
     source = args.source or output
-    contents = write_set(
+    write_set(
         {part: kaist_pairs(source, args.labels, part) for part in ("train", "test")},
         [PERSON],
         read_kaist_pair if args.labels == "paired_both" else read_kaist,
@@ -44,12 +44,9 @@ def main(argv=None) -> None:
         split=args.labels,
         description=f"KAIST multispectral pedestrians, {args.labels} labels",
         time=kaist_time,
+        published={name: {"images": images} for name, images in PUBLISHED.items()},
         dry_run=args.dry_run,
     )
-    counts = {f"{args.labels}_{part}": count_boxes(coco) for part, coco in contents.items()}
-    published = {name: {"images": images} for name, images in PUBLISHED.items() if name in counts}
-    for line in count_warnings(counts, published):
-        print(line)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.annotations import read_voc
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
+    from ivtuning.data.prepare.coco import write_set
     from ivtuning.data.prepare.pairing import find_pairs
 
     output = args.output or data_root() / "llvip"
@@ -24,7 +24,7 @@ def main(argv=None) -> None:
         part: find_pairs(source, f"visible/{folder}/*.jpg", f"infrared/{folder}/*.jpg", "Annotations/*.xml")
         for part, folder in PARTS.items()
     }
-    contents = write_set(
+    write_set(
         parts,
         ["person"],
         lambda path, size: read_voc(path, ["person"], size),
@@ -32,11 +32,9 @@ def main(argv=None) -> None:
         output=output,
         split="default",
         description="LLVIP pedestrians, official parts",
+        published=PUBLISHED,
         dry_run=args.dry_run,
     )
-    counts = {f"default_{part}": count_boxes(coco) for part, coco in contents.items()}
-    for line in count_warnings(counts, PUBLISHED):
-        print(line)
 
 
 if __name__ == "__main__":

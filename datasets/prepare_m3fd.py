@@ -30,7 +30,7 @@ def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.annotations import read_voc
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
+    from ivtuning.data.prepare.coco import write_set
     from ivtuning.data.prepare.pairing import find_pairs, split_pairs
 
     output = args.output or data_root() / "m3fd"
@@ -38,7 +38,7 @@ def main(argv=None) -> None:
     pairs = find_pairs(source, "Vis/*.png", "Ir/*.png", "Annotation/*.xml")
     chosen = f"scene={SCENE}" if args.split == "scene" else args.split
     split, parts = split_pairs(pairs, chosen, source, args.seed)
-    contents = write_set(
+    write_set(
         parts,
         CLASSES,
         lambda path, size: read_voc(path, CLASSES, size),
@@ -46,12 +46,9 @@ def main(argv=None) -> None:
         output=output,
         split=split,
         description="M3FD detection pairs (TarDAL)",
+        published=PUBLISHED,
         dry_run=args.dry_run,
     )
-    if args.split == "scene":
-        counts = {f"scene_{part}": count_boxes(coco) for part, coco in contents.items()}
-        for line in count_warnings(counts, PUBLISHED):
-            print(line)
 
 
 if __name__ == "__main__":

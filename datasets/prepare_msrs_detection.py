@@ -37,7 +37,7 @@ def main(argv=None) -> None:
     from ivtuning.data.annotations import read_classes, read_yolo
     from ivtuning.data.catalog import data_root
     from ivtuning.data.modalities import time_of
-    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
+    from ivtuning.data.prepare.coco import write_set
     from ivtuning.data.prepare.pairing import find_pairs
     from ivtuning.errors import UserError
 
@@ -65,7 +65,11 @@ def main(argv=None) -> None:
         parts = {"train": [pair for pair in parts["test"] if pair not in val], "val": val}
     name = "official" if official else "det"
     split = name if args.labels == "fusion" else f"{name}_{args.labels}"
-    contents = write_set(
+    published = {
+        f"{split}_{part}": dict(zip(COUNTED, numbers, strict=True))
+        for part, numbers in PUBLISHED[args.labels].items()
+    }
+    write_set(
         parts,
         classes,
         lambda path, size: read_yolo(path, classes, size),
@@ -74,16 +78,9 @@ def main(argv=None) -> None:
         split=split,
         description=f"MSRS {'' if official else 'test '}pairs with boxes annotated on {args.labels} images",
         time=time_of,
+        published=published if official else {},
         dry_run=args.dry_run,
     )
-    if official:
-        counts = {f"{split}_{part}": count_boxes(coco) for part, coco in contents.items()}
-        published = {
-            f"{split}_{part}": dict(zip(COUNTED, numbers, strict=True))
-            for part, numbers in PUBLISHED[args.labels].items()
-        }
-        for line in count_warnings(counts, published):
-            print(line)
 
 
 if __name__ == "__main__":

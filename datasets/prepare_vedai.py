@@ -19,7 +19,7 @@ PARSER.add_argument(
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import count_boxes, count_warnings, write_set
+    from ivtuning.data.prepare.coco import write_set
     from ivtuning.data.prepare.pairing import find_pairs, split_pairs
     from ivtuning.data.prepare.vedai import CLASSES, read_vedai
 
@@ -29,7 +29,7 @@ def main(argv=None) -> None:
     pairs = find_pairs(source, f"{images}/*_co.png", f"{images}/*_ir.png", f"{labels}/*.txt")
     fold = f"fold{args.fold:02}"
     split, parts = split_pairs(pairs, f"{fold}={labels}/{fold}.txt,{labels}/{fold}test.txt", source)
-    contents = write_set(
+    write_set(
         parts,
         list(CLASSES.values()),
         read_vedai,
@@ -37,11 +37,9 @@ def main(argv=None) -> None:
         output=output,
         split=split,
         description=f"VEDAI vehicles, {args.size} px, fold {args.fold}",
+        published={f"{split}_{part}": counts for part, counts in PUBLISHED.items()},
         dry_run=args.dry_run,
     )
-    counts = {f"{split}_{part}": count_boxes(coco) for part, coco in contents.items()}
-    for line in count_warnings(counts, {f"{split}_{part}": count for part, count in PUBLISHED.items()}):
-        print(line)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def main(argv):
         help="pairs held back for the search: a share, or a number (default: 0.2)",
     )
     parser.add_argument(
-        "--missing", action="store_true", help="evaluate models of pairs without either image as well"
+        "--missing",
+        action="store_true",
+        help="evaluate models of pairs without each image in turn as well",
     )
     parser.add_argument(
         "--against",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from ivtuning.config import build, load_config, tool_parser
+from ivtuning.config import build, load_config, set_names, tool_parser
 from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
@@ -101,12 +101,9 @@ def _task(model):
 
 def _sets(cfg, part):
     """The sets of a loader, as others may read them."""
-    from omegaconf import OmegaConf
-
     from ivtuning.data.own import public_name
 
-    names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
-    return None if names is None else public_name(names)
+    return public_name(set_names(cfg, part)) or None
 
 
 def _classes(cfg):

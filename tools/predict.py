@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,6 +108,7 @@ def main(argv: Sequence[str]) -> None:
     from ivtuning.predictor import Predictor
     from ivtuning.predictor.folder import Settings, predict_records
     from ivtuning.predictor.video_file import is_video
+    from ivtuning.utils.files import file_identity
 
     videos = any(path and is_video(path) for path in (args.vis, args.ir))
     dataset = args.dataset and (
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
     )
     if videos:
         source = _videos(args, _fills(cfg, args.onnx))
-        given = [_file(args.vis), _file(args.ir), args.split, args.sync, args.stride]
+        given = [file_identity(args.vis), file_identity(args.ir), args.split, args.sync, args.stride]
     else:
         source = _files(args, dataset)
         given = args.dataset or [args.vis, args.ir]
@@ -124,8 +124,8 @@ def main(argv: Sequence[str]) -> None:
     options = {
         "config": args.config_file,
         "overrides": args.overrides,
-        "weights": _file(weights),
-        "adapter": _file(args.adapter),
+        "weights": file_identity(weights),
+        "adapter": file_identity(args.adapter),
         "source": given,
         "precision": args.precision,
     }
@@ -185,14 +185,6 @@ def _files(args: Namespace, dataset: str | None):
     if args.split or args.sync or args.stride:
         raise UserError("--split, --sync and --stride go with videos")
     return FilePairs(read_dataset(dataset)[0] if dataset else file_records(args.vis, args.ir))
-
-
-def _file(path: str | None) -> list | None:
-    """A file with its size and time, which tell another one of the same name."""
-    if not path or not os.path.isfile(path):
-        return [path] if path else None
-    facts = os.stat(path)
-    return [path, facts.st_size, facts.st_mtime_ns]
 
 
 if __name__ == "__main__":

@@ -92,7 +92,6 @@ def save_adapter(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, Any] | None = None,
     config: DictConfig | None = None,
-    place: TrunkPlace | None = None,
 ) -> dict:
     """Write the trained state of `model` to the safetensors file `path`, whole or not at all.
 
@@ -104,7 +103,6 @@ def save_adapter(
         metadata: further facts (dataset, split, metric); "base_weights" names the base's file, by default
             the one that was last read into the trunk.
         config: the run's config, to note the options of tuner and stem.
-        place: the model's trunk, where the caller knows it.
 
     Returns:
         The metadata written.
@@ -117,7 +115,7 @@ def save_adapter(
         raise UserError(f"groups={list(groups)}: an adapter has the groups {' and '.join(GROUPS)}")
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path}: the name of an adapter file ends in .safetensors")
-    place = place or find_trunk(model)
+    place = find_trunk(model)
     trunk = place.trunk
     members_of, frozen = _split_model(model, place)
     tensors = {}

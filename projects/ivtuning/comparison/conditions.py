@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import __version__
 from ..config import build
-from ..data.catalog import metadata
+from ..data.catalog import listed, metadata
 from ..data.own import public_name
 from ..engine.checks import check_run
 from ..errors import UserError
@@ -78,10 +78,6 @@ def find_metric(cfg: DictConfig) -> str:
 def names_of(cfg: DictConfig, part: str) -> Any:
     names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
     return names if isinstance(names, str) else list(names)
-
-
-def listed(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else names
 
 
 def _set_sha256(name: str) -> str | None:

@@ -42,9 +42,9 @@ def compare_tuners(name: str, size: tuple[int, int] = (480, 640)) -> dict:
 
     Returns:
         "trunk", "base" (its parameters), "base_macs", "size" and "tuners": for each class name "trainable"
-        parameters, `ratio_of_base` and `ratio_of_total` as fractions (see :func:`.report.count_parameters`),
-        "extra_macs" over the frozen trunk, nothing merged, and "adapter_mb", bytes / 1e6 of the backbone
-        group of an fp32 adapter file.
+        parameters, `ratio_of_base` and `ratio_of_total` as fractions (see
+        :func:`..engine.parameters.count_parameters`), "extra_macs" over the frozen trunk, nothing merged, and
+        "adapter_mb", bytes / 1e6 of the backbone group of an fp32 adapter file.
 
     Raises:
         UserError: no such trunk, or a size out of range.

@@ -23,7 +23,7 @@ class Job:
         factor: of all rates of the run; None where no rate is searched for.
         rate: of what is added and of the heads; of the trunk where its blocks train.
         search: whether the run serves to choose the rate, on the validation part.
-        missing: evaluate without either image as well.
+        missing: evaluate with each image withheld in turn as well.
         folder: where the run writes.
         identity: a hash of its config, pairs and trunk.
         metric: the figure that rows are judged by, such as "bbox/AP".
@@ -49,7 +49,7 @@ class Job:
         """The result that the run has left; None where there is none of this config, data and trunk.
 
         Args:
-            complete: it must have the figures without either image, if these are asked for.
+            complete: it must have the figures without each image, if these are asked for.
         """
         try:
             result = json.loads(Path(self.folder, RESULT).read_text())

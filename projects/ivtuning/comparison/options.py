@@ -21,7 +21,7 @@ class Options:
         search: factors of all rates of a row, one of which is chosen for it; () = its own rates.
         search_size: training pairs of the runs of the search, None = all that are not held back.
         hold_out: what of the training set is held back to choose the rate: a share, or a number of pairs.
-        missing: evaluate the final models of pairs without either image as well.
+        missing: evaluate the final models of pairs with each image withheld in turn as well.
         against: key of the row that the others are compared with.
         processes: runs at a time, None = one a core; 1 runs them in this process.
 

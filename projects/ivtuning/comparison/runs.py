@@ -28,6 +28,7 @@ from ..checkpoint.adapter import group_sizes
 from ..config import load_config
 from ..data.modalities import MODALITIES
 from ..engine import run
+from ..engine.metrics_file import read_metrics
 from ..engine.parameters import count_parameters
 from ..engine.trainer import NonFiniteLoss
 from ..errors import user_message
@@ -134,7 +135,7 @@ def work(job: Job) -> None:
 
     The checkpoint is removed: base weights and the adapter file make up the model. A run that serves to
     choose a rate leaves no adapter. If its loss becomes infinite or NaN, its result says so: with the same
-    rate it would diverge again. A run of an earlier call that lacks only the figures without either image is
+    rate it would diverge again. A run of an earlier call that lacks only the figures without each image is
     not trained again: its adapter is evaluated.
 
     Raises:
@@ -147,7 +148,7 @@ def work(job: Job) -> None:
     facts: dict = {}
     base, adapter = cfg.train.init_checkpoint, folder / ADAPTER
     if base and adapter.is_file() and (earlier := job.result(complete=False)):
-        earlier["figures"] |= _without_either(job, base, str(adapter))
+        earlier["figures"] |= _each_withheld(job, base, str(adapter))
         _write_result(folder, earlier)
         return
     (folder / RESULT).unlink(missing_ok=True)  # it would not fit the new adapter
@@ -164,8 +165,8 @@ def work(job: Job) -> None:
         checkpoint.unlink(missing_ok=True)
 
     metrics = folder / "metrics.json"  # none of a run that diverged at once
-    steps = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
-    times = [step["time"] for step in steps if "time" in step]
+    steps = read_metrics(metrics) if metrics.is_file() else {}
+    times = [step["time"] for step in steps.values() if "time" in step]
     kept = ("row", "seed", "size", "factor", "rate", "identity", "processes", "command")
     result = {
         **{key: getattr(job, key) for key in kept},
@@ -182,7 +183,7 @@ def _write_result(folder: Path, result: dict) -> None:
         temp.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _without_either(job: Job, weights: str, adapter: str | None = None) -> dict[str, dict[str, float]]:
+def _each_withheld(job: Job, weights: str, adapter: str | None = None) -> dict[str, dict[str, float]]:
     """The model's figures without the visible and without the infrared image."""
     figures = {}
     for lost in MODALITIES:
@@ -193,12 +194,12 @@ def _without_either(job: Job, weights: str, adapter: str | None = None) -> dict[
 
 
 def _keep_model(job: Job, cfg: DictConfig, figures: dict) -> dict:
-    """Write the trained model's adapter file; returns its counts. Adds figures without either image."""
+    """Write the trained model's adapter file; returns its counts. Adds figures without each image in turn."""
     folder = Path(job.folder)
     weights = str(folder / "model_final.pth")
     model = run.load_model(cfg, weights)
     if job.missing:
-        figures |= _without_either(job, weights)
+        figures |= _each_withheld(job, weights)
     adapter = folder / ADAPTER
     score = figures["none"].get(job.metric)
     said = {} if score is None else {job.metric.rpartition("/")[2]: f"{score:.2f}"}

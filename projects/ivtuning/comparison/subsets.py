@@ -58,7 +58,7 @@ class TrainingSet:
         strata = [(image.get("category_id"), image.get("time")) for image in images]
         return [images[i] for i in spread(strata, seed)]
 
-    def hold_out(self, part: float, seed: int = 0) -> tuple[list[dict], list[dict]]:
+    def hold_out(self, part: float) -> tuple[list[dict], list[dict]]:
         """Divide the set into what remains for training, and what is held back.
 
         Images with one ``group`` stay together. Groups are drawn in the shares of their rarest class and of
@@ -79,7 +79,7 @@ class TrainingSet:
         units = list(groups.values())
         first = [min(unit, key=lambda image: numbers[image.get("category_id")]) for unit in units]
         held: list[dict] = []
-        for i in spread([(image.get("category_id"), image.get("time")) for image in first], seed):
+        for i in spread([(image.get("category_id"), image.get("time")) for image in first], 0):
             if len(held) >= count:
                 break
             held += units[i]

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, nearest
 from .building import build
 from .command_line import tool_parser
-from .derived import derive
+from .derived import derive, set_names
 from .files import RUN_GROUPS, default_output_dir, find_config, read_config
 from .overrides import apply_overrides
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-__all__ = ["RUN_GROUPS", "build", "find_config", "load_config", "tool_parser"]
+__all__ = ["RUN_GROUPS", "build", "find_config", "load_config", "set_names", "tool_parser"]
 
 
 def load_config(

@@ -41,6 +41,14 @@ def derive(cfg: DictConfig) -> None:
     _fill_dropped(cfg)
 
 
+def set_names(cfg: DictConfig, part: str) -> list[str]:
+    """The names of the sets of the loader `part`, "train" or "test"; none where it is of another kind."""
+    from omegaconf import OmegaConf
+
+    names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
+    return [names] if isinstance(names, str) else list(names or ())
+
+
 def _find_sets(cfg: DictConfig) -> None:
     from omegaconf import ListConfig, OmegaConf
 
@@ -95,8 +103,7 @@ def _number_of_classes(cfg: DictConfig) -> int:
     compat.prepare()
     from ..data.classes import class_names
 
-    names = cfg.dataloader.train.dataset.names
-    return len(class_names(names if isinstance(names, str) else names[0]))
+    return len(class_names(set_names(cfg, "train")[0]))
 
 
 def _fill_dropped(cfg: DictConfig) -> None:

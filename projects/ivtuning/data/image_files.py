@@ -156,13 +156,13 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1]
 
 
-def image_size(path: str | Path, role: str = "image") -> tuple[int, int]:
+def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) in pixels from the file's header, after the rotation that its EXIF data asks for.
 
     Raises:
         BadPair: see :func:`open_image`.
     """
-    with open_image(path, role) as (image, _):
+    with open_image(path, "image") as (image, _):
         return shown_size(image)
 
 

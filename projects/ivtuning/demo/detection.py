@@ -43,7 +43,7 @@ TASK = Task(
 
 
 def train(configs: Mapping[str, DictConfig]) -> dict:
-    """Train and evaluate all rows, and the last one without either image as well."""
+    """Train and evaluate all rows, and the last one with each image withheld in turn as well."""
     rows = TASK.train(configs)
     return {
         "rows": rows,

@@ -14,7 +14,7 @@ from detectron2.data.common import DatasetFromList
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
-from ..config import build
+from ..config import build, set_names
 from ..config.derived import class_counts
 from ..data.catalog import is_present, metadata
 from ..data.classes import align_classes, class_names
@@ -177,9 +177,8 @@ def check_files(*files: str | os.PathLike | None) -> None:
 
 
 def _set_names(cfg: DictConfig, part: str) -> list[str]:
-    """The names of the sets of a loader, all of them registered; none where the loader is of another kind."""
-    names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
-    names = [names] if isinstance(names, str) else list(names or ())
+    """The names of the sets of a loader, all of them registered."""
+    names = set_names(cfg, part)
     for name in names:
         metadata(name)
     return names

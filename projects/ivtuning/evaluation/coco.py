@@ -240,11 +240,11 @@ class PairCOCOEvaluator(DatasetEvaluator):
 
         overall = run(_truth(truth), ids, AREAS.values())
         figures = {
-            "AP": _mean(overall[..., 0]),
-            "AP50": _mean(overall[0, ..., 0]),
-            "AP75": _mean(overall[5, ..., 0]),
+            "AP": mean_precision(overall[..., 0]),
+            "AP50": mean_precision(overall[0, ..., 0]),
+            "AP75": mean_precision(overall[5, ..., 0]),
         }
-        figures |= {f"AP{a}": _mean(overall[..., i]) for i, a in enumerate(AREAS) if a}
+        figures |= {f"AP{a}": mean_precision(overall[..., i]) for i, a in enumerate(AREAS) if a}
         rows = []
         for k, category in enumerate(categories):
             rows.append((self._names[category], overall[:, :, k, 0]))
@@ -254,7 +254,7 @@ class PairCOCOEvaluator(DatasetEvaluator):
                 rows.append((time, run(_truth(truth), some)))
         if any("modality" in a for a in truth):
             rows += [(m, run(_truth(truth, m), ids)) for m in SHOWN_IN]
-        rows = [(name, _mean(p), _mean(p[0])) for name, p in rows]
+        rows = [(name, mean_precision(p), mean_precision(p[0])) for name, p in rows]
         logger.info(
             f"{task} results of {self._metadata.name}:\n{create_small_table(figures)}\n"
             + tabulate(rows, headers=["part", "AP", "AP50"], tablefmt="pipe", floatfmt=".3f")
@@ -331,7 +331,7 @@ def _detections(results: list[dict], task: str) -> list[dict]:
     return [r | {"area": float(mask_util.area(r["segmentation"])), "iscrowd": 0} for r in results]
 
 
-def _mean(values: np.ndarray) -> float:
-    """Mean of the valid precisions, on 0..100; NaN without any."""
+def mean_precision(values: np.ndarray) -> float:
+    """Mean of the valid precisions, those of -1 left out, on 0..100; NaN without any."""
     values = values[values > -1]
     return 100 * float(values.mean()) if values.size else float("nan")

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..data.labels import IGNORE
 from ..errors import UserError
 
+BAND = 0.02  # width of a class's boundary, of the image's diagonal
+
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
     """Confusion matrix (K, K) int64 of pixels; rows: ground truth, columns: prediction.
@@ -45,16 +47,14 @@ def summary(matrix: np.ndarray) -> dict[str, float]:
     }
 
 
-def boundary_counts(
-    truth: np.ndarray, prediction: np.ndarray, classes: int, width: float = 0.02
-) -> np.ndarray:
+def boundary_counts(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
     """Intersection and union, (2, K) int64 pixels, of the boundary bands of each class.
 
     This is Boundary IoU (arXiv 2103.16562) with all pixels of a class in an image as one mask. A band is the
-    part of the mask that is closer to its outline, or to the image's border, than `width` times the image's
+    part of the mask that is closer to its outline, or to the image's border, than BAND times the image's
     diagonal. Ignored pixels are cut out of both maps, so their outlines agree.
     """
-    reach = max(1, round(width * math.hypot(*truth.shape)))
+    reach = max(1, round(BAND * math.hypot(*truth.shape)))
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     prediction = np.where(truth == IGNORE, IGNORE, prediction)
     counts = np.zeros((2, classes), np.int64)

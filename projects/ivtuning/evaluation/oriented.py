@@ -18,6 +18,7 @@ from ..data.modalities import SHOWN_IN, TIMES
 from ..data.oriented import with_angles
 from ..oriented.overlap import pairwise_iou
 from .coco import PairCOCOEvaluator
+from .confusion import mean
 
 logger = logging.getLogger("ivtuning.evaluation")
 IOUS = np.arange(10) * 0.05 + 0.5
@@ -223,8 +224,6 @@ def _boxes(entries: list[dict]) -> torch.Tensor:
     return with_angles(torch.tensor([e["bbox"] for e in entries], dtype=torch.float64))
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the figures that are no NaN, on 0..100; NaN without any."""
-    values = np.asarray(values)
-    values = values[~np.isnan(values)]
-    return 100 * float(values.mean()) if values.size else float("nan")
+    return 100 * mean(np.asarray(values))

@@ -36,7 +36,7 @@ def check_file(
 
     Args:
         count: the number of pairs, rounded up to whole batches.
-        pairs: images of the size in `options`; synthetic ones take the place of those that lack.
+        pairs: images of the size in `options`; synthetic ones take the place of missing ones.
 
     Raises:
         UserError: the outputs differ too much.

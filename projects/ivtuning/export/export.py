@@ -35,7 +35,7 @@ def export_model(
 
     Args:
         check: number of pairs that are compared; 0 compares none.
-        pairs: images for that, of the size in `options`; synthetic ones take the place of those that lack.
+        pairs: images for that, of the size in `options`; synthetic ones take the place of missing ones.
         facts: for the metadata, see :func:`.metadata.describe`.
 
     Returns:

@@ -53,7 +53,7 @@ class OnnxMetaArch(nn.Module):
         mean = np.asarray(facts["pixel_mean"]).reshape(-1, 3)
         # What stands for padding in whole numbers, by image.
         self._fill = np.broadcast_to(facts.get("pad_value", mean), mean.shape).round().astype(np.uint8)
-        self._told = False
+        self._warned = False
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """
@@ -94,9 +94,9 @@ class OnnxMetaArch(nn.Module):
                 f"{name}, {self.path} takes at most {wanted}: export with --size {size[1]}x{size[0]}, or "
                 "--dynamic size"
             )
-        if not self._told:
+        if not self._warned:
             logger.warning("%s: it is padded to %s, as smaller images are from here on", name, wanted)
-            self._told = True
+            self._warned = True
         return file
 
     def _run(self, samples: Sequence[dict], size: Size) -> dict[str, np.ndarray]:

@@ -15,10 +15,10 @@ compat.prepare()
 import torch
 import torch.nn.functional as F
 from detectron2.data import DatasetCatalog
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ..config import build
+from ..config import build, set_names
 from ..data.catalog import is_present
 from ..data.modalities import IMAGE_KEYS
 from ..errors import UserError
@@ -46,8 +46,7 @@ def pairs_of_config(cfg: DictConfig, model: nn.Module, count: int, size: tuple[i
     """
     if not count:
         return []
-    names = OmegaConf.select(cfg, "dataloader.test.dataset.names", default=())
-    names = [names] if isinstance(names, str) else list(names or ())
+    names = set_names(cfg, "test")
     both = model.pixel_mean.numel() > 3
     pairs: list[Pair] = []
     with contextlib.suppress(UserError, OSError):

@@ -66,7 +66,7 @@ def results_of(prediction: Prediction, image_id: Any, categories: Sequence[int])
     [class, number of pixels] of each class that it has; class scores are {"image_id", "scores"}.
 
     Args:
-        categories: category ids by label; a label beyond them is its own category id if they are empty.
+        categories: category ids by label; if there are none, a label is its own category id.
 
     Raises:
         UserError: a label that has no category id.

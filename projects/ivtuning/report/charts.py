@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -110,13 +109,9 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 def _ticks(low: float, high: float) -> list[float]:
     """About five round numbers, the first at most `low` and the last at least `high`."""
-    step = 10 ** math.floor(math.log10((high - low) / 4))
-    step *= next(m for m in (1, 2, 2.5, 5, 10) if (high - low) / (m * step) <= 5.001)
-    first = math.floor(low / step + 1e-9)
-    ticks = itertools.takewhile(
-        lambda n: n == first or (n - 1) * step < high - 1e-9 * step, itertools.count(first)
-    )
-    return [n * step for n in ticks]
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
 
 
 def _number(value: float) -> str:

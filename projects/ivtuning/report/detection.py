@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..config import build
-from ..evaluation.coco import PairCOCOEvaluator
+from ..evaluation.coco import PairCOCOEvaluator, mean_precision
 from ..evaluation.matching import ImageMatches, ThresholdCurve, box_confusion, match_image, threshold_curve
 from ..visualization.panels import class_name
 from .charts import charts, line_chart
@@ -48,7 +48,7 @@ def box_details(run: Run, predictions: Predictions, threshold: float | None) -> 
     figures = {}
     if evaluator.truth["annotations"]:
         precision = evaluator.precision_by_recall(results)
-        figures = {"bbox/AP": _mean(precision), "bbox/AP50": _mean(precision[0])}
+        figures = {"bbox/AP": mean_precision(precision), "bbox/AP50": mean_precision(precision[0])}
         curves = [threshold_curve(list(matches.values()), k) for k in range(len(classes))]
         sections.append(_precision(classes, precision, curves, pooled))
         matrix = box_confusion(list(matches.values()), len(classes), threshold)
@@ -86,10 +86,13 @@ def _precision(
     by_recall = []
     for name, place in IOUS.items():
         values = precision[place]
-        lines = {f"{classes[k]} ({_mean(values[:, k]):.1f})": _points(RECALLS, values[:, k]) for k in drawn}
+        lines = {
+            f"{classes[k]} ({mean_precision(values[:, k]):.1f})": _points(RECALLS, values[:, k])
+            for k in drawn
+        }
         valid = values[:, values[0] > -1]
         if valid.size:
-            lines = {f"mean ({_mean(valid):.1f})": _points(RECALLS, valid.mean(1)), **lines}
+            lines = {f"mean ({mean_precision(valid):.1f})": _points(RECALLS, valid.mean(1)), **lines}
         by_recall.append(line_chart(f"Precision by recall, IoU {name} (AP)", lines, "recall", unit, unit))
     by_score = {"all": pooled, **{classes[k]: curves[k] for k in drawn}}
     f1 = {name: _points(c.thresholds[::-1], c.f1[::-1]) for name, c in by_score.items()}
@@ -107,7 +110,7 @@ def _precision(
             ]
         )
         values = precision if k is None else precision[:, :, k]
-        figures = [bar(_mean(part)) for part in (values, values[0], values[5])]
+        figures = [bar(mean_precision(part)) for part in (values, values[0], values[5])]
         rows.append([name, f"{curve.objects:,}", *figures, *at])
     head = ["class", "objects", "AP", "AP50", "AP75", "best score", "F1 there", "precision", "recall"]
     few = (
@@ -132,9 +135,3 @@ def _score(matches: ImageMatches, threshold: float) -> ImageScore | None:
 
 def _points(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
     return list(zip(x.tolist(), y.tolist(), strict=True))
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of the valid precisions, on 0..100; NaN without any."""
-    valid = values[values > -1]
-    return 100 * float(valid.mean()) if valid.size else float("nan")

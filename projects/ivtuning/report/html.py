@@ -13,6 +13,8 @@ from PIL import Image
 
 from ..visualization.panels import one_line
 
+WIDTH = 1200  # pixels of the widest picture
+
 
 class Html(str):
     """Text that is HTML already."""
@@ -36,9 +38,9 @@ def section(title: str, *content: object) -> Html:
     return tag("section", tag("h2", title), *content) if content else Html()
 
 
-def figure(value: float | None, digits: int = 1) -> str:
+def figure(value: float | None) -> str:
     """A number as tables show it; a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+    return "–" if value is None or math.isnan(value) else f"{value:,.1f}"
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Html:
@@ -51,10 +53,10 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Html:
     return tag("div", tag("table", *lines), class_="scroll")
 
 
-def bar(value: float | None, digits: int = 1) -> Html:
+def bar(value: float | None) -> Html:
     """A cell with a number on 0..100 and a bar of that length."""
     length = 0 if value is None or math.isnan(value) else min(max(value, 0), 100)
-    return tag("td", figure(value, digits), class_="bar", style=f"--part:{length:.1f}%")
+    return tag("td", figure(value), class_="bar", style=f"--part:{length:.1f}%")
 
 
 def confusion_table(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], corner: str) -> Html:
@@ -83,11 +85,11 @@ def confusion_table(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[s
     return tag("div", tag("table", *lines, class_="confusion"), class_="scroll")
 
 
-def picture(image: np.ndarray, alt: str, width: int = 1200) -> Html:
-    """An image (H, W, 3) uint8 inside the page, as JPEG of at most `width` pixels."""
+def picture(image: np.ndarray, alt: str) -> Html:
+    """An image (H, W, 3) uint8 inside the page, as JPEG of at most WIDTH pixels."""
     data = Image.fromarray(image)
-    if data.width > width:
-        data = data.resize((width, round(data.height * width / data.width)), Image.Resampling.LANCZOS)
+    if data.width > WIDTH:
+        data = data.resize((WIDTH, round(data.height * WIDTH / data.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     data.save(buffer, "JPEG", quality=80)
     source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

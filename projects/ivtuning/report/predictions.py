@@ -12,13 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from detectron2.structures import Instances
 from omegaconf import OmegaConf
-from PIL import Image
-from pycocotools import mask as mask_util
 
+from ..config import set_names
 from ..data.catalog import listed
 from ..engine.checks import check_evaluation, check_onnx
 from ..errors import UserError
@@ -26,8 +22,9 @@ from ..export.runner import read_metadata
 from ..predictor import Prediction, Predictor
 from ..predictor.folder import JSON, SUMMARY, Settings, predict_records
 from ..predictor.journal import NAME, Journal
-from ..predictor.results import boxes_of
+from ..predictor.results import prediction_of
 from ..predictor.sources import FilePairs
+from ..utils.files import file_identity
 from ..utils.text import read_json, read_text
 from ..visualization.gallery import read_dataset
 from .runs import Evaluated, Run
@@ -45,7 +42,7 @@ class Predictions:
         records: its dataset dicts, in the order of the set.
         classes: names by label.
         weights: what predicted, as the page shows it.
-        kind: "boxes", "labels" or "scores".
+        kind: "boxes", "oriented", "labels" or "scores".
         entries: of each image by "image_id": the results in the form of COCO's, or one entry that names the
             label map or has the scores.
         folder: where the files are.
@@ -62,24 +59,11 @@ class Predictions:
     categories: list[int]
 
     def of(self, record: dict) -> Prediction:
-        """The prediction for one record, as a :class:`..predictor.Predictor` gives it.
-
-        Of salient objects, it is their label map.
-        """
+        """The prediction for one record; see :func:`..predictor.results.prediction_of`."""
         entries = self.entries.get(record["image_id"], [])
-        if self.kind == "labels":
-            with Image.open(self.folder / entries[0]["label_map"]) as image:
-                return np.asarray(image)
-        if self.kind == "scores":
-            return torch.tensor(entries[0]["scores"])
-        found = Instances((record["height"], record["width"]))
-        found.pred_boxes = boxes_of(entries)
-        found.scores = torch.tensor([entry["score"] for entry in entries])
-        found.pred_classes = torch.tensor([self.categories.index(e["category_id"]) for e in entries]).long()
-        if entries and all("segmentation" in entry for entry in entries):
-            masks = np.stack([mask_util.decode(entry["segmentation"]) for entry in entries])
-            found.pred_masks = torch.as_tensor(masks).bool()
-        return found
+        entry = {"results": entries, **(entries[0] if entries else {})}
+        size = record.get("height", 0), record.get("width", 0)  # those of classes need not state it
+        return prediction_of(entry, self.folder, self.categories, size)
 
 
 def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
@@ -100,7 +84,7 @@ def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
     if model is None:
         return None
     (file, adapter, onnx), cfg = model, run.cfg
-    names = listed(OmegaConf.select(cfg, "dataloader.test.dataset.names") or [])
+    names = listed(set_names(cfg, "test"))
     if len(names) > 1:
         raise UserError(
             f"the run is evaluated on {', '.join(names)}: name one of them, dataloader.test.dataset.names="
@@ -115,8 +99,8 @@ def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
     settings = Settings(test.get("batch_size", 1), test.get("num_workers", 0))
     options = {
         **_MAKER,
-        "weights": _identity(file),
-        "adapter": adapter and _identity(adapter),
+        "weights": file_identity(file),
+        "adapter": file_identity(adapter),
         "config": _digest({"model": cfg.model, "test": test}),
     }
     folder = run.path / FOLDER
@@ -157,14 +141,6 @@ def _is_ours(journal: Path) -> bool:
     except (ValueError, LookupError, TypeError):
         return False
     return isinstance(options, dict) and _MAKER.items() <= options.items()
-
-
-def _identity(file: str) -> list:
-    """A file with its size and time, which tell another one of the same name; a name of weights as it is."""
-    if not os.path.isfile(file):
-        return [file]
-    facts = os.stat(file)
-    return [os.path.basename(file), facts.st_size, facts.st_mtime_ns]
 
 
 def _digest(nodes: dict) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from ..checkpoint.checkpointer import FINAL, run_checkpoints
-from ..config import load_config
+from ..config import load_config, set_names
 from ..data.own import public_name
 from ..engine.folder import METRICS, RESULTS
 from ..engine.metrics_file import read_metrics
@@ -113,8 +113,8 @@ class Run:
             "model": kind("model"),
             "trunk": kind("model.backbone.net"),
             "started from": train.init_checkpoint or "random weights",
-            "training set": _sets(get("dataloader.train.dataset.names")),
-            "test set": _sets(get("dataloader.test.dataset.names")),
+            "training set": public_name(set_names(self.cfg, "train")),
+            "test set": public_name(set_names(self.cfg, "test")),
             "trained in the backbone": _match(r"backbone trains (.+)", self.log),
             "batch": batch and f"{batch * train.get('gradient_accumulation', 1)} pairs, {train.precision}",
             "learning rate": get("optimizer.lr") and f"{get('optimizer.lr'):g}, {kind('optimizer')}",
@@ -186,10 +186,6 @@ def _match(pattern: str, text: str) -> str | None:
     """The group of the last match in the text: a resumed run logs again."""
     found = re.findall(pattern, text)
     return found[-1] if found else None
-
-
-def _sets(names: Any) -> str | None:
-    return public_name(names) if names else None
 
 
 def _seconds(text: str) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..data.labels import IGNORE, read_labels
 from ..evaluation.confusion import confusion, per_class, ratio, summary
+from ..evaluation.saliency import labels_of
 from ..utils.progress import track
 from ..visualization.panels import class_name
 from .details import Details, ImageScore, confusion_section
@@ -20,7 +21,7 @@ def label_details(predictions: Predictions) -> Details:
     count = len(predictions.classes)
     total, scores = np.zeros((count, count), np.int64), {}
     for record in track(predictions.records, "comparing"):
-        truth, found = read_labels(record), predictions.of(record)
+        truth, found = read_labels(record), labels_of(predictions.of(record))
         matrix = confusion(truth, found, count)
         total += matrix
         if matrix.sum():

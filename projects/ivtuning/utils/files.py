@@ -204,3 +204,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def file_identity(file: str | None) -> list | None:
+    """A file's name, bytes and time, which tell another one of the same name; anything else as [name]."""
+    if not file or not os.path.isfile(file):
+        return [file] if file else None
+    facts = os.stat(file)
+    return [os.path.basename(file), facts.st_size, facts.st_mtime_ns]

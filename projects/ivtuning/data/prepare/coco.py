@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from tabulate import tabulate
 
@@ -181,12 +182,17 @@ def write_set(
     description: str,
     time: Callable[[str], str | None] = lambda stem: None,
     gray_visible: bool = False,
+    published: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
     dry_run: bool = False,
 ) -> dict[str, dict]:
     """Assemble every part, print a summary, and write ``<output>/annotations/<split>_<part>.json``.
 
     All files are written, or none. ``info.image_root`` records `source` if it is not the set's own folder.
     See :func:`assemble` for `read`, `time` and `gray_visible`.
+
+    Args:
+        published: what the authors or the split's source count in each ``<split>_<part>``, see
+            :func:`count_warnings`.
 
     Returns:
         The contents by part.
@@ -198,7 +204,7 @@ def write_set(
         part: assemble(pairs, classes, read, source, part, time, gray_visible)
         for part, pairs in parts.items()
     }
-    return write_parts(made, source, output, split, description, dry_run)
+    return write_parts(made, source, output, split, description, dry_run, published)
 
 
 def write_parts(
@@ -208,6 +214,7 @@ def write_parts(
     split: str,
     description: str,
     dry_run: bool = False,
+    published: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> dict[str, dict]:
     """Print a summary of what :func:`assemble` made of each part, and write it; see :func:`write_set`."""
     info = {"description": description, "split": split}
@@ -221,5 +228,7 @@ def write_parts(
     with StagedFiles(dry_run, ADVICE) as staged:
         lines = stage_json(paths, staged)
         staged.commit()
-    print(*lines, sep="\n")
+    counts = {f"{split}_{part}": count_boxes(coco) for part, coco in contents.items()}
+    known = {name: numbers for name, numbers in published.items() if name in counts}
+    print(*lines, *count_warnings(counts, known), sep="\n")
     return contents

@@ -127,7 +127,7 @@ def group_of(pair: Pair, group_by: str) -> str:
 
 
 def divide_pairs(
-    pairs: Sequence[Pair], split: str | None, root: Path, group_by: str | None = None, seed: int = 0
+    pairs: Sequence[Pair], split: str | None, root: Path, group_by: str | None = None
 ) -> tuple[str, dict[str, list[Pair]]]:
     """Divide pairs into parts.
 
@@ -138,7 +138,6 @@ def divide_pairs(
             None: by folders if all pairs are in such ones, else random.
         root: the folder in which lists are looked for first.
         group_by: see :func:`prepare_pair_folders`. A random split keeps the pairs of a group together.
-        seed: of a random split.
 
     Returns:
         The split's name, and the pairs of each part.
@@ -147,7 +146,7 @@ def divide_pairs(
     if split is None:
         split = "folders" if all(folders) and len({f.lower() for f in folders}) > 1 else RANDOM
     if (shares := _shares(split)) is not None:
-        return RANDOM, split_stratified(pairs, shares, group_by, seed)
+        return RANDOM, split_stratified(pairs, shares, group_by)
     if split != "folders":
         return divide(pairs, split, root)
     # Parts are looked for in the first folder.

@@ -22,7 +22,6 @@ CLASSES = {
 }
 # Too few of them to be measured: motorcycles and buses.
 LEFT_OUT = (7, 8)
-FOLDS = 10
 FIELDS = 14
 
 

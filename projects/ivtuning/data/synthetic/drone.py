@@ -35,7 +35,6 @@ def generate_drone_set(
     train: int = 96,
     val: int = 32,
     size: tuple[int, int] = (160, 128),
-    seed: int = 0,
 ) -> None:
     """Write `train` + `val` pairs of `size` (width, height) pixels to a new folder, unless it has them.
 
@@ -49,17 +48,17 @@ def generate_drone_set(
         with atomic_folder(root) as new:
             (new / "annotations").mkdir()
             for number, (part, count) in enumerate((("train", train), ("val", val))):
-                content = _write_part(new, part, count, size, [seed, number])
+                content = _write_part(new, part, count, size, number)
                 (new / "annotations" / f"{part}.json").write_text(json.dumps(content))
 
 
-def _write_part(root: Path, part: str, count: int, size: tuple[int, int], seeds: list[int]) -> dict:
+def _write_part(root: Path, part: str, count: int, size: tuple[int, int], seed: int) -> dict:
     images, annotations = [], []
     for folder in ("vis", "ir"):
         (root / part / folder).mkdir(parents=True)
     for number in range(1, count + 1):
         time = TIMES[number % 2]
-        rng = np.random.default_rng([*seeds, number])
+        rng = np.random.default_rng([0, seed, number])
         vehicles = _place(size, time == "night", rng)
         pictures = draw(vehicles, size, time == "night", rng)
         files = {key: f"{part}/{folder}/{number:05d}.png" for key, folder in _FOLDERS.items()}

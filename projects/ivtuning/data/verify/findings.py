@@ -56,6 +56,7 @@ KINDS = {
 # The phase-correlation response from which a shift is trusted: of 126 deliberately mismatched MSRS pairs none
 # reached it.
 CONFIDENT = 0.07
+WORST = 5  # shifts that the report lists
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Report:
         """Number of findings of a severity, "error" or "warning"."""
         return sum(KINDS[f.kind][0] == severity for f in self.findings)
 
-    def misalignment(self, worst: int = 5) -> dict:
+    def misalignment(self) -> dict:
         """Statistics of the confident shifts among the sampled pairs, in pixels; None if there is none."""
         sure = sorted((s for s in self.shifts if s.confidence >= CONFIDENT), key=lambda s: -s.length)
 
@@ -115,7 +116,7 @@ class Report:
             "max_px": round(sure[0].length, 2) if sure else None,
             "median_dx": median([s.dx for s in sure]),
             "median_dy": median([s.dy for s in sure]),
-            "worst": [asdict(s) for s in sure[:worst]],
+            "worst": [asdict(s) for s in sure[:WORST]],
         }
 
     def first_error(self) -> str:
