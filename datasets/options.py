@@ -20,6 +20,13 @@ class ScriptParser(argparse.ArgumentParser):
         )
         self.add_argument("--traceback", action="store_true", help="show the whole stack of an error")
 
+    def parse_args(self, args=None, namespace=None):
+        parsed = super().parse_args(args, namespace)
+        for key, value in vars(parsed).items():
+            if isinstance(value, Path):  # a shell leaves ~ as it is in --source=~/x
+                setattr(parsed, key, value.expanduser())
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
         sys.exit(1)

@@ -46,7 +46,7 @@ PARSER.add_argument("--overlap", type=int, default=200, help="of neighboring til
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import write_parts
+    from ivtuning.data.prepare.coco import check_labeled, write_parts
     from ivtuning.data.prepare.pairing import files_by_stem
     from ivtuning.data.prepare.segmentation import Copies
     from ivtuning.data.prepare.tiles import check_tiling
@@ -86,6 +86,8 @@ def main(argv=None) -> None:
             part: _assemble(part, *files, source, classes, args.size, args.overlap, copies)
             for part, files in parts.items()
         }
+        for index in (0, 1):
+            check_labeled({part: content[index] for part, content in made.items()}, source)
         staged.commit()
     print(*copies.lines(), sep="\n")
     for index, kind, root in ((0, "tiles", output), (1, "whole", source)):

@@ -39,7 +39,7 @@ PARSER.add_argument(
 def main(argv=None) -> None:
     args = PARSER.parse_args(argv)
     from ivtuning.data.catalog import data_root
-    from ivtuning.data.prepare.coco import write_parts
+    from ivtuning.data.prepare.coco import check_labeled, write_parts
     from ivtuning.data.prepare.pairing import check_stems, files_by_stem
     from ivtuning.data.prepare.segmentation import Copies
     from ivtuning.errors import UserError
@@ -72,6 +72,7 @@ def main(argv=None) -> None:
     with StagedFiles(args.dry_run, "choose a writable place with --output") as staged:
         copies = Copies(output, staged)
         made = {part: _assemble(part, files, copies) for part, files in parts.items()}
+        check_labeled(made, source)
         staged.commit()
     print(*copies.lines(), sep="\n")
     write_parts(

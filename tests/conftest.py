@@ -58,3 +58,14 @@ def pairs(synthetic, monkeypatch) -> Path:
     yield synthetic / "synthetic"
     monkeypatch.undo()
     register_known()
+
+
+@pytest.fixture
+def register(tmp_path):
+    """A function (content of a JSON, name) -> name that registers a set of boxes for one test."""
+    from helpers.sets import registering
+
+    from ivtuning.data.datasets.detection import register_pairs
+
+    with registering(tmp_path, "annotations", register_pairs) as make:
+        yield make

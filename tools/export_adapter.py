@@ -58,7 +58,7 @@ def main(argv):
     local_path(args.weights)  # it is missing, or fetched, before the model is built
     model = build(cfg, "model")
     load_weights(model, args.weights)
-    base = OmegaConf.select(cfg, "train.init_checkpoint", default="")
+    base = OmegaConf.select(cfg, "train.init_checkpoint") or ""
     metadata = {
         "dataset": _sets(cfg, "train"),
         "classes": _classes(cfg),

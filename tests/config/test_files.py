@@ -6,20 +6,12 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import LazyConfig
+from helpers.refused import refused
 from helpers.runs import TINY
 from helpers.tools import ROOT
 
 from ivtuning.config import files, find_config, load_config
 from ivtuning.engine import run
-from ivtuning.errors import UserError
-
-
-def message(file, *changes):
-    with pytest.raises(UserError) as caught:
-        load_config(file, changes)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def test_missing_file_names_its_neighbors(tmp_path, monkeypatch):
@@ -33,20 +25,20 @@ def test_missing_file_names_its_neighbors(tmp_path, monkeypatch):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).with_suffix(".py").write_text("")
     monkeypatch.setattr(files, "HOMES", (tmp_path,))
-    text = message("configs/M3FD/vitdet_ivtunning_b.py")
+    text = refused("configs/M3FD/vitdet_ivtunning_b.py")
     assert "nearest are configs/M3FD/vitdet_ivtuning_b.py, configs/MSRS/vitdet_ivtuning_b.py" in text
-    assert "nearest are configs/M3FD/full_b.py" in message("full_b.py")
+    assert "nearest are configs/M3FD/full_b.py" in refused("full_b.py")
     monkeypatch.setattr(files, "HOMES", (tmp_path / "nowhere",))
-    assert message("x.py") == "no config file 'x.py'"
+    assert refused("x.py") == "no config file 'x.py'"
 
 
 def test_bad_files(tmp_path):
     (tmp_path / "bad.py").write_text("train = dict(\n    a=1,\n    b=)\n")
-    assert "bad.py:3: syntax error" in message(str(tmp_path / "bad.py"))
+    assert "bad.py:3: syntax error" in refused(str(tmp_path / "bad.py"))
     (tmp_path / "bad.py").write_text("train = {}\n", encoding="utf-8-sig")
-    assert "bad.py: it starts with a byte-order mark" in message(str(tmp_path / "bad.py"))
+    assert "bad.py: it starts with a byte-order mark" in refused(str(tmp_path / "bad.py"))
     (tmp_path / "bad.txt").write_text("")
-    assert "neither .py nor .yaml" in message(str(tmp_path / "bad.txt"))
+    assert "neither .py nor .yaml" in refused(str(tmp_path / "bad.txt"))
 
 
 @pytest.mark.parametrize("name", ["configs/quick/ivtuning.py", "configs/quick/ivtuning", "quick/ivtuning"])
@@ -69,7 +61,7 @@ def test_an_installed_package_brings_its_configs(tmp_path, monkeypatch):
     (tmp_path / "ivtuning/configs/sets/small.py").write_text("train = dict(output_dir='auto')\n")
     monkeypatch.setattr(files, "HOMES", (tmp_path, tmp_path / "ivtuning"))
     assert load_config("configs/sets/small.py").train.output_dir == "output/sets/small"
-    assert "nearest are configs/sets/small.py" in message("configs/sets/smal.py")
+    assert "nearest are configs/sets/small.py" in refused("configs/sets/smal.py")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +110,7 @@ def test_aliases_are_dropped_and_what_the_config_needs_stays(aliased):
     assert set(cfg) == {*files.RUN_KEYS, "sizes"}
     assert cfg.model.roi_heads.box_predictor.test_score_thresh == 0.1
     assert cfg.dataloader.train.total_batch_size == 2
-    assert "the config has no 'rpn'" in message(aliased, "rpn.nms_thresh=0.5")
+    assert "the config has no 'rpn'" in refused(aliased, "rpn.nms_thresh=0.5")
 
 
 def test_a_config_with_aliases_trains(pairs, aliased, tmp_path):
@@ -140,5 +132,5 @@ def test_an_alias_that_cannot_be_resolved_is_dropped(tmp_path):
 
 def test_a_config_that_lacks_what_its_loader_refers_to(aliased):
     aliased.write_text("from ..configs.synthetic.ivtuning import dataloader, model, train\n")
-    text = message(aliased)
+    text = refused(aliased)
     assert "${data.gray_visible} in 'dataloader'" in text and "import 'data'" in text

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import pytest
 from detectron2.config import LazyConfig
+from helpers.refused import refused
 from helpers.sets import own_data
 from helpers.tools import ROOT
 
 from ivtuning.config import RUN_GROUPS, load_config
-from ivtuning.errors import UserError
 
 CONFIG = "configs/quick/ivtuning.py"
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/*/*.py") if path.parent.name != "common"
 )
-
-
-def message(*changes, file=CONFIG):
-    with pytest.raises(UserError) as caught:
-        load_config(file, changes)
-    text = str(caught.value)
-    assert "\n" not in text and len(text) < 400
-    return text
 
 
 @pytest.mark.parametrize("file", CONFIGS)
@@ -77,7 +69,7 @@ WRONG = {
 
 @pytest.mark.parametrize("key, value", [(key, value) for key, values in WRONG.items() for value in values])
 def test_wrong_types_and_ranges_name_the_key(key, value):
-    text = message(f"{key}={value}")
+    text = refused(CONFIG, f"{key}={value}")
     assert text.startswith((key, f"{CONFIG} has no {key}", f"override '{key}"))
 
 
@@ -120,7 +112,7 @@ def test_a_rate_in_text_reaches_the_groups_of_parameters():
     ],
 )
 def test_settings_that_do_not_go_together(overrides, words):
-    assert words in message(*overrides)
+    assert words in refused(CONFIG, *overrides)
 
 
 @pytest.fixture
@@ -133,7 +125,7 @@ def saved(tmp_path):
         text = (tmp_path / "config.yaml").read_text()
         assert old in text
         (tmp_path / "config.yaml").write_text(text.replace(old, new))
-        return message(file=tmp_path / "config.yaml")
+        return refused(tmp_path / "config.yaml")
 
     return load
 
@@ -145,7 +137,7 @@ def test_keys_in_a_file_are_checked_too(saved):
 
 
 def test_a_value_that_refers_to_nothing():
-    text = message("train.max_iter=${nothing}")
+    text = refused(CONFIG, "train.max_iter=${nothing}")
     assert text.startswith(f"{CONFIG}: train.max_iter refers to what is not there") and "'nothing'" in text
 
 
@@ -174,4 +166,4 @@ def test_modality_dropout_alone_fills_in_what_it_drops():
     assert load_config(CONFIG, [dropout]).model.fill_missing == "mean"
     assert load_config(CONFIG, [dropout, "model.fill_missing=zero"]).model.fill_missing == "zero"
     assert "fill_missing" not in load_config(CONFIG).model
-    assert "give mean or zero" in message(dropout, "model.fill_missing=error")
+    assert "give mean or zero" in refused(CONFIG, dropout, "model.fill_missing=error")

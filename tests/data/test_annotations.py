@@ -129,6 +129,7 @@ def test_yolo_with_a_byte_order_mark(encoding, tmp_path):
         ("-1 0.5 0.5 0.2 0.2", "unknown class id -1"),
         ("1,0.5,0.5,0.2,0.2", "expected"),
         ("1 10 10 20 10 20 20", "is in pixels"),
+        ("1 .5 .5 .2 .2 .45 .45 2 .55 .55 2", "no polygon in the image; key points are not read"),
         ("1 inf 0.5 0.2 0.2", "not four numbers"),
         ("图 0.5", "expected"),
     ],

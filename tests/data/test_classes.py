@@ -10,7 +10,7 @@ from helpers.sets import registering
 from ivtuning.data.catalog import unregister
 from ivtuning.data.classes import align_classes, class_names, read_sets
 from ivtuning.data.datasets.classification import labeled_images, register_folder
-from ivtuning.data.datasets.detection import register_pairs, training_dicts
+from ivtuning.data.datasets.detection import training_dicts
 from ivtuning.data.datasets.segmentation import register_segmentation, segmentation_dicts
 from ivtuning.data.datasets.visible import visible_dicts
 from ivtuning.errors import UserError
@@ -22,12 +22,6 @@ def content(*names: str, label: int = 0) -> dict:
     box = {"id": 1, "image_id": 1, "category_id": 3 * (label + 1), "bbox": [1, 2, 3, 4]}
     categories = [{"id": 3 * i, "name": n} for i, n in enumerate(names, 1)]
     return {"images": [image], "annotations": [box], "categories": categories}
-
-
-@pytest.fixture
-def register(tmp_path):
-    with registering(tmp_path, "annotations", register_pairs) as make:
-        yield make
 
 
 def labels(records: list[dict]) -> list[int]:

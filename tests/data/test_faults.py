@@ -12,7 +12,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from helpers.sets import registering
 
-from ivtuning.data.datasets.detection import check_masks, read_json, register_pairs, training_dicts
+from ivtuning.data.datasets.detection import check_masks, read_json, training_dicts
 from ivtuning.data.datasets.segmentation import register_segmentation, segmentation_dicts
 from ivtuning.data.faults import faults
 from ivtuning.data.masks import mask_fault
@@ -31,12 +31,6 @@ def content() -> dict:
     boxes = [{"id": i, "image_id": 1 + i % 2} | copy.deepcopy(box) for i in range(60)]
     categories = [{"id": 1, "name": "car"}, {"id": 2, "name": "bus"}]
     return {"images": images, "annotations": boxes, "categories": categories}
-
-
-@pytest.fixture
-def register(tmp_path):
-    with registering(tmp_path, "annotations", register_pairs) as make:
-        yield make
 
 
 def changed(key: str, index: int | None, changes) -> dict:
@@ -261,6 +255,9 @@ def test_boxes_in_fractions_are_refused(register):
     for box in made["annotations"]:
         box["bbox"] = [0.1, 0.2, 0.3, 0.4]
     with pytest.raises(UserError, match="60 of 60 boxes are under 1 px.*give pixels, not fractions"):
+        training_dicts(register(made))
+    made["annotations"][0]["bbox"] = [0.1, 0.2, 0, 0.4]  # nor does an empty one hide them
+    with pytest.raises(UserError, match="59 of 60 boxes are under 1 px"):
         training_dicts(register(made))
     # A few thin boxes are good.
     assert training_dicts(register(changed("annotations", 0, {"bbox": [1, 2, 0.5, 9]})))

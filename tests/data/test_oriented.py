@@ -8,19 +8,12 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from helpers.oriented import boxes_like, corner_distance
-from helpers.sets import registering
 
-from ivtuning.data.datasets.detection import read_json, register_pairs
+from ivtuning.data.datasets.detection import read_json
 from ivtuning.errors import UserError
 from ivtuning.oriented.boxes import CONVENTIONS, corners, from_detectron2
 
 BOXES = boxes_like(40, seed=0)
-
-
-@pytest.fixture
-def register(tmp_path):
-    with registering(tmp_path, "annotations", register_pairs) as make:
-        yield make
 
 
 def content(bboxes, convention=None) -> dict:

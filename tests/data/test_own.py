@@ -119,7 +119,7 @@ def test_lists_and_folders_take_their_classes_from_training(tmp_path):
 
 
 def test_numbers_in_a_list_are_labels_from_0(tmp_path):
-    (tmp_path / "train.txt").write_text("a.png 2\nb c.png 0\nd.png 10\n" + "e.png 1\n" * 8)
+    (tmp_path / "train.txt").write_text("a.png 2\nb c.png 0\nd.png 10\n" + "e.png 01\n" * 8)
     name = register_set(str(tmp_path / "train.txt"), tmp_path / "images")
     (tmp_path / "images").mkdir()
     records = labeled_images(name)
@@ -204,6 +204,12 @@ CASES = [
         TRAIN,
         own("detection", *BOTH, "data.images=mine", **GOOD),
         ["mine/vis/1.png is missing", "data.images"],
+    ),
+    Case(
+        "a folder for a registered set",
+        TRAIN,
+        own("detection", "data.train=synthetic_train", "data.val=synthetic_val", "data.images=mine", **GOOD),
+        ["data.images", "synthetic_train is registered", "--source"],
     ),
     Case("a number for a folder", TRAIN, own("detection", *BOTH, "data.images=5", **GOOD), ["data.images=5"]),
     Case("label maps wanted", TRAIN, own("segmentation", *BOTH, **GOOD), ["my_val.json", "label maps"]),

@@ -192,6 +192,7 @@ def test_a_resumed_run_does_not_need_the_first_weights(pairs, tmp_path):
 
 
 def test_an_evaluation_needs_weights_and_the_test_set_alone(pairs, tmp_path):
+    check_evaluation(config(BOXES, f"{TRAIN}=mine_random_train"), pairs / "annotations/val.json")
     cfg = config(BOXES, f"{TRAIN}=m3fd_scene_train")
     with pytest.raises(UserError, match="nothing to evaluate"):
         check_evaluation(cfg, "")

@@ -80,6 +80,19 @@ def test_a_killed_run_resumes_to_bit_equal_weights(
             assert torch.equal(value, b["trainer"]["hooks"]["EMA"]["average"][name]), name
 
 
+def test_a_run_goes_on_with_the_rates_that_it_is_given(pairs, tmp_path, monkeypatch):
+    options = ["train.max_iter=4", "train.checkpointer.period=2", "train.log_period=1"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, 2)
+        run.train(config(tmp_path, *options))
+    run.train(config(tmp_path, *options, "optimizer.lr=1e-5", "optimizer.weight_decay=0.3"), resume=True)
+    groups = read_checkpoint(tmp_path / "model_final.pth")["trainer"]["optimizer"]["param_groups"]
+    assert max(group["initial_lr"] for group in groups) < 4e-5
+    assert max(group["weight_decay"] for group in groups) == 0.3
+    rates = [json.loads(line).get("lr") for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert rates[1] > 1e-4 and max(rates[2:4]) < 4e-5
+
+
 def test_frozen_tensors_are_bit_equal_and_every_trained_one_moves(pairs, tmp_path):
     cfg = config(tmp_path, "train.max_iter=3", "optimizer.weight_decay=0.0", "optimizer.lr=0.01")
     seed_all_rng(cfg.train.seed)

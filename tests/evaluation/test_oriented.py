@@ -9,9 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances, RotatedBoxes
 from helpers.oriented import boxes_like, plain_iou
-from helpers.sets import registering
 
-from ivtuning.data.datasets.detection import register_pairs
 from ivtuning.errors import UserError
 from ivtuning.evaluation.coco import PairCOCOEvaluator
 from ivtuning.evaluation.oriented import OrientedEvaluator
@@ -36,12 +34,6 @@ def content(seed=0, number=30) -> dict:
     # Ids in another order than labels, and a class without objects.
     categories = [{"id": 5 + 2 * i, "name": name} for i, name in enumerate(CLASSES)]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-@pytest.fixture
-def register(tmp_path):
-    with registering(tmp_path, "annotations", register_pairs) as make:
-        yield make
 
 
 def detections(truth: dict, seed=1) -> dict[int, list[tuple]]:

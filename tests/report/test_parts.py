@@ -7,11 +7,13 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ivtuning.report.charts import COLORS, _ticks, line_chart
 from ivtuning.report.details import ImageScore, confusion_section
 from ivtuning.report.html import Html, bar, confusion_table, figure, table, tag
 from ivtuning.report.pictures import choose
+from ivtuning.report.predictions import Predictions
 from ivtuning.report.runs import _duration, _seconds
 
 
@@ -63,6 +65,20 @@ def test_a_chart_has_lines_and_their_values():
     many = line_chart("Title", {"long": [(i, i) for i in range(5000)]}, "x")
     points = data(many)["lines"][0]["points"]
     assert len(points) == 400 and points[0][:2] == [0, 0] and points[-1][:2] == [4999, 4999]
+
+
+def test_a_chart_of_one_huge_value_is_drawn():
+    assert data(line_chart("Title", {"one": [(0, 1e16)]}, "x"))["lines"][0]["points"]
+
+
+def test_salient_objects_keep_their_probabilities(tmp_path):
+    for name, level in (("label.png", 1), ("saliency.png", 204)):
+        Image.new("L", (4, 3), level).save(tmp_path / name)
+    entry = {"image_id": 1, "label_map": "label.png", "saliency_map": "saliency.png", "pixels": [[1, 12]]}
+    entries = {1: [entry]}
+    known = Predictions("set", [], ["background", "object"], "w.pth", "labels", entries, tmp_path, [0, 1])
+    found = known.of({"image_id": 1, "height": 3, "width": 4})
+    assert found.shape == (3, 4) and np.allclose(found, 0.8)
 
 
 def test_shares_of_a_confusion_matrix():

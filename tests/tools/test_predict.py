@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 from helpers.isolation import Case, refuse
-from helpers.predicting import DETECTION, SEGMENTATION, random_weights
-from helpers.tools import load_tool
+from helpers.predicting import DETECTION, SEGMENTATION
 from PIL import Image
 
 from ivtuning.config import load_config
@@ -20,23 +19,6 @@ from ivtuning.data.catalog import unregister
 from ivtuning.engine import run
 from ivtuning.errors import UserError
 from ivtuning.predictor import Predictor
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> dict[str, str]:
-    return random_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture
-def boxes(weights, pairs, capsys):
-    """A function (*arguments) -> summary that calls the tool with the detector."""
-
-    def call(*arguments: str, model: str = "boxes") -> dict:
-        start = DETECTION if model == "boxes" else SEGMENTATION
-        load_tool("predict").main([*start, "--weights", weights[model], *map(str, arguments), "--json"])
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    return call
 
 
 @pytest.fixture
@@ -63,8 +45,8 @@ def spoil(path: Path) -> bytes:
     return data
 
 
-def test_results_of_a_set_are_the_evaluators(boxes, weights, tmp_path):
-    summary = boxes("--dataset", "synthetic_val", "--output", tmp_path / "out", "--threshold", "0.0")
+def test_results_of_a_set_are_the_evaluators(predict, weights, tmp_path):
+    summary = predict("--dataset", "synthetic_val", "--output", tmp_path / "out", "--threshold", "0.0")
     _, config, *overrides = DETECTION
     cfg = load_config(config, [*overrides, f"dataloader.evaluator.output_dir={tmp_path / 'eval'}"])
     run.evaluate(cfg, run.load_model(cfg, weights["boxes"]))
@@ -80,9 +62,9 @@ def test_results_of_a_set_are_the_evaluators(boxes, weights, tmp_path):
     assert stored["latency_ms"].keys() == {"p50", "p90", "p99"} and stored["images_per_second"] > 0
 
 
-def test_folders_give_file_names_and_pictures(boxes, folders, tmp_path):
+def test_folders_give_file_names_and_pictures(predict, folders, tmp_path):
     out = tmp_path / "out"
-    boxes(*folders, "--output", out, "--draw", "--batch", "3", "--workers", "1", "--threshold", "0.1")
+    predict(*folders, "--output", out, "--draw", "--batch", "3", "--workers", "1", "--threshold", "0.1")
     results, rows, _ = read(out)
     names = sorted(path.name for path in (tmp_path / "vis").iterdir())
     assert [r["image_id"] for r in results] == sorted(r["image_id"] for r in results)
@@ -93,9 +75,9 @@ def test_folders_give_file_names_and_pictures(boxes, folders, tmp_path):
     assert np.asarray(Image.open(pictures[0])).shape[1] > 3 * 512
 
 
-def test_label_maps_are_the_predictors(boxes, folders, weights, tmp_path):
+def test_label_maps_are_the_predictors(predict, folders, weights, tmp_path):
     out = tmp_path / "out"
-    boxes(*folders, "--output", out, model="labels")
+    predict(*folders, "--output", out, model="labels")
     results, rows, summary = read(out)
     _, config, *overrides = SEGMENTATION
     predict = Predictor(config, weights["labels"], overrides=overrides)
@@ -109,65 +91,65 @@ def test_label_maps_are_the_predictors(boxes, folders, weights, tmp_path):
     assert {row["class"] for row in rows} <= set(predict.classes)
 
 
-def test_one_camera_alone(boxes, folders, tmp_path):
+def test_one_camera_alone(predict, folders, tmp_path):
     with pytest.raises(UserError, match="the sample has no 'image_ir'.*fill_missing=mean"):
-        boxes(*folders[:2], "--output", tmp_path / "out")
+        predict(*folders[:2], "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     for flags, name in ((folders[:2], "vis"), (folders[2:], "ir")):
-        summary = boxes(*flags, "model.fill_missing=mean", "--output", tmp_path / f"{name}_out")
+        summary = predict(*flags, "model.fill_missing=mean", "--output", tmp_path / f"{name}_out")
         assert summary["images"] == 4
 
 
-def test_a_stopped_command_goes_on(boxes, folders, tmp_path, monkeypatch):
-    boxes(*folders, "--output", tmp_path / "whole")
+def test_a_stopped_command_goes_on(predict, folders, tmp_path, monkeypatch):
+    predict(*folders, "--output", tmp_path / "whole")
     bad = sorted((tmp_path / "vis").iterdir())[2]
     data = spoil(bad)
     out = tmp_path / "out"
     with pytest.raises(UserError, match=f"{bad} cannot be read"):
-        boxes(*folders, "--output", out)
+        predict(*folders, "--output", out)
     assert [p.name for p in out.iterdir()] == ["progress.jsonl"]
     journal = out / "progress.jsonl"
     assert len(journal.read_text().splitlines()) == 3
     with open(journal, "a") as file:
         file.write('{"image_id": "cut o')
     with pytest.raises(UserError, match="holds predictions with batch=1, not 2: give the same options"):
-        boxes(*folders, "--output", out, "--batch", "2")
+        predict(*folders, "--output", out, "--batch", "2")
     with pytest.raises(UserError, match="with overrides="):
-        boxes(*folders, "--output", out, "train.seed=3")
+        predict(*folders, "--output", out, "train.seed=3")
 
     bad.write_bytes(data)
     seen = []
-    predict = Predictor.run
-    monkeypatch.setattr(Predictor, "run", lambda self, xs: seen.extend(xs) or predict(self, xs))
-    summary = boxes(*folders, "--output", out)
+    run_batch = Predictor.run
+    monkeypatch.setattr(Predictor, "run", lambda self, xs: seen.extend(xs) or run_batch(self, xs))
+    summary = predict(*folders, "--output", out)
     assert (summary["images"], summary["finished_before"], len(seen)) == (2, 2, 2)
     for name in ("predictions.json", "predictions.csv"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert journal.read_text() == (tmp_path / "whole/progress.jsonl").read_text()
-    summary = boxes(*folders, "--output", out)
+    summary = predict(*folders, "--output", out)
     assert (summary["images"], summary["finished_before"], len(seen)) == (0, 4, 2)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_bad_pairs_can_be_left_out(boxes, folders, tmp_path, workers):
+def test_bad_pairs_can_be_left_out(predict, folders, tmp_path, workers):
     bad = sorted((tmp_path / "ir").iterdir())[0]
     data = spoil(bad)
     out = tmp_path / "out"
     arguments = [*folders, "--output", out, "--workers", workers, "--batch", "2", "--on-bad-pair", "skip"]
-    summary = boxes(*arguments)
+    summary = predict(*arguments)
     assert summary["images"] == 3 and len(summary["skipped"]) == 1
     assert f"{bad} cannot be read" in summary["skipped"][0]["why"]
     bad.write_bytes(data)
-    assert boxes(*arguments)["images"] == 1
+    assert predict(*arguments)["images"] == 1
     assert len({r["image_id"] for r in read(out)[0]}) == 4
     for path in (tmp_path / "vis").iterdir():
         spoil(path)
     with pytest.raises(UserError, match="none of the 4 pairs can be read: "):
-        boxes(*folders, "--output", tmp_path / "none", "--on-bad-pair", "skip")
+        predict(*folders, "--output", tmp_path / "none", "--on-bad-pair", "skip")
     assert not (tmp_path / "none").exists()
 
 
-def test_a_json_file_is_a_set(boxes, pairs, tmp_path):
+def test_a_json_file_is_a_set(predict, pairs, tmp_path):
     content = json.loads((pairs / "annotations/val.json").read_text())
     content["categories"].reverse()
     for category in content["categories"]:
@@ -176,21 +158,21 @@ def test_a_json_file_is_a_set(boxes, pairs, tmp_path):
         box["category_id"] += 10
     content["info"] = {"image_root": "elsewhere"}
     (tmp_path / "mine.json").write_text(json.dumps(content))
-    boxes("--dataset", "synthetic_val", "--output", tmp_path / "known")
-    summary = boxes("--dataset", tmp_path / "mine.json", "--images", pairs, "--output", tmp_path / "mine")
+    predict("--dataset", "synthetic_val", "--output", tmp_path / "known")
+    summary = predict("--dataset", tmp_path / "mine.json", "--images", pairs, "--output", tmp_path / "mine")
     expected, results = (read(tmp_path / name)[0] for name in ("known", "mine"))
     assert [r["category_id"] - 10 for r in results] == [r["category_id"] for r in expected]
     assert summary["images"] == len(DatasetCatalog.get("synthetic_val"))
     unregister(str(tmp_path / "mine.json"))
 
 
-def test_the_images_of_a_json_are_where_training_looks_for_them(boxes, pairs, tmp_path):
+def test_the_images_of_a_json_are_where_training_looks_for_them(predict, pairs, tmp_path):
     content = json.loads((pairs / "annotations/val.json").read_text())
     content.pop("info", None)
     shutil.copytree(pairs, tmp_path / "set", ignore=shutil.ignore_patterns("annotations"))
     file = tmp_path / "set/mine.json"  # beside its images
     file.write_text(json.dumps(content))
-    assert boxes("--dataset", file, "--output", tmp_path / "out")["images"] == 4
+    assert predict("--dataset", file, "--output", tmp_path / "out")["images"] == 4
     unregister(str(file))
 
 
@@ -229,21 +211,21 @@ def test_bad_input_is_refused(case, tmp_path):
     refuse(case, tmp_path)
 
 
-def test_pairs_of_two_sizes_leave_nothing_behind(boxes, tmp_path):
+def test_pairs_of_two_sizes_leave_nothing_behind(predict, tmp_path):
     _pair(tmp_path, size=(90, 72))
     with pytest.raises(UserError, match="align_pairs.py"):
-        boxes("--vis", tmp_path / "vis", "--ir", tmp_path / "ir", "--output", tmp_path / "new/out")
+        predict("--vis", tmp_path / "vis", "--ir", tmp_path / "ir", "--output", tmp_path / "new/out")
     assert not (tmp_path / "new").exists()
 
 
-def test_foreign_files_in_the_folder_stay(boxes, folders, tmp_path):
+def test_foreign_files_in_the_folder_stay(predict, folders, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "predictions.json").write_text("[]")
     with pytest.raises(UserError, match="predictions.json is of another tool"):
-        boxes(*folders, "--output", out)
+        predict(*folders, "--output", out)
     (out / "predictions.json").unlink()
     (out / "progress.jsonl").write_text("a list\n")
     with pytest.raises(UserError, match="progress.jsonl is no list of finished images"):
-        boxes(*folders, "--output", out)
+        predict(*folders, "--output", out)
     assert [p.name for p in out.iterdir()] == ["progress.jsonl"]

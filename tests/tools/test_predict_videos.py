@@ -16,18 +16,12 @@ pytest.importorskip("av", reason="videos need PyAV")
 
 import av
 from helpers.isolation import Case, refuse
-from helpers.predicting import DETECTION, SEGMENTATION, random_weights
-from helpers.tools import load_tool
+from helpers.predicting import DETECTION, SEGMENTATION
 from helpers.videos import damage, noise, write_clip
 
 from ivtuning.errors import UserError
 from ivtuning.predictor import Predictor
 from ivtuning.predictor.results import prediction_of, results_of
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> dict[str, str]:
-    return random_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture
@@ -44,18 +38,6 @@ def clips(scenes, tmp_path) -> list[str]:
     """Flags that name the lossless videos of both; every second frame is a key frame."""
     names = [write_clip(tmp_path / f"{k}.mkv", frames, gop=2) for k, frames in enumerate(scenes)]
     return ["--vis", str(names[0]), "--ir", str(names[1])]
-
-
-@pytest.fixture
-def predict(weights, pairs, capsys):
-    """A function (*arguments) -> summary that calls the tool."""
-
-    def call(*arguments, model: str = "boxes") -> dict:
-        start = DETECTION if model == "boxes" else SEGMENTATION
-        load_tool("predict").main([*start, "--weights", weights[model], *map(str, arguments), "--json"])
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    return call
 
 
 def predictor(weights, model: str = "boxes") -> Predictor:

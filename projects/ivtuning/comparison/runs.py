@@ -189,7 +189,7 @@ def _each_withheld(job: Job, weights: str, adapter: str | None = None) -> dict[s
     for lost in MODALITIES:
         lacking = [*job.overrides, f"dataloader.test.mapper.drop={lost}", "model.fill_missing=mean"]
         cfg = load_config(job.config, lacking)
-        figures[lost] = _figures(run.evaluate(cfg, run.load_model(cfg, weights, adapter)))
+        figures[lost] = _figures(run.evaluate_checkpoint(cfg, weights, adapter))
     return figures
 
 

@@ -59,6 +59,8 @@ def load_config(
     train = cfg.get("train")
     if isinstance(train, Mapping) and train.get("output_dir") == "auto":
         train.output_dir = default_output_dir(file, method)
+    if isinstance(train, Mapping) and str(train.get("output_dir")).startswith("~"):
+        train.output_dir = os.path.expanduser(train.output_dir)
     if set(RUN_GROUPS) <= set(cfg):
         check_values(cfg, file)
         derive(cfg)

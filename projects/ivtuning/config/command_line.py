@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UserError
@@ -44,7 +46,12 @@ class ToolParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         # Intermixed, because plain parse_args refuses overrides on both sides of a flag.
-        return self.parse_intermixed_args(args, namespace)
+        parsed = self.parse_intermixed_args(args, namespace)
+        for key, value in vars(parsed).items():
+            # A shell leaves ~ as it is in --output=~/x.
+            if isinstance(value, Path) or (key == "output" and isinstance(value, str)):
+                setattr(parsed, key, type(value)(os.path.expanduser(value)))
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

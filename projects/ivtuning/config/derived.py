@@ -55,17 +55,25 @@ def _find_sets(cfg: DictConfig) -> None:
     named = {key: OmegaConf.select(cfg, key) for key in _SETS}
     named = {key: names for key, names in named.items() if isinstance(names, (str, ListConfig)) and names}
     sets = {key: [names] if isinstance(names, str) else list(names) for key, names in named.items()}
+    images = OmegaConf.select(cfg, "data.images") or None
+    if not (images is None or isinstance(images, str)):
+        raise UserError(f"data.images={images!r}: give the folder that paths of images begin in")
+    registered = [
+        n for names in sets.values() for n in names if not any(sep in n for sep in ("/", "\\", "."))
+    ]
+    if images and registered:
+        raise UserError(
+            f"data.images goes with sets that are named by their files, and {registered[0]} is registered: "
+            "name its JSON, or prepare the set again with --source"
+        )
     # Registered names need nothing that takes long to import.
-    if not any(sep in name for names in sets.values() for name in names for sep in ("/", "\\", ".")):
+    if len(registered) == sum(map(len, sets.values())):
         return
     from .. import compat
 
     compat.prepare()
     from ..data.own import absolute, register_set
 
-    images = OmegaConf.select(cfg, "data.images") or None
-    if not (images is None or isinstance(images, str)):
-        raise UserError(f"data.images={images!r}: give the folder that paths of images begin in")
     training = sets.get("dataloader.train.dataset.names", [None])[0]
     for key, names in sets.items():
         found = [register_set(name, images, training) for name in names]

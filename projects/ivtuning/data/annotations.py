@@ -190,6 +190,8 @@ def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int]) -> list
             raise UserError(
                 f"{where}: {_cut(line)} is in pixels; divide by the image's size to get fractions"
             )
+        if len(values) > 4 and max(values) > 1.5:  # no corner reaches so far out, but key points have a 2
+            raise UserError(f"{where}: {_cut(line)} is no polygon in the image; key points are not read")
         if len(values) == 4:
             xc, yc, w, h = values
             if w < 0 or h < 0:

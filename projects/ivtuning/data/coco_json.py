@@ -98,14 +98,14 @@ def _usable(annotations: list[dict], images: Mapping[int, dict], json_file: str 
     sizes = np.array([size_of[box["image_id"]] for box in annotations])
     tilted = oriented.is_oriented(annotations)
     lost = (oriented.inside if tilted else inside)(boxes, sizes) < 0.5
+    small = (boxes[:, 2:4] < 1).any(1) & ~lost
+    if small.sum() > 0.5 * (~lost).sum():
+        first = _described(annotations, images, int(small.argmax()))
+        raise UserError(
+            f"{json_file}: {int(small.sum())} of {len(boxes)} boxes are under 1 px wide or high, the first "
+            f"is {first}: give pixels, not fractions of the image"
+        )
     if (number := int(lost.sum())) == 0:
-        small = (boxes[:, 2:4] < 1).any(1)
-        if small.mean() > 0.5:
-            first = _described(annotations, images, int(small.argmax()))
-            raise UserError(
-                f"{json_file}: {int(small.sum())} of {len(boxes)} boxes are under 1 px wide or high, the "
-                f"first is {first}: give pixels, not fractions of the image"
-            )
         return annotations
     first = _described(annotations, images, int(lost.argmax()))
     form = "[center x, center y, width, height, angle]" if tilted else "[x, y, width, height]"

@@ -166,6 +166,16 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return shown_size(image)
 
 
+def stored_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) in pixels of a label map, which is read as it is stored, whatever its EXIF data say.
+
+    Raises:
+        BadPair: see :func:`open_image`.
+    """
+    with open_image(path, "label map") as (image, _):
+        return image.size
+
+
 def _orientation(getexif: Callable[[], Image.Exif]) -> int:
     try:
         return getexif().get(ExifTags.Base.Orientation, 1)

@@ -24,7 +24,10 @@ def check_presence(dicts: Sequence[dict]) -> None:
                 fault = "is not a file" if os.path.exists(path) else "is missing"
                 advice = "restore it, or take it out of its set"
                 if not os.path.isdir(os.path.dirname(path) or "."):
-                    advice = "name the folder that paths begin in (data.images, or info.image_root in a JSON)"
+                    advice = (
+                        "name the folder that paths begin in (info.image_root in its JSON, or data.images "
+                        "where the set is named by its JSON)"
+                    )
                 raise BadPair(f"{role} {path} {fault}: {advice}", path)
 
 

@@ -90,8 +90,9 @@ def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.Pat
         )
     find_device(cfg.train.device)
     check_files(weights, adapter)
-    train, test = (_set_names(cfg, part) for part in ("train", "test"))
+    test = _set_names(cfg, "test")
     try:
+        train = _set_names(cfg, "train")
         for name in train:
             class_names(name)
     except UserError:  # the training set need not be on this machine

@@ -47,11 +47,15 @@ class RunFolder:
         if comm.is_main_process():
             remove_temporaries(self.path)
             if self._replace:
+                (self.path / RESULTS).unlink(missing_ok=True)
                 for file in [*_files_of_a_run(self.path), *self.path.glob("events.out.tfevents.*")]:
                     file.unlink()
                 shutil.rmtree(self.path / "wandb", ignore_errors=True)
             with atomic_write(self.path / "config.yaml") as temp, _errors_of_writing():
                 LazyConfig.save(cfg, str(temp))
+            # LazyConfig writes what YAML cannot hold, such as a lambda, to a second file.
+            if (pickled := Path(f"{temp}.pkl")).is_file():
+                os.replace(pickled, self.path / "config.yaml.pkl")
         write_log(self.path)
 
 

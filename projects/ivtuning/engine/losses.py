@@ -36,7 +36,8 @@ class LossReading:
         self._batches.append((list(losses), values.to("cpu", non_blocking=True), files))
         if values.is_cuda:
             self._copied = torch.cuda.Event()
-            self._copied.record()
+            # Of the losses' own device, which need not be the current one (train.device=cuda:1).
+            self._copied.record(torch.cuda.current_stream(values.device))
         return values.isfinite().all().logical_not().float()
 
     def read(self) -> dict[str, float]:

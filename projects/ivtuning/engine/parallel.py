@@ -143,8 +143,9 @@ def wrap_ddp(model: nn.Module, **kwargs) -> nn.Module:
     """
     if comm.get_world_size() == 1:
         return model
-    if torch.cuda.is_available():
-        kwargs.setdefault("device_ids", [comm.get_local_rank()])
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        kwargs.setdefault("device_ids", [device])
     return DistributedDataParallel(model, **kwargs)
 
 

@@ -254,7 +254,17 @@ class Trainer(TrainerBase):
                 check_schedule(found[name], len(self.optimizer.param_groups))
 
     def load_state_dict(self, state: dict) -> None:
+        groups = self.optimizer.param_groups
+        own = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         super().load_state_dict(state)
         self.optimizer.load_state_dict(share_optimizer(state["optimizer"], self.optimizer))
+        # The config's rates and other options count: another optimizer.lr may be why the run goes on.
+        for group, options in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(options)
+        for hook in self._hooks:
+            if isinstance(hook, hooks.LRScheduler):
+                hook.scheduler.base_lrs = [options["initial_lr"] for options in own]
+                for group, rate in zip(self.optimizer.param_groups, hook.scheduler.get_lr(), strict=True):
+                    group["lr"] = rate
         self.scaler.load_state_dict(state["scaler"])
         self._evaluation_due = state.get("evaluation_due") is True

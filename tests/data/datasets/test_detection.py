@@ -4,7 +4,6 @@ import json
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from helpers.sets import registering
 
 from ivtuning.data.catalog import unregister
 from ivtuning.data.datasets.detection import register_known, register_pairs, training_dicts
@@ -22,12 +21,6 @@ def content(**changes) -> dict:
     categories = [{"id": 1, "name": "car"}, {"id": 2, "name": "person"}]
     coco = {"info": {}, "images": images, "annotations": [box], "categories": categories}
     return coco | changes
-
-
-@pytest.fixture
-def register(tmp_path):
-    with registering(tmp_path, "annotations", register_pairs) as make:
-        yield make
 
 
 def test_dicts_have_partner_time_and_modality(register, tmp_path):

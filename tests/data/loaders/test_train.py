@@ -45,6 +45,12 @@ def mapper(dataset):
     return CopyPaste(paired, dataset, prob=0.3)
 
 
+def test_oriented_boxes_cannot_be_pasted(dataset):
+    oriented = PairedDatasetMapper(True, [T.RandomFlip(0.5)], oriented=True)
+    with pytest.raises(UserError, match="copy_paste does not paste oriented boxes"):
+        build_train_loader(dataset, oriented, 2, copy_paste={"prob": 0.3})
+
+
 def draws(dataset_dict):
     """A mapper that shows the pair's index and one draw of each generator."""
     drawn = random.random(), np.random.rand(), torch.rand(1).item()

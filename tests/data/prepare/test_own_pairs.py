@@ -191,6 +191,43 @@ def test_labels_in_folders_like_those_of_the_images(tmp_path):
     assert sum(len(part["annotations"]) for part in made.values()) == 4
 
 
+@pytest.mark.parametrize("labels", ["labels", "instances_{part}.json"])
+def test_labels_of_another_part_belong_to_no_pair(tmp_path, labels, capsys):
+    """A part that was not taken counts its images from 1 as well."""
+    labeled = [f"train/{number}" for number in (2, 3, 4, 5)]
+    images(tmp_path, stems=("train/1", *labeled))
+    voc(tmp_path, (*labeled, "val/1"))
+    for part, numbers in (("train", (1, 2, 3, 4)), ("val", (0,))):
+        content = coco({"category_id": 7, "bbox": BOX}, name="{}.png")
+        content["images"] = [content["images"][number] for number in numbers]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        write(tmp_path, f"instances_{part}.json", json.dumps(content))
+    made = prepare(tmp_path, labels, split="0.4")
+    named = {image["file_name"] for content in made.values() for image in content["images"]}
+    assert named == {f"vis/{stem}.png" for stem in labeled}
+    assert "belong to no pair, left out: 1" in capsys.readouterr().out
+
+
+def test_a_second_run_leaves_label_maps_and_copies_alone(tmp_path):
+    for number in "12345":
+        for folder, mode in (("vis", "RGBA"), ("ir", "L"), ("labels", "L")):
+            (tmp_path / "out" / folder).mkdir(parents=True, exist_ok=True)
+            Image.new(mode, (W, H), 1).save(tmp_path / "out" / folder / f"{number}.png")
+    places = {"visible": "out/vis", "infrared": "out/ir", "labels": "out/labels"}
+    first = prepare(tmp_path, classes="ground,car", **places)
+    assert first["val"]["images"][0]["file_name"].startswith("out/copies/vis/random_val/")
+    assert prepare(tmp_path, classes="ground,car", **places) == first
+
+
+def test_hidden_folders_hold_no_images(tmp_path):
+    voc(images(tmp_path))
+    for folder in ("vis/.ipynb_checkpoints", "ir/.Trash-1", "__MACOSX"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (W, H)).save(tmp_path / folder / "1-checkpoint.png")
+    assert sum(len(content["images"]) for content in prepare(tmp_path).values()) == 5
+
+
 def test_a_coco_file_for_each_part(tmp_path):
     images(tmp_path, "{}.jpg", "{}.jpg", ("train/1", "train/2", "test/1", "test/2"))
     for part in ("train", "test"):
@@ -299,6 +336,25 @@ CASES = [
         TOOL,
         spoiled(lambda f: write(f, "all.json", json.dumps(coco(name="a{}.png"))), "--labels", "all.json"),
         ["all.json", "pair", "'a5'"],
+    ),
+    Case(
+        "a misspelt class",
+        TOOL,
+        spoiled(None, "--ignore", "persn"),
+        ["--ignore persn", "did you mean 'person'"],
+    ),
+    Case(
+        "key points",
+        TOOL,
+        spoiled(
+            lambda f: (
+                write(f, "yolo/data.yaml", "names: [a]\nkpt_shape: [1, 3]\n")
+                or write(f, "yolo/1.txt", "0 .5 .5 .2 .2 .5 .5 2\n")
+            ),
+            "--labels",
+            "yolo",
+        ),
+        ["data.yaml", "kpt_shape"],
     ),
     Case("no set", TOOL, lambda folder: FOLDERS[2:], ["--set", "--help"]),
 ]

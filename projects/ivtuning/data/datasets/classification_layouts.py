@@ -164,6 +164,10 @@ def read_class_list(file: Path, training: Path, images: Path) -> tuple[Items, li
     names = sorted({name for _, _, name in entries[training]})
     if all(whole_number(name) is not None for name in names):
         names = [str(i) for i in range(_count([int(name) for _, _, name in entries[training]], training))]
+        entries[file] = [
+            (where, path, name if whole_number(name) is None else str(int(name)))  # 01 is class 1
+            for where, path, name in entries[file]
+        ]
     labels = {name: i for i, name in enumerate(names)}
     items = []
     listed: dict[str, str] = {}

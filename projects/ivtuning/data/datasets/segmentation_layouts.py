@@ -48,8 +48,9 @@ class SegmentationSet(KnownSet):
         listed: the folder of a part is the name of a file that lists its stems, one per line.
         timed: stems end in D (day) or N (night).
         holes: infrared pixels of 0 were not measured.
-        masks: labels are gray images, whose pixels from 128 on are of the second class.
+        masks: labels are gray images, whose pixels above 128 are of the second class.
         protocols: which of PROTOCOLS it is registered in.
+        copies: where copies of files are in the set's folder, "" or the name of a folder and a slash.
     """
 
     parts: Mapping[str, Part]
@@ -66,6 +67,7 @@ class SegmentationSet(KnownSet):
     holes: bool = False
     masks: bool = False
     protocols: tuple[str, ...] = PROTOCOLS
+    copies: str = ""
 
     @property
     def values(self) -> dict[int, str]:

@@ -78,6 +78,8 @@ def build_train_loader(
         # Serialized, because changing reference counts would copy the list into every worker's memory.
         dataset = DatasetFromList(dataset, copy=False)
     if copy_paste is not None:
+        if getattr(mapper, "oriented", False):
+            raise UserError("copy_paste does not paste oriented boxes: set dataloader.train.copy_paste=null")
         mapper = CopyPaste(mapper, dataset, **copy_paste)
     stream = _Stream(dataset, mapper, int(seed), skip=on_bad_pair == "skip")
     batches = _Batches(start, total_batch_size, comm.get_rank(), world)

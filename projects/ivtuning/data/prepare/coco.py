@@ -207,6 +207,13 @@ def write_set(
     return write_parts(made, source, output, split, description, dry_run, published)
 
 
+def check_labeled(made: Mapping[str, tuple[dict, Counter]], source: Path) -> None:
+    """Raise UserError for a part without any labeled image, before anything is written."""
+    for part, (coco, _) in made.items():
+        if not coco["images"]:
+            raise UserError(f"no pair of the {part} part has a label file in {source}")
+
+
 def write_parts(
     made: Mapping[str, tuple[dict, Counter]],
     source: Path,
@@ -220,8 +227,7 @@ def write_parts(
     info = {"description": description, "split": split}
     if source.resolve() != output.resolve():
         info["image_root"] = os.path.abspath(source)
-    if empty := [part for part, (coco, _) in made.items() if not coco["images"]]:
-        raise UserError(f"no pair of the {empty[0]} part has a label file in {source}")
+    check_labeled(made, source)
     contents = {part: {"info": info} | coco for part, (coco, _) in made.items()}
     print(summary(made))
     paths = {output / "annotations" / f"{split}_{part}.json": coco for part, coco in contents.items()}

@@ -10,14 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import UserError, nearest
 from ..image_files import is_hidden
-from .pairing import Pair, check_stems, split_pairs, unambiguous
-
-# What the folders of published parts are called.
-PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+from .pairing import PARTS, Folders, Pair, check_stems, split_pairs, unambiguous
 
 
 def fixed_folder(place: str) -> Path:
@@ -96,7 +89,7 @@ def walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not is_hidden(Path(name)))
         for name in sorted(files):
             if not is_hidden(path := Path(root, name)):
                 yield path
@@ -157,11 +150,21 @@ class Names:
     def __init__(self, pairs: Sequence[Pair]):
         self._stems = unambiguous((alias, pair.stem) for pair in pairs for alias in _aliases(pair))
         self._stems |= {pair.stem: pair.stem for pair in pairs}
+        self._folders = Folders(pairs)
 
     def find(self, *names: str) -> str | None:
-        """The stem of the pair that the first known one of `names`, or else their last parts, stand for."""
-        wanted = [*names, *(PurePosixPath(name).name for name in names)]
-        return next((self._stems[name] for name in wanted if name in self._stems), None)
+        """The stem of the pair that the first known one of `names`, or else their last parts, stand for.
+
+        A last part alone is not enough where its folders are those of other pairs: ``val/0001`` is not the
+        pair ``train/0001``.
+        """
+        if known := next((self._stems[name] for name in names if name in self._stems), None):
+            return known
+        for path in map(PurePosixPath, names):
+            stem = self._stems.get(path.name)
+            if stem is not None and self._folders.allow(path, stem):
+                return stem
+        return None
 
 
 def _aliases(pair: Pair) -> Iterator[str]:

@@ -9,15 +9,15 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from ...errors import UserError
+from ...errors import UserError, nearest
 from ...utils.text import read_text
 from ...utils.xml import read_xml
 from ..annotations import Box, check_classes, read_classes, read_voc, read_yolo
 from ..coco_json import read_coco
 from ..image_files import IMAGE_SUFFIXES
 from ..images import inspect_pair
-from .folders import PARTS, Names, find_files, fixed_folder, walk
-from .pairing import Pair, check_not_swapped
+from .folders import Names, find_files, fixed_folder, walk
+from .pairing import PARTS, Pair, check_not_swapped
 
 # Files beside the labels of a YOLO set that name its classes.
 _NAMES = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")
@@ -82,6 +82,8 @@ def _yaml_classes(path: Path) -> list[str]:
         content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no valid YAML: give the names with --classes") from error
+    if isinstance(content, dict) and "kpt_shape" in content:
+        raise UserError(f"{path} is of key points (kpt_shape): give labels of boxes or polygons")
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[i] for i in range(len(names))]
@@ -112,11 +114,20 @@ def voc_classes(files: Iterable[Path], ignored: Sequence[str]) -> list[str]:
     names: dict[str, str] = {}
     for name, _ in counts.most_common():
         names.setdefault(name.lower(), name)
+    check_ignored(ignored, names.values())
     for name in ignored:
-        names.pop(name.lower(), None)
+        names.pop(name.lower())
     if not names:
         raise UserError("no label file has an object: give the names of the classes with --classes")
     return check_classes(sorted(names.values()), "the label files")
+
+
+def check_ignored(ignored: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError for a name to ignore that no label has."""
+    known = list(known)
+    for name in ignored:
+        if name.lower() not in {k.lower() for k in known}:
+            raise UserError(f"--ignore {name}: no label has this class{nearest(name, known)}")
 
 
 def box_reader(
@@ -169,7 +180,7 @@ def read_coco_labels(files: Mapping[str, Path], pairs: Sequence[Pair]) -> CocoLa
             shown[box["image_id"]].append(box | {"class": categories[box["category_id"]]})
         for image in content["images"]:
             stem = PurePosixPath(image["file_name"]).with_suffix("").as_posix()
-            pair = names.find(*([f"{part}/{stem}"] if part else []), stem)
+            pair = names.find(f"{part}/{stem}" if part else stem)
             if pair is None:
                 without_pair += 1
             elif pair in objects:

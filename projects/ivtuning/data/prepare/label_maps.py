@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...errors import UserError
 from ..datasets.segmentation_layouts import RGB, SegmentationSet
-from ..image_files import decode, image_size, kind_of
+from ..image_files import decode, kind_of, stored_size
 from ..labels import IGNORE, read_labels
 
 
@@ -30,7 +30,7 @@ def read_values(path: Path, size: tuple[int, int], layout: SegmentationSet) -> t
     Raises:
         UserError: an unreadable file, another size, or values or colors that are no class.
     """
-    if (own := image_size(path)) != size:
+    if (own := stored_size(path)) != size:
         raise UserError(f"{path} is {own[0]}x{own[1]} but its image {size[0]}x{size[1]}: fetch both again")
     if layout.masks:
         return _mask(path), False

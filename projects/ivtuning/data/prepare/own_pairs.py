@@ -17,6 +17,7 @@ from .coco import write_parts, write_set
 from .folders import divide, find_files, images_root, label_pairs, pair_files
 from .label_files import (
     box_reader,
+    check_ignored,
     coco_content,
     find_labels,
     named_classes,
@@ -80,6 +81,7 @@ def prepare_pairs(
     )
     if kind == "YOLO":  # its files count all classes, also those to leave out
         wanted = wanted or yolo_classes(places[2], root)
+        check_ignored(ignored, wanted)
     elif both := out & {n.lower() for n in wanted or ()}:
         raise UserError(f"class {min(both)!r} is in --classes and in --ignore: remove it from one")
     if kind == "label maps" and gray_visible:
@@ -91,6 +93,7 @@ def prepare_pairs(
     folder = "segmentation" if kind == "label maps" else "annotations"
     if kind == "COCO":
         content = read_coco_labels(files, pairs)
+        check_ignored(ignored, content.classes)
         counted = wanted or [c for c in content.classes if c.lower() not in out]
         made = {
             part: coco_content(content, chosen, counted, ignored, root, gray_visible)
@@ -161,6 +164,7 @@ def _write_label_maps(
         description=description,
         visible="",
         infrared="*",  # not the same, which would mean that one file holds both
+        copies="copies/",  # apart from the images, which may be in the set's own folder
         labels="",
         classes={name: voc_color(value) for value, name in enumerate(classes)},
     )

@@ -24,8 +24,8 @@ from ..image_files import IMAGE_SUFFIXES
 from ..images import inspect_pair
 from ..modalities import FILE_KEYS, TIMES
 from .coco import ADVICE, stage_json
-from .folders import PARTS, divide, find_files, images_root, pair_files
-from .pairing import Pair, check_not_swapped
+from .folders import divide, find_files, images_root, pair_files
+from .pairing import PARTS, Pair, check_not_swapped
 
 RANDOM = "random"
 

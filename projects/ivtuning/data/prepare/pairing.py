@@ -15,6 +15,12 @@ from ...errors import UserError, nearest
 from ...utils.text import read_lines
 from ..image_files import IMAGE_SUFFIXES, decode, is_hidden
 
+# What the folders of published parts are called.
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 # Suffixes that an entry of a split list may have.
 _LISTED_SUFFIXES = IMAGE_SUFFIXES | {".xml", ".txt"}
 
@@ -97,6 +103,40 @@ def find_pairs(source: Path, visible: str, infrared: str, labels: str) -> list[P
     return [Pair(stem, vis[stem], ir[stem], label.get(stem)) for stem in vis]
 
 
+class Folders:
+    """The folders that pairs are in, which tell whether a name means a pair of another folder.
+
+    Args:
+        pairs: the pairs of all parts.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]):
+        self._of = {pair.stem: _folders_of(pair) for pair in pairs}
+        self._all = set().union(*self._of.values())
+
+    def allow(self, name: PurePosixPath, stem: str) -> bool:
+        """Whether the pair `stem` is in all folders of `name` that pairs are in at all.
+
+        Where pairs are in folders of parts, the part that a name states must be the pair's.
+        """
+        parts = set(PARTS.values())
+        stated = {_folder(folder) for folder in name.parts[:-1]}
+        return all(
+            folder in self._of[stem]
+            for folder in stated
+            if folder in self._all or (folder in parts and self._all & parts)
+        )
+
+
+def _folders_of(pair: Pair) -> set[str]:
+    paths = (pair.visible.parts, pair.infrared.parts, PurePosixPath(pair.stem).parts)
+    return {_folder(folder) for parts in paths for folder in parts[-4:-1]}
+
+
+def _folder(name: str) -> str:
+    return PARTS.get(name.lower(), name)
+
+
 def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
     """Stems that the list file `path` names, and stems that it excludes from every part.
 
@@ -109,6 +149,7 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
             by_number.setdefault(int(match[1]), []).append(pair.stem)
     stems = unambiguous((alias, p.stem) for p in pairs for alias in (p.visible.stem, p.infrared.stem))
     stems |= {p.stem: p.stem for p in pairs}
+    folders = Folders(pairs)
     chosen: set[str] = set()
     excluded: set[str] = set()
     for where, line in read_lines(path):
@@ -121,7 +162,7 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
         if not entry:
             continue
         whole = name.with_name(stem).as_posix() if name.name else stem
-        if whole in stems or stem in stems:
+        if whole in stems or (stem in stems and folders.allow(name, stems[stem])):
             target.add(stems.get(whole) or stems[stem])
         elif match := re.fullmatch(r"([0-9]{1,18})\s*-\s*([0-9]{1,18})", entry):
             first, last = int(match[1]), int(match[2])

@@ -199,8 +199,8 @@ def _read(part: str, layout: SegmentationSet, source: Path, copies: Copies, pair
     files, notes = {"file_name": pair.visible}, []
     if layout.stacked:
         visible, infrared = _unstack(pair.visible)
-        files["file_name"] = copies.put(f"vis/{part}/{pair.stem}.png", visible)
-        files["ir_file_name"] = copies.put(f"ir/{part}/{pair.stem}.png", infrared)
+        files["file_name"] = copies.put(f"{layout.copies}vis/{part}/{pair.stem}.png", visible)
+        files["ir_file_name"] = copies.put(f"{layout.copies}ir/{part}/{pair.stem}.png", infrared)
     elif layout.infrared:
         files["ir_file_name"] = pair.infrared
         if (other := inspect_infrared(pair.infrared)) != size:
@@ -210,15 +210,15 @@ def _read(part: str, layout: SegmentationSet, source: Path, copies: Copies, pair
                 "datasets/align_pairs.py"
             )
         if layout.holes and (filled := _filled(pair)) is not None:
-            files["ir_file_name"] = copies.put(f"ir/{part}/{pair.stem}.png", filled)
+            files["ir_file_name"] = copies.put(f"{layout.copies}ir/{part}/{pair.stem}.png", filled)
             notes.append("infrared images with holes filled")
     if not layout.stacked and (rgb := _rgb(pair.visible, paired=bool(layout.infrared))) is not None:
-        files["file_name"] = copies.put(f"vis/{part}/{pair.stem}.png", rgb)
+        files["file_name"] = copies.put(f"{layout.copies}vis/{part}/{pair.stem}.png", rgb)
         notes.append("visible images copied as RGB")
     values, as_released = read_values(pair.label, size, layout)
     files["sem_seg_file_name"] = pair.label
     if not as_released:
-        files["sem_seg_file_name"] = copies.put(f"labels/{part}/{pair.stem}.png", values)
+        files["sem_seg_file_name"] = copies.put(f"{layout.copies}labels/{part}/{pair.stem}.png", values)
         notes.append("label maps copied as indices")
     image = {key: _name(path, source) for key, path in files.items()} | {"height": height, "width": width}
     if layout.timed and (time := time_of(pair.stem)):

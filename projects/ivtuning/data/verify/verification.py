@@ -20,7 +20,7 @@ from ...utils.progress import track
 from .. import catalog
 from ..datasets import classified_pairs, detection, segmentation
 from ..faults import faults, name_of
-from ..image_files import BadPair, image_size
+from ..image_files import BadPair, image_size, stored_size
 from ..images import read_pair
 from ..labels import IGNORE, MAX_CLASSES, read_labels
 from ..masks import nested, polygons
@@ -172,7 +172,7 @@ class _Labels:
         if not os.path.isfile(path):
             return Finding("missing", name, f"no file {path}"), None
         try:
-            if (own := image_size(path)) != size:
+            if (own := stored_size(path)) != size:
                 sizes = "{}x{}, image {}x{}".format(*own, *size)
                 return Finding("label size", name, sizes), None
             labels = read_labels({"sem_seg_file_name": str(path), "label_ids": self.ids})
