@@ -99,6 +99,15 @@ def test_three_channel_model_takes_the_visible_image_alone():
         assert len(model([x])) == 1
 
 
+def test_a_visible_image_of_none_is_missing():
+    model = detector("model.fill_missing=mean").eval()
+    x = sample()
+    lacking = {key: value for key, value in x.items() if key != "image"}
+    with torch.no_grad():
+        (one,), (other,) = (model([y]) for y in (lacking, {**lacking, "image": None}))
+    assert torch.equal(one["instances"].scores, other["instances"].scores)
+
+
 def test_training_pictures_see_three_channels():
     model = detector("model.vis_period=1").train()
     with EventStorage() as storage:

@@ -71,7 +71,7 @@ class PairedInput:
         channels = self.pixel_mean.numel()
         return [
             x
-            if len(x.get("image", ())) == channels
+            if x.get("image") is not None and len(x["image"]) == channels
             else stack_pair(x, channels, self.fill_missing, self.device)
             for x in batched_inputs
         ]

@@ -30,6 +30,16 @@ def trained(make, activation_checkpointing, tuner="IVTuning", **options):
     return out, grads, dict(trunk.named_buffers())
 
 
+@pytest.mark.parametrize("tuner", ["IVTuning", "Mona"])
+def test_a_graph_can_be_walked_twice(tuner):
+    trunk = vitdet(tuner=TUNERS[tuner](), activation_checkpointing="block").train()
+    loss = sum(out.square().sum() for out in trunk(torch.randn(1, 6, 32, 32)).values())
+    parameters = [p for p in trunk.parameters() if p.requires_grad]
+    first = torch.autograd.grad(loss, parameters, retain_graph=True)
+    again = torch.autograd.grad(loss, parameters)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
 @pytest.mark.parametrize("activation_checkpointing", ["mlp", "block"])
 @pytest.mark.parametrize("kind", TRUNKS)
 @pytest.mark.parametrize("tuner", ["IVTuning", "Mona", "Full"])

@@ -190,6 +190,8 @@ def test_padding_goes_with_the_patches():
     with pytest.raises(UserError, match="size_divisibility=32: the trunk's patches have 14 px"):
         MultiScale(dinov2(patch_size=14))
     assert MultiScale(dinov2(patch_size=14), 14).size_divisibility == 14
+    # Label maps would be shifted if the trunk alone knew of its padding.
+    assert MultiScale(dinov2(patch_size=14), 1).size_divisibility == 14
 
 
 def test_wrong_indices_are_reported():
@@ -197,6 +199,9 @@ def test_wrong_indices_are_reported():
         vitdet(global_blocks=(1, 9))
     with pytest.raises(UserError, match="block 4"):
         plain_vit(out_indices=(4,))
+    for indices in ((1, 0), (1, 1), ()):
+        with pytest.raises(UserError, match="give blocks in their order, each once"):
+            plain_vit(out_indices=indices)
 
 
 def test_find_trunk_wants_exactly_one():

@@ -175,12 +175,26 @@ def test_metadata(tmp_path):
     notes = {"dataset": "m3fd_scene_train", "AP": 41.5}
     save_adapter(model, tmp_path / "a.safetensors", ["backbone"], torch.bfloat16, notes, config)
     header = read_metadata(tmp_path / "a.safetensors")
-    assert header["tuner"] == {"name": "IVTuning", "revision": 1, "options": {"hidden_dim": 8}}
+    assert header["tuner"] == {
+        "name": "IVTuning",
+        "meaning": {"legacy_hw_swap": False},
+        "revision": 1,
+        "options": {"hidden_dim": 8},
+    }
     assert header["stem"] == {"name": "PromptStem", "options": {}}
     assert header["widths"] == [32, 32] and header["groups"] == ["backbone"] and header["dtype"] == "bfloat16"
     assert header["fingerprint"] == fingerprint(model.backbone.net) and header["base_weights"] == "mae.pth"
     assert header["metadata"] == notes and header["format"] == 1
     assert header["versions"]["torch"] == torch.__version__
+
+
+def test_options_that_no_shape_shows_are_compared(tmp_path):
+    model = trained_on(0, 1, tuner="LoRA")
+    save_adapter(model, tmp_path / "a.safetensors")
+    load_adapter(model, tmp_path / "a.safetensors")
+    model.backbone.net.tuner.alpha = 4
+    with pytest.raises(UserError, match="tuner.alpha=1.0, and this tuner has 4: set model"):
+        load_adapter(model, tmp_path / "a.safetensors")
 
 
 def test_another_base_is_refused_with_both_names(tmp_path):

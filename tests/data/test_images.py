@@ -43,6 +43,8 @@ def test_float_infrared_is_scaled_by_its_unit(pair, tmp_path):
     assert np.abs(by_share - ((KELVIN - low) * (255 / (high - low))).clip(0, 255)).max() <= 0.51
     mapped = PairedDatasetMapper(False, ir_range=(273.15, 323.15))(pair)["image_ir"]
     assert (mapped.numpy() == by_unit.transpose(2, 0, 1)).all()
+    pair["ir_file_name"] = save((KELVIN - 250) * 1e-9, tmp_path / "watts.tiff")  # of another unit
+    assert np.abs(read_pair(pair)[1][..., 0].astype(int) - by_share).max() <= 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -65,6 +65,23 @@ def test_values_that_are_not_finite_differ(values):
     assert failure.startswith("scores differs by")
 
 
+def test_boxes_that_no_score_lets_compare_must_be_there_and_finite():
+    low = {"scores": np.full(30, 0.01, np.float32), "labels": np.zeros(30, np.int64)}
+    boxes = np.tile(np.array([0, 0, 9, 9], np.float32), (30, 1))
+    want = Instances(
+        (64, 64), pred_boxes=Boxes(torch.from_numpy(boxes)), scores=torch.from_numpy(low["scores"])
+    )
+    want.pred_classes = torch.zeros(30, dtype=torch.int64)
+    fine = {"count": np.array(30), "boxes": boxes, **low}
+    comparison = Comparison(LIMITS["fp32"])
+    comparison.add_detections(fine, want)
+    assert not comparison.failures() and "none was compared" in comparison.lines()[0]
+    comparison.add_detections(fine | {"count": np.array(0)}, want)
+    comparison.add_detections(fine | {"boxes": boxes * np.nan}, want)
+    (failure,) = comparison.failures()
+    assert failure.startswith("2 pairs have boxes that are not finite")
+
+
 def test_one_of_a_hundred_boxes_may_change_where_ranks_can():
     sure, ranked = (SimpleNamespace(rounding_risk=risk) for risk in ("", "ranks"))
     shares = [limits_of(graph, Options((64, 64))).share for graph in (sure, ranked)]

@@ -265,6 +265,69 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
+def test_a_stem_trains_on_a_model_that_was_frozen():
+    model = MODELS["ViT"]().requires_grad_(False)
+    tuned = ivtuning.attach(model, Mona(hidden_dim=8), SumStem())
+    assert all(p.requires_grad for p in tuned.stem.parameters())
+    assert not any(p.requires_grad for p in tuned.unload().patch_embed.parameters())
+    assert all(p.requires_grad for p in ivtuning.attach(MODELS["ViT"](), LoRA(rank=4)).unload().parameters())
+
+
+def test_gradient_checkpointing_that_comes_late_is_refused():
+    tuned = ivtuning.attach(MODELS["ViT"](), IVTuning(hidden_dim=8)).train()
+    tuned.model.set_grad_checkpointing(True)
+    with pytest.raises(UserError, match="does not go with timm's gradient checkpointing"):
+        tuned(*images(tuned.model))
+    with torch.no_grad():
+        tuned(*images(tuned.model))
+
+
+def test_what_fails_leaves_the_model_as_it_was():
+    model = MODELS["ViT"]()
+    before = [type(block) for block in model.blocks]
+    for tuner in (TUNERS["Partial"](n=9), TUNERS["Partial"](n=9)):  # the second time in the same words
+        with pytest.raises(UserError, match="tuner.n=9: the trunk has 3 blocks"):
+            ivtuning.attach(model, tuner)
+    assert [type(block) for block in model.blocks] == before and not model.patch_embed._forward_hooks
+    assert all(p.requires_grad for p in model.parameters())
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224", depth=1, embed_dim=24, num_heads=2)
+    with pytest.raises(UserError, match="has tuple of classifiers"):
+        ivtuning.attach(distilled, LoRA(rank=4))
+
+
+def test_dropout_of_frozen_position_embeddings_is_off():
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, embed_dim=24, depth=1, num_heads=2, pos_drop_rate=0.5, **TINY
+    )
+    tuned = ivtuning.attach(model, LoRA(rank=4)).train()
+    visible, _ = images(model)
+    assert torch.equal(tuned(visible), tuned(visible))
+
+
+@pytest.mark.parametrize(
+    ("tuner", "other"),
+    [
+        (LoRA(rank=4, alpha=8), LoRA(rank=4, alpha=4)),
+        (TUNERS["AdaptFormer"](scale=0.1), TUNERS["AdaptFormer"](scale=0.2)),
+    ],
+    ids=["alpha", "scale"],
+)
+def test_options_that_no_shape_shows_are_compared(tuner, other, tmp_path):
+    ivtuning.attach(MODELS["ViT"](), tuner).save(tmp_path / "a.safetensors")
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match="made with (options|base)"):
+        ivtuning.attach(MODELS["ViT"](), other).load(tmp_path / "a.safetensors")
+
+
+def test_norms_and_biases_of_timms_own_are_found():
+    norms = timm.create_model(
+        "vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2, norm_layer=timm.layers.RmsNorm
+    )
+    assert ivtuning.attach(norms, TUNERS["NormTuning"]()).count()["selected"] == 3 * 24
+    fused = ivtuning.attach(MODELS["EVA-02"](), TUNERS["BitFit"]())
+    assert all(block.attn.q_bias.requires_grad and block.attn.v_bias.requires_grad for block in fused.blocks)
+
+
 class Odd(nn.Module):
     pass
 

@@ -245,6 +245,8 @@ def test_partial_takes_the_last_blocks(trunk):
         (lambda: LoRA(targets=[]), "tuner.targets"),
         (lambda: LoRA(rank="many"), "tuner.rank='many': give a whole number from 1"),
         (lambda: LoRA(alpha="big"), "tuner.alpha='big': give a number"),
+        (lambda: LoRA(alpha=float("nan")), "tuner.alpha=nan: give a number"),
+        (lambda: LoRA(alpha=True), "tuner.alpha=True: give a number"),
         (lambda: vitdet(tuner=Partial(1.5)), "tuner.n=1.5: give a whole number from 1"),
         (lambda: TUNERS["Mona"](hidden_dim=0), "tuner.hidden_dim=0: give a whole number from 1"),
         (

@@ -43,6 +43,15 @@ def test_sync_norm_has_batch_norms_names_on_any_device(cuda, monkeypatch):
     torch.testing.assert_close(make_norm("SyncBN", 3)(x), make_norm("BN", 3)(x))
 
 
+def test_sync_norm_of_a_group_of_one_process(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        x = torch.randn(2, 3, 4, 4)
+        torch.testing.assert_close(make_norm("SyncBN", 3)(x), make_norm("BN", 3)(x))
+    finally:
+        dist.destroy_process_group()
+
+
 def test_groups():
     assert [make_norm("GN", c).num_groups for c in (4, 8, 16, 24, 64, 20)] == [1, 1, 2, 3, 8, 2]
     assert make_norm("GN", 96, groups=32).num_groups == 32

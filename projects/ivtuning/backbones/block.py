@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..tuning.base import BlockAdapters
-from ..tuning.frozen_statistics import frozen_statistics
+from ..tuning.frozen_statistics import FrozenStatistics
 from ..tuning.sites import SitedBlock
 from .attention.choice import products_are_faster
 
@@ -70,7 +70,7 @@ class OpenBlock(SitedBlock):
         """
         if self.activation_checkpointing != "block" or not torch.is_grad_enabled():
             return self.run(x, adapters, prompt, **attention)
-        recomputing = contextlib.nullcontext() if adapters is None else frozen_statistics(adapters)
+        recomputing = contextlib.nullcontext() if adapters is None else FrozenStatistics(adapters)
         contexts = contextlib.nullcontext(), recomputing  # of the first pass, and of the second
         return checkpoint(
             self.run, x, adapters, prompt, use_reentrant=False, context_fn=lambda: contexts, **attention

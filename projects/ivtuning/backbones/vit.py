@@ -250,6 +250,8 @@ class PlainViT(VisionTransformer):
     ):
         super().__init__(**options)
         self.check_indices("out_indices", out_indices)
+        if not out_indices or list(out_indices) != sorted(set(out_indices)):
+            raise UserError(f"out_indices={list(out_indices)}: give blocks in their order, each once")
         need_whole("reg_tokens", reg_tokens, least=0)
         if init_values is not None:
             need_number("init_values", init_values)

@@ -184,6 +184,14 @@ def load_adapter(
             f"{path}: made by revision {revision} of {header['tuner']['name']}, which computes something "
             f"else than this one, revision {trunk.tuner.revision}, with the same tensors: train it again"
         )
+    for plugin in PLUGINS:
+        ours = getattr(trunk, plugin).meaning()
+        for key, value in header[plugin].get("meaning", {}).items():
+            if key in ours and ours[key] != value:
+                raise UserError(
+                    f"{path}: made with {plugin}.{key}={value}, and this {plugin} has {ours[key]}: set "
+                    f"model.backbone.net.{plugin}.{key}={value}"
+                )
     own, frozen = _split_model(model, place)
     theirs, ours = header["fingerprint"], digest_of(frozen)
     if theirs != ours and not merged:
@@ -236,7 +244,10 @@ def _check_tensors(path: str | os.PathLike, file: dict[str, Tensor], model: dict
 
 def _describe(trunk: Trunk, plugin: str, config: DictConfig | None) -> dict:
     """The plugin's class and, where there is a config, its options."""
-    described: dict = {"name": type(getattr(trunk, plugin)).__name__}
+    module = getattr(trunk, plugin)
+    described: dict = {"name": type(module).__name__}
+    if meaning := module.meaning():
+        described["meaning"] = meaning
     if plugin == "tuner":
         described["revision"] = trunk.tuner.revision
     if config is not None:

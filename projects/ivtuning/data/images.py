@@ -209,5 +209,5 @@ def _to_8_bit(values: np.ndarray, ir_range: Sequence[float] | None, path: str) -
         )
     low, high = np.percentile(values, (1, 99)) if ir_range is None else ir_range
     # A flat image has low == high: values up to it become black, values above it white.
-    scaled = (values.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6))
+    scaled = (values.astype(np.float32) - low) * (255.0 / (high - low if high > low else 1e-6))
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)

@@ -19,6 +19,7 @@ from torchvision.ops import box_iou
 
 # Only boxes above this score are compared; those within the margin may be on either side of a threshold.
 SCORE, MARGIN = 0.05, 0.005
+MANY = 10  # detections of the model that a file cannot all lack by rounding
 # Rounding can swap rows of nearly equal rank, and the last one that is still in. Of all rows, this share has
 # to be on both sides, within so many times the error that other outputs may have: queries of DINO attend to
 # each other, so that two that are swapped change all others a little.
@@ -59,6 +60,7 @@ class Comparison:
         boxes, matched: boxes above the score on either side, and those that have a partner on the other one.
         iou: the least IoU of partners.
         score: the largest difference of their scores.
+        broken: pairs whose boxes or scores are not finite, or absent where the model has many.
         both_masks, any_mask: pixels in the masks of both partners, and in that of at least one.
     """
 
@@ -75,6 +77,7 @@ class Comparison:
     score: float = 0.0
     both_masks: int = 0
     any_mask: int = 0
+    broken: int = 0
 
     def lines(self) -> list[str]:
         """What was found, one line for each kind of output."""
@@ -83,7 +86,9 @@ class Comparison:
         ]
         if self.rows:
             found.append(f"rows: {self.matched_rows} of {self.rows} matched")
-        if self.boxes or not found:
+        if not self.boxes and not found:
+            found.append(f"boxes: none has a score above {SCORE:g}, so that none was compared")
+        elif self.boxes:
             found.append(
                 f"boxes: {self.matched} of {self.boxes} matched, least IoU {self.iou:.4f}, scores within "
                 f"{self.score:.1e}"
@@ -108,6 +113,10 @@ class Comparison:
             failed.append(
                 f"{self.boxes - self.matched} of {self.boxes} boxes have no partner of their class with an "
                 f"IoU of {limits.iou:g} and a score within {limits.score:g}"
+            )
+        if self.broken:
+            failed.append(
+                f"{self.broken} pairs have boxes that are not finite, or none where the model has some"
             )
         if self.both_masks < limits.iou * self.any_mask:
             failed.append(f"masks overlap by {self.both_masks / self.any_mask:.4f}")
@@ -157,6 +166,8 @@ class Comparison:
             want: what the model detects.
         """
         count, room = int(have["count"]), len(have["scores"])
+        finite = all(np.isfinite(have[name][:count]).all() for name in ("boxes", "scores"))
+        self.broken += not finite or (count == 0 and len(want) >= MANY)
         found = Instances(
             want.image_size,
             **{name: torch.from_numpy(have[name][:count].copy()) for name in have if name != "count"},

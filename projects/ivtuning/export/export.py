@@ -31,7 +31,7 @@ def export_model(
 ) -> Comparison | None:
     """Write `model` as one file, *.onnx or *.pt2, and compare the file's outputs with the model's.
 
-    The model stays as it is. A file whose outputs differ too much is not kept.
+    The model stays as it is, in evaluation mode. A file whose outputs differ too much is not kept.
 
     Args:
         check: number of pairs that are compared; 0 compares none.

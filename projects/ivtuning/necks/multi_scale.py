@@ -14,8 +14,8 @@ class MultiScale(Backbone):
 
     Args:
         net: the trunk.
-        size_divisibility: height and width are padded to multiples of this, in pixels. With the largest
-            stride of the maps, or a multiple of it, the sizes of all maps match; with 1 the trunk pads alone.
+        size_divisibility: height and width are padded to multiples of this, and of the trunk's patch at
+            least, in pixels. With the largest stride of the maps, or a multiple of it, their sizes match.
 
     Raises:
         UserError: a `size_divisibility` above 1 that is no multiple of the trunk's patches.
@@ -32,7 +32,7 @@ class MultiScale(Backbone):
                 f"give a multiple of {patch}"
             )
         self.net = net
-        self._size_divisibility = size_divisibility
+        self._size_divisibility = max(size_divisibility, patch)
 
     @property
     def size_divisibility(self) -> int:

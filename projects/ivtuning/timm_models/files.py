@@ -47,7 +47,8 @@ def read_adapter(path: str | os.PathLike, own: Mapping[str, Tensor], facts: Mapp
     if not isinstance(header, dict):
         raise UserError(f"{path}: not written by save() of an attached timm model: give another file")
     for key, ours in ({"format": FORMAT} | dict(facts)).items():
-        if header.get(key) != ours:
+        # Files of the first versions do not state the options.
+        if header.get(key, ours if key == "options" else None) != ours:
             raise UserError(
                 f"{path}: made with {key} {header.get(key)!r}, this model has {ours!r}: create and attach it "
                 "in the same way"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -33,16 +34,22 @@ class TunedModel(nn.Module):
         super().__init__()
         self.model, self.tuner, self.stem = model, tuner, stem
         self._shared = Pass(tuner, getattr(model, "num_prefix_tokens", 0))
+        self._trained_before = [(p, p.requires_grad) for p in model.parameters()]
         open_blocks(model, self._shared)
-        stem.attach(model.patch_embed)
-        _return_maps(stem)
-        stem.base_loaded(model.patch_embed)
-        tuner.register_hooks(self)
-        self._handle: RemovableHandle = model.patch_embed.register_forward_hook(self._enter)
-        head = {id(p) for p in self._head().parameters()}
+        self._handle: RemovableHandle | None = None
+        try:
+            stem.attach(model.patch_embed)
+            _return_maps(stem)
+            stem.base_loaded(model.patch_embed)
+            tuner.register_hooks(self)
+            self._handle = model.patch_embed.register_forward_hook(self._enter)
+            head, selected = {id(p) for p in self._head().parameters()}, list(tuner.select(self))
+        except BaseException:
+            self.unload()
+            raise
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in head)
-        for parameter in tuner.select(self):
+        for parameter in selected:
             parameter.requires_grad_(True)
         reference = model.patch_embed.proj.weight
         tuner.to(reference.device)
@@ -72,7 +79,12 @@ class TunedModel(nn.Module):
         return (m for m in self.model.modules() if m not in head)
 
     def _head(self) -> nn.Module:
-        return self.model.get_classifier()
+        head = self.model.get_classifier()
+        if not isinstance(head, nn.Module):
+            raise UserError(
+                f"{type(self.model).__name__} has {type(head).__name__} of classifiers: give a model with one"
+            )
+        return head
 
     # Running.
 
@@ -111,6 +123,8 @@ class TunedModel(nn.Module):
                     f"visible is {tuple(visible.shape)} but infrared {tuple(infrared.shape)}: register the "
                     "pair to one size"
                 )
+        if self.training and torch.is_grad_enabled():
+            self._refuse_checkpointing()
         self._shared.infrared = infrared
         try:
             return function(visible, **options)
@@ -141,15 +155,22 @@ class TunedModel(nn.Module):
 
     def train(self, mode: bool = True) -> TunedModel:
         """As usual, but frozen parts stay in eval mode: without drop-path and dropout."""
-        if mode and self.tuner.needs and getattr(self.model, "grad_checkpointing", False):
+        if mode:
+            self._refuse_checkpointing()
+        super().train(mode)
+        if mode:
+            set_frozen_eval(self.model)
+            for name, child in self.model.named_children():  # such as the dropout of position embeddings
+                if name != "head_drop" and next(child.parameters(), None) is None:
+                    child.eval()
+        return self
+
+    def _refuse_checkpointing(self) -> None:
+        if self.tuner.needs and getattr(self.model, "grad_checkpointing", False):
             raise UserError(
                 f"{type(self.tuner).__name__} does not go with timm's gradient checkpointing, which runs "
                 "blocks twice: call set_grad_checkpointing(False)"
             )
-        super().train(mode)
-        if mode:
-            set_frozen_eval(self.model)
-        return self
 
     # What trains.
 
@@ -199,11 +220,17 @@ class TunedModel(nn.Module):
         self.tuner.unmerge(self)
 
     def unload(self) -> nn.Module:
-        """Give back the timm model without what was added: its base, or what :meth:`merge` made of it."""
-        self._handle.remove()
+        """Give back the timm model without what was added: its base, or what :meth:`merge` made of it.
+
+        The parameters that trained before :func:`attach` train again.
+        """
+        if self._handle is not None:
+            self._handle.remove()
         self.tuner.remove_hooks()
         for block in self.blocks:
             close_block(block)
+        for parameter, trains in self._trained_before:
+            parameter.requires_grad_(trains)
         return self.model
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -239,6 +266,7 @@ class TunedModel(nn.Module):
         return {
             "tuner": type(self.tuner).__name__,
             "revision": self.tuner.revision,
+            "options": self.tuner.meaning() | self.stem.meaning(),
             "stem": type(self.stem).__name__,
             "base": digest_of({n: t.detach() for n, t in state.items() if id(t) not in trained}),
         }

@@ -45,5 +45,8 @@ class AdaptFormer(Tuner):
         self.options: dict = dict(hidden_dim=hidden_dim, dropout=dropout)
         self.scale, self.zero_init = scale, zero_init
 
+    def meaning(self) -> dict[str, object]:
+        return {"scale": self.scale}
+
     def build_adapters(self, width: int) -> AdaptFormerBranch:
         return AdaptFormerBranch(Bottleneck(width, **self.options), self.scale)

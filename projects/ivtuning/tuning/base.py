@@ -103,6 +103,10 @@ class Tuner(nn.Module):
     unmergeable = "what it adds to a block is no linear map"
     revision = 1
 
+    def meaning(self) -> dict[str, object]:
+        """Options that change what is computed but no tensor: an adapter loads where they are equal."""
+        return {}
+
     def attach(self, widths: Sequence[int]) -> None:
         """Build the added modules; `widths` holds the channel width of every block of the trunk, in order."""
         adapters = [self.build_adapters(width) for width in widths]

@@ -9,6 +9,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+class FrozenStatistics(contextlib.ExitStack):
+    """:func:`frozen_statistics` of `module`, which can be entered again, for a second backward pass."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self._module = module
+
+    def __enter__(self) -> FrozenStatistics:
+        self.enter_context(frozen_statistics(self._module))
+        return self
+
+
 @contextlib.contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, batch norms of `module` in training mode use the batch's statistics without recording them.

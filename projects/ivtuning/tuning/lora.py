@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import UserError
 from .base import Tuner
@@ -65,8 +66,12 @@ class LoRA(Tuner):
         unknown = [t for t in targets if t not in TARGETS]
         if unknown or not targets:
             raise UserError(f"tuner.targets={list(targets)}: give some of {', '.join(TARGETS)}, as [q,v]")
-        self.rank, self.scaling, self.targets = rank, alpha / rank, sorted(set(targets))
+        self.rank, self.alpha, self.scaling, self.targets = rank, alpha, alpha / rank, sorted(set(targets))
         self.merged = False
+        self.handles: list[RemovableHandle] = []
+
+    def meaning(self) -> dict[str, object]:
+        return {"alpha": self.alpha, "targets": self.targets}
 
     def attach(self, widths: Sequence[int]) -> None:
         super().attach(widths)
@@ -100,7 +105,7 @@ class LoRA(Tuner):
     def enable(self, on: bool) -> None:
         super().enable(on)
         for update in self._updates():
-            update.active = on
+            update.active = on and not self.merged
 
     def reset_to_identity(self) -> None:
         for update in self._updates():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 
@@ -21,8 +22,8 @@ def need_rate(key: str, value: object) -> None:
 
 
 def need_number(key: str, value: object) -> None:
-    """Raise UserError unless `value` of the option `key` is a number."""
-    if not isinstance(value, Real):
+    """Raise UserError unless `value` of the option `key` is a finite number."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
         raise UserError(f"{key}={value!r}: give a number")
 
 

@@ -58,12 +58,16 @@ class BitFit(Selection):
 
     def __init__(self, rel_pos: bool = True, freeze_embed: bool = False):
         super().__init__()
-        self.roles = ("bias", "relative_position_bias_table") if rel_pos else ("bias",)
+        # EVA of timm has the biases of one joint projection apart.
+        self.roles = ["bias", "q_bias", "k_bias", "v_bias"]
+        if rel_pos:
+            self.roles.append("relative_position_bias_table")
         self.freeze_embed = freeze_embed
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
         values = (getattr(module, role, None) for module in trunk.base_modules() for role in self.roles)
-        return _selected(trunk, (p for p in values if isinstance(p, nn.Parameter)), self.freeze_embed)
+        found = [p for p in values if isinstance(p, nn.Parameter)]
+        return _selected(trunk, _some(found, self, "biases"), self.freeze_embed)
 
 
 class NormTuning(Selection):
@@ -78,8 +82,9 @@ class NormTuning(Selection):
         self.freeze_embed = freeze_embed
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
-        norms = (m for m in trunk.base_modules() if isinstance(m, NORMS))
-        return _selected(trunk, (p for norm in norms for p in norm.parameters()), self.freeze_embed)
+        norms = (m for m in trunk.base_modules() if _is_norm(m))
+        found = [p for norm in norms for p in norm.parameters()]
+        return _selected(trunk, _some(found, self, "norm layers"), self.freeze_embed)
 
 
 class Partial(Selection):
@@ -102,6 +107,20 @@ class Partial(Selection):
         if self.n > len(blocks):
             raise UserError(f"tuner.n={self.n}: the trunk has {len(blocks)} blocks, give 1 to {len(blocks)}")
         return [p for block in blocks[-self.n :] for p in block.parameters()]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether it is a norm of torch, or one of timm's own, such as RmsNorm."""
+    kind = type(module)
+    return isinstance(module, NORMS) or (
+        kind.__module__.startswith("timm.layers.") and kind.__name__.endswith(("Norm", "Norm2d"))
+    )
+
+
+def _some(found: list[nn.Parameter], tuner: Tuner, what: str) -> list[nn.Parameter]:
+    if not found:
+        raise UserError(f"{type(tuner).__name__}: the model has no {what}: choose another tuner")
+    return found
 
 
 def _selected(trunk: nn.Module, parameters: Iterable[nn.Parameter], freeze_embed: bool) -> list[nn.Parameter]:

@@ -27,6 +27,10 @@ class Stem(nn.Module):
 
     uses: tuple[str, ...] = ("visible", "infrared")
 
+    def meaning(self) -> dict[str, object]:
+        """Options that change what is computed but no tensor: an adapter loads where they are equal."""
+        return {}
+
     def attach(self, embed: nn.Module) -> None:
         """Build the parts that depend on the trunk; `embed` is its patch embedding."""
 
@@ -78,6 +82,7 @@ class TwoEmbeddings(Stem):
         for module in self.embed.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+        self.embed.requires_grad_(True)  # the trunk's may be frozen already
 
     @torch.no_grad()
     def base_loaded(self, embed: nn.Module) -> None:
@@ -97,6 +102,9 @@ class SumStem(TwoEmbeddings):
     def __init__(self, from_visible: bool = False, average: bool = False):
         super().__init__(from_visible)
         self.average = average
+
+    def meaning(self) -> dict[str, object]:
+        return {"average": self.average}
 
     def forward(
         self, visible: Tensor, infrared: Tensor | None, embed: nn.Module

@@ -75,6 +75,8 @@ class SyncBatchNorm(_OneValue, nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cpu and self.training and _world_size() > 1:
             return self._synchronized(x)
+        if x.is_cpu and x.numel() > x.shape[1]:  # torch's class refuses a CPU, even in a group of one process
+            return nn.BatchNorm2d.forward(self, x)
         return super().forward(x)
 
     def _synchronized(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ivtuning.config import load_config
 from ivtuning.errors import UserError
 from ivtuning.heads.codetr import CoDINO, CoTransformer, PairedCoDINO
 from ivtuning.heads.dino.encoder import feature_layout
+from ivtuning.heads.dino.trace import trace_queries
 from ivtuning.heads.dino.transformer import DenoisingQueries
 from ivtuning.tuning.stems import VisibleOnly
 
@@ -285,6 +286,11 @@ def test_padding_may_count_as_image():
     assert a.image_size == (48, 80) and b.image_size == (96, 96)
     torch.testing.assert_close(a.scores, b.scores)
     torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, atol=1e-3, rtol=1e-4)
+    # Queries are traced in fractions of the image as well.
+    (traced,), (whole,) = (trace_queries(model, [x]) for x in (own, framed))
+    scale = torch.tensor([96 / 80, 96 / 48])
+    torch.testing.assert_close(traced.boxes, whole.boxes * scale.repeat(2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(traced.locations, whole.locations * scale, atol=1e-4, rtol=1e-4)
     # In training, boxes are fractions of the padded square.
     instances = own["instances"]
     framed["instances"] = Instances((96, 96), **instances.get_fields())

@@ -124,6 +124,15 @@ def test_dropout_drops_the_same_in_both_passes():
     assert torch.allclose(up.weight.grad, kept.sum(0).expand(4, 3))
 
 
+def test_a_second_derivative_is_refused_not_wrong():
+    adapter, prompter = parts()
+    x, prompt, _ = inputs()
+    y = site(adapter, prompter, x, prompt)
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.square().sum().backward()
+
+
 def test_keeps_no_wide_map_of_its_own():
     modules = torch.nn.ModuleList(parts(torch.float32)).train()
     x, prompt, _ = inputs(torch.float32, size=(20, 30))

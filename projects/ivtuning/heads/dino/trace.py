@@ -77,7 +77,11 @@ def trace_queries(model: nn.Module, batched_inputs: list[dict]) -> list[Trace]:
     def after_decoder(module: nn.Module, _, predictions: Predictions) -> None:
         record["predictions"] = predictions
 
+    def before_model(module: nn.Module, arguments: tuple) -> None:
+        record["images"] = model.preprocess_image(arguments[0])
+
     with ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(before_model).remove)
         for layer in decoder.layers:
             hooks.callback(layer.register_forward_pre_hook(before_layer).remove)
         hooks.callback(attention.register_forward_pre_hook(before_attention).remove)
@@ -85,12 +89,16 @@ def trace_queries(model: nn.Module, batched_inputs: list[dict]) -> list[Trace]:
         model(batched_inputs)
 
     predictions, (locations, weights) = record["predictions"], record["sampling"]
-    # Fractions of the padded maps become fractions of the image.
-    valid_ratios = record["valid_ratios"]
+    # Fractions of the padded maps become fractions of the image, also where padding counts as image.
+    valid_ratios, images, detected = record["valid_ratios"], record["images"], predictions.boxes[-1]
+    if getattr(model, "pad_value", None) is not None:
+        height, width = images.tensor.shape[-2:]
+        shares = detected.new_tensor([(w / width, h / height) for h, w in images.image_sizes])[:, None]
+        valid_ratios, detected = valid_ratios * shares, detected / shares.repeat(1, 1, 2)
     locations = locations / valid_ratios[:, None, None, :, None]
     finest = valid_ratios[:, :1].repeat(1, 1, 2)
     boxes = torch.stack(
-        [*(reference_points[layer][:, :, 0] / finest for layer in decoder.layers), predictions.boxes[-1]], 1
+        [*(reference_points[layer][:, :, 0] / finest for layer in decoder.layers), detected], 1
     )
     scores = at_least_float32(predictions.logits[-1]).sigmoid()
     return [

@@ -62,7 +62,8 @@ class Constants:
 class FoldedSites:
     """Computes a block's two sites by constants that it makes when they are first needed.
 
-    They are made anew whenever a parameter or buffer has changed. An object like this is a plain attribute of
+    They are made anew whenever a parameter or buffer has changed, but for writes through ``.data``, which
+    torch does not count: call ``model.eval()`` after these. An object like this is a plain attribute of
     the module that holds the adapters: it adds nothing to a state dict, and copies and pickles start empty.
     """
 

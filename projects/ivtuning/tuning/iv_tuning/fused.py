@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ...utils.precision import is_autocast_on, without_autocast
 from .modules import FeatureTransform, HybridAdapter, PromptAdapter, joined
@@ -176,6 +177,7 @@ class _AttendedPrompts(torch.autograd.Function):
         return _by_site(attention(z + bias), sites)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         prompt, weight, bias, z, mean, rstd = ctx.saved_tensors
         with ctx.autocast():
@@ -210,6 +212,7 @@ class _AdaptedResidual(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         y, z, mean, rstd, keep, prompt, *weights = ctx.saved_tensors
         down, down_bias, up, up_bias, prompt_up, prompt_bias = weights

@@ -87,6 +87,9 @@ class IVTuning(Tuner):
         self.share_sites = share_sites
         self.backend = backend
 
+    def meaning(self) -> dict[str, object]:
+        return {"legacy_hw_swap": self.adapter_options["legacy_hw_swap"]}
+
     def build_adapters(self, width: int) -> IVBlockAdapters:
         adapter = HybridAdapter(width, **self.adapter_options)
         prompt = PromptAdapter(width, **self.prompt_options)
