@@ -209,6 +209,16 @@ def test_labels_of_another_part_belong_to_no_pair(tmp_path, labels, capsys):
     assert "belong to no pair, left out: 1" in capsys.readouterr().out
 
 
+def test_a_list_means_no_pair_of_another_folder(tmp_path):
+    stems = ("a/1", "a/2", "b/1", "b/3")
+    voc(images(tmp_path, stems=stems), stems)
+    write(tmp_path, "val.txt", "b/3\nvis/a/2.png\n")
+    assert len(prepare(tmp_path, split="mine=val.txt")["val"]["images"]) == 2
+    write(tmp_path, "val.txt", "b/2\n")
+    with pytest.raises(UserError, match="no pair is called 'b/2'"):
+        prepare(tmp_path, split="mine=val.txt")
+
+
 def test_a_second_run_leaves_label_maps_and_copies_alone(tmp_path):
     for number in "12345":
         for folder, mode in (("vis", "RGBA"), ("ir", "L"), ("labels", "L")):

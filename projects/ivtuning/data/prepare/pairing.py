@@ -169,7 +169,7 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
             if first > last:
                 raise UserError(f"{where}: the range {entry} is empty; write {last}-{first}")
             target.update(*(names for number, names in by_number.items() if first <= number <= last))
-        elif re.fullmatch("[0-9]{1,18}", stem) and int(stem) in by_number:
+        elif len(name.parts) == 1 and re.fullmatch("[0-9]{1,18}", stem) and int(stem) in by_number:
             target.update(by_number[int(stem)])
         elif target is chosen:
             raise UserError(f"{where}: no pair is called {entry!r}{nearest(stem, stems)}")
