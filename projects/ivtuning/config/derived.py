@@ -58,17 +58,14 @@ def _find_sets(cfg: DictConfig) -> None:
     images = OmegaConf.select(cfg, "data.images") or None
     if not (images is None or isinstance(images, str)):
         raise UserError(f"data.images={images!r}: give the folder that paths of images begin in")
-    registered = [
-        n for names in sets.values() for n in names if not any(sep in n for sep in ("/", "\\", "."))
-    ]
-    if images and registered:
-        raise UserError(
-            f"data.images goes with sets that are named by their files, and {registered[0]} is registered: "
-            "name its JSON, or prepare the set again with --source"
-        )
-    # Registered names need nothing that takes long to import.
-    if len(registered) == sum(map(len, sets.values())):
-        return
+    every = [name for names in sets.values() for name in names]
+    if not any(sep in name for name in every for sep in ("/", "\\", ".")):
+        if images and every:
+            raise UserError(
+                f"data.images goes with sets that are named by their files, and {every[0]} is registered: "
+                "name its JSON, or prepare the set again with --source"
+            )
+        return  # registered names need nothing that takes long to import
     from .. import compat
 
     compat.prepare()
