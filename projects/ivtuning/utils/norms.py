@@ -15,13 +15,12 @@ from .precision import at_least_float32
 NORMS = ("BN", "SyncBN", "GN")
 
 
-def make_norm(kind: str, channels: int, groups: int | None = None, key: str = "norm") -> nn.Module:
+def make_norm(kind: str, channels: int, groups: int | None = None) -> nn.Module:
     """Build the normalization `kind` for maps of shape (B, `channels`, H, W).
 
     Args:
         kind: "BN" (batch norm of this process' images), "SyncBN" (of all processes' images) or "GN".
         groups: number of groups of "GN"; None: groups of about 8 channels.
-        key: name of the option that holds `kind`, for error messages.
 
     Raises:
         UserError: another kind, or channels that `groups` groups of at least 2 do not divide.
@@ -31,12 +30,12 @@ def make_norm(kind: str, channels: int, groups: int | None = None, key: str = "n
     if kind == "SyncBN":
         return SyncBatchNorm(channels)
     if kind != "GN":
-        raise UserError(f"{key}={kind!r}: give {', '.join(NORMS)}{nearest(str(kind), NORMS)}")
+        raise UserError(f"norm={kind!r}: give {', '.join(NORMS)}{nearest(str(kind), NORMS)}")
     if groups is None:
         groups = math.gcd(channels, max(1, channels // 8))
     elif channels % groups or channels == groups:  # groups of one channel fail on 1x1 maps
         sizes = f"{2 * groups}, {3 * groups}, ..."
-        raise UserError(f"{key}='GN' has {groups} groups: give {sizes} channels, not {channels}")
+        raise UserError(f"norm='GN' has {groups} groups: give {sizes} channels, not {channels}")
     return nn.GroupNorm(groups, channels)
 
 

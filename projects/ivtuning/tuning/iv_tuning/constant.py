@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..base import BlockAdapters
 from .folded import ONES, Pairs, Site, fold_sites
+from .modules import SIMAM_PENALTY
 
 
 class ConstantSite(nn.Module):
@@ -73,7 +74,7 @@ class ConstantSite(nn.Module):
         pixels = z.shape[1] * z.shape[2]
         # A map of one pixel has a sum of 0, whatever it is divided by.
         variance = deviation.sum((1, 2), keepdim=True) / torch.sym_max(pixels - 1, 1)
-        a = wide * (deviation / (4 * (variance + 1e-4)) + 0.5).sigmoid()
+        a = wide * (deviation / (4 * (variance + SIMAM_PENALTY)) + 0.5).sigmoid()
         return F.gelu(F.linear(F.gelu(a).to(z.dtype), self.prompt_up, self.prompt_up_bias))
 
 

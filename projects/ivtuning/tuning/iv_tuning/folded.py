@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ...utils.precision import without_autocast
-from .modules import HybridAdapter, PromptAdapter, joined
+from .modules import SIMAM_PENALTY, HybridAdapter, PromptAdapter, joined
 
 # A block's sites: after the attention, and after the MLP.
 Pairs = tuple[tuple[HybridAdapter, PromptAdapter], tuple[HybridAdapter, PromptAdapter]]
@@ -133,7 +133,7 @@ def attended_prompts(prompt: Tensor, blocks: Sequence[Constants]) -> list[Tensor
     z = z.view(batch, -1, z.shape[-1])
     deviation = (z - z.mean(1, keepdim=True)).square_()
     freedom = max(z.shape[1] - 1, 1)
-    scale = 4 * (deviation.sum(1, keepdim=True) / freedom + 1e-4)
+    scale = 4 * (deviation.sum(1, keepdim=True) / freedom + SIMAM_PENALTY)
     a = F.gelu(z * deviation.div_(scale).add_(0.5).sigmoid_()).flatten(0, 1)
     return [_with_ones(part) for part in a.chunk(sites, -1)]
 

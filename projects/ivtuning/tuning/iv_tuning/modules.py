@@ -18,13 +18,15 @@ from ...utils.norms import make_norm
 from ..frozen_statistics import frozen_statistics
 from ..layers import set_zero
 
+SIMAM_PENALTY = 1e-4  # lambda of SimAM, which keeps flat maps from dividing by zero
 
-def simam(x: Tensor, penalty: float = 1e-4) -> Tensor:
+
+def simam(x: Tensor) -> Tensor:
     """SimAM attention on `x` (B, c, H, W). It has no parameters; its statistics run over the whole map."""
     deviation = (x - x.mean((2, 3), keepdim=True)).square()
     # A 1x1 map has no degree of freedom: the paper's code divides by zero there.
     freedom = max(x.shape[2] * x.shape[3] - 1, 1)
-    energy = deviation / (4 * (deviation.sum((2, 3), keepdim=True) / freedom + penalty)) + 0.5
+    energy = deviation / (4 * (deviation.sum((2, 3), keepdim=True) / freedom + SIMAM_PENALTY)) + 0.5
     return x * energy.sigmoid()
 
 

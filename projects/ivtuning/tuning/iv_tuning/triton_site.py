@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ...utils.precision import product_dtype
 from ...utils.triton_support import padded_width, triton, why_no_triton
-from .modules import HybridAdapter, PromptAdapter
+from .modules import SIMAM_PENALTY, HybridAdapter, PromptAdapter
 
 if triton is not None:
     from . import triton_backward as backward_kernels
@@ -164,7 +164,7 @@ class _Site(torch.autograd.Function):
             )  # fmt: skip
             prompt_stats = x.new_empty((shape.images, 2, shape.prompt), dtype=torch.float32)
             kernels.prompt_statistics[(shape.images,)](
-                partial, prompt_stats, shape.tokens, shape.image_blocks, 1e-4,
+                partial, prompt_stats, shape.tokens, shape.image_blocks, SIMAM_PENALTY,
                 K=shape.prompt, KP=padded_width(shape.prompt), BM=ROWS, BP=64,
             )  # fmt: skip
             y, a, partial = _mix(shape, z, depthwise, depthwise_bias, conv1, conv1_bias, norm.training)
