@@ -337,6 +337,8 @@ def test_output_norms_are_the_identity_or_absent():
 def test_wrong_options_are_reported():
     with pytest.raises(UserError, match="names stage 3, the trunk has 3"):
         swin(out_indices=(0, 3))
+    with pytest.raises(UserError, match="window_size=0: give a whole number from 1"):
+        swin(window_size=0)
     with pytest.raises(UserError, match="depths has 2 stages, num_heads 3"):
         swin(depths=(2, 2))
 

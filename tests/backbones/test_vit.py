@@ -199,6 +199,10 @@ def test_wrong_indices_are_reported():
         vitdet(global_blocks=(1, 9))
     with pytest.raises(UserError, match="block 4"):
         plain_vit(out_indices=(4,))
+    with pytest.raises(UserError, match="img_size=4: give a whole number from"):
+        plain_vit(img_size=4)
+    with pytest.raises(UserError, match="window_size=2.5: give a whole number"):
+        vitdet(window_size=2.5)
     for indices in ((1, 0), (1, 1), ()):
         with pytest.raises(UserError, match="give blocks in their order, each once"):
             plain_vit(out_indices=indices)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import Tuner
-from ..tuning.options import need_rate
+from ..tuning.options import need_rate, need_whole
 from ..tuning.stems import Stem
 from .attention.window import SwinAttention
 from .block import OpenBlock
@@ -161,6 +161,7 @@ class Swin(Trunk):
             raise UserError(
                 f"out_indices names stage {unknown[0]}, the trunk has {stages}: give indices below it"
             )
+        need_whole("window_size", window_size)
         self.patch_embed = PatchEmbed(patch_size, embed_dim, nn.LayerNorm)
         need_rate("drop_path_rate", drop_path_rate)
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())

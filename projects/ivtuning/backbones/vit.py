@@ -171,8 +171,9 @@ class ViTDet(VisionTransformer):
         **options,
     ):
         super().__init__(**options)
-        if global_blocks is None:
-            global_blocks = [self.depth * k // 4 - 1 for k in (1, 2, 3, 4)]
+        need_whole("window_size", window_size, least=0)
+        if global_blocks is None:  # the last of each quarter
+            global_blocks = [i for k in (1, 2, 3, 4) if (i := self.depth * k // 4 - 1) >= 0]
         self.check_indices("global_blocks", global_blocks)
         patch_size = self.size_divisibility
 
@@ -253,6 +254,8 @@ class PlainViT(VisionTransformer):
         if not out_indices or list(out_indices) != sorted(set(out_indices)):
             raise UserError(f"out_indices={list(out_indices)}: give blocks in their order, each once")
         need_whole("reg_tokens", reg_tokens, least=0)
+        if img_size is not None:
+            need_whole("img_size", img_size, least=self.size_divisibility)
         if init_values is not None:
             need_number("init_values", init_values)
         self.init_values = init_values

@@ -258,6 +258,7 @@ def test_tiny_scales_keep_a_pixel():
     "build, message",
     [
         (partial(SlidingWindow, 16, 17), "leaves gaps"),
+        (partial(SlidingWindow, 512.5), "numbers of pixels"),
         (partial(SlidingWindow, (16, 32), (16, 33)), "leaves gaps"),
         (partial(SlidingWindow, 0, 0), "window=0: give one or two"),
         (partial(SlidingWindow, (1, 2, 3), 1), "window=.1, 2, 3.: give one or two"),

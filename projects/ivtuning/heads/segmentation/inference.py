@@ -110,8 +110,8 @@ def _resize_each(maps: list[Tensor], sizes: list[Size]) -> list[Tensor]:
 
 
 def _pair(value: int | Sequence[int], name: str) -> Size:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < 1:
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
         raise UserError(f"SlidingWindow: {name}={value}: give one or two (height, width) numbers of pixels")
     return pair
 
