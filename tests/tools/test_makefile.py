@@ -90,7 +90,7 @@ def test_overrides_reach_the_config(argv, config):
     assert cfg.model.pixel_mean == [1, 2, 3]
     assert dict(cfg.train) == {
         "max_iter": 7,
-        "output_dir": "~/out.1",
+        "output_dir": os.path.expanduser("~/out.1"),
         "init_checkpoint": "https://host/f?x=True",
         "note": "it's $HOME (a) b.c=d",
     }
