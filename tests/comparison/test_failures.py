@@ -164,6 +164,14 @@ def test_a_row_whose_rates_all_diverged_is_reported(tiny, tmp_path, rates, capsy
         assert len(rates) == count
 
 
+def test_equal_rows_are_drawn(tmp_path):
+    """Two points at one place have nothing else to be sorted by."""
+    row = {"name": "a", "missing": None, "pairs": 5, "backbone_trainable": 3, "seconds": 2.0}
+    rows = [row | {"figures": {"AP": {"mean": mean, "std": None}}} for mean in (1.0, 2.0)]
+    drawn = runs.charts.draw({"rows": rows, "conditions": {"metric": "AP"}}, tmp_path)
+    assert len(drawn) == 3 and all(path.stat().st_size for path in drawn)
+
+
 def test_charts_that_fail_hide_no_error(tiny, tmp_path, trained, monkeypatch):
     def fail(*args):
         raise OSError("no room for charts")

@@ -93,6 +93,14 @@ def test_a_run_goes_on_with_the_rates_that_it_is_given(pairs, tmp_path, monkeypa
     assert rates[1] > 1e-4 and max(rates[2:4]) < 4e-5
 
 
+def test_a_config_that_yaml_cannot_hold_leaves_one_pickle(pairs, tmp_path):
+    cfg = config(tmp_path, "train.max_iter=1")
+    cfg.note = lambda: None
+    run.train(cfg)
+    assert (tmp_path / "config.yaml.pkl").is_file()
+    assert not [path for path in tmp_path.iterdir() if ".tmp" in path.name]
+
+
 def test_frozen_tensors_are_bit_equal_and_every_trained_one_moves(pairs, tmp_path):
     cfg = config(tmp_path, "train.max_iter=3", "optimizer.weight_decay=0.0", "optimizer.lr=0.01")
     seed_all_rng(cfg.train.seed)

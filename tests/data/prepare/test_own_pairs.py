@@ -272,6 +272,17 @@ def test_label_maps_become_a_segmentation_set(tmp_path):
         prepare(tmp_path)
 
 
+def test_label_maps_are_read_as_they_are_stored(tmp_path):
+    """An orientation in EXIF data does not turn them: training would read them as stored, too."""
+    images(tmp_path)
+    (tmp_path / "labels").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for stem in "12345":
+        Image.new("L", (W, H), 1).save(tmp_path / f"labels/{stem}.png", exif=exif)
+    assert len(prepare(tmp_path, classes="ground,car")["train"]["images"]) == 4
+
+
 def test_parts_are_folders_lists_or_a_share(tmp_path):
     stems = ("train/1", "train/2", "valid/1", "test/9")
     voc(images(tmp_path, "{}.png", "{}.png", stems), stems)
