@@ -7,8 +7,6 @@ import os
 
 import pytest
 import torch
-from detectron2.config import instantiate
-from helpers.tools import load_tool
 from helpers.weights import Detector, mae_state, randomize, same, save, snapshot, timm_vit, vitdet
 from omegaconf import OmegaConf
 from safetensors import safe_open
@@ -24,8 +22,7 @@ from ivtuning.checkpoint.adapter import (
     read_metadata,
     trained_tensors,
 )
-from ivtuning.config import load_config
-from ivtuning.errors import UserError, run_tool
+from ivtuning.errors import UserError
 from ivtuning.tuning import IVTuning, Mona
 from ivtuning.tuning.stems import PromptStem, VisibleOnly
 
@@ -349,59 +346,6 @@ def test_sizes_of_vitdet_b_and_l():
     assert 14.5 < size < 15.5
     size, whole = megabytes(embed_dim=1024, depth=24, num_heads=16, global_blocks=(5, 11, 17, 23))
     assert 34 < size < 37 and size < 0.05 * whole
-
-
-NANO = [
-    "model.backbone.net.tuner.hidden_dim=8",
-    "model.backbone.net.depth=2",
-    "model.backbone.net.global_blocks=[1]",
-]
-CONFIG = "configs/synthetic/ivtuning.py"
-
-
-def export(*args):
-    tool = load_tool("export_adapter")
-    run_tool(tool.main, [*map(str, args), *NANO])
-
-
-def test_the_tool(pairs, tmp_path, capsys):
-    cfg = load_config(CONFIG, NANO)
-    model = randomize(instantiate(cfg.model), 1)
-    weights = save(tmp_path / "model_best.pth", {"model": model.state_dict()})
-    output = tmp_path / "a.safetensors"
-    common = ["--config-file", CONFIG, "--weights", weights, "--output", output]
-    with pytest.raises(SystemExit, match="0"):
-        export(*common, "--json", "--note", "AP=41.2", "train.init_checkpoint=some/base.pth")
-    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert printed["megabytes"] == {group: size / 1e6 for group, size in group_sizes(output).items()}
-    assert printed["card"] == str(tmp_path / "README.md")
-    assert printed["tuner"]["options"]["hidden_dim"] == 8 and printed["base_weights"] == "base.pth"
-    classes = ["person", "engine", "lamp", "sign"]
-    assert printed["metadata"] == {"dataset": "synthetic_train", "classes": classes, "AP": "41.2"}
-    other = randomize(instantiate(cfg.model), 1)
-    randomize(other.roi_heads, 2), randomize(other.backbone.net.tuner, 3)
-    load_adapter(other, output)
-    assert same(other.state_dict(), model.state_dict())
-    with pytest.raises(SystemExit, match="0"):
-        export(*common, "--only", "backbone", "--dtype", "bf16")
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and str(output) in lines[0] and lines[1].split()[0] == "backbone"
-    assert group_sizes(output)["backbone"] / 1e6 < 0.6 * printed["megabytes"]["backbone"]
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--weights", "no.pth"], "error: no file no.pth"),
-        (["--weights", "no.pth", "--note", "AP"], "error: --note takes KEY=VALUE"),
-        ([], "error: the following arguments are required: --weights"),
-    ],
-)
-def test_the_tool_on_bad_input(tmp_path, capsys, arguments, message):
-    with pytest.raises(SystemExit, match="1"):
-        export("--config-file", CONFIG, "--output", tmp_path / "a.safetensors", *arguments)
-    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
-    assert os.listdir(tmp_path) == []
 
 
 def test_stems_without_tensors():

@@ -243,7 +243,7 @@ def _check_tensors(path: str | os.PathLike, file: dict[str, Tensor], model: dict
 
 
 def _describe(trunk: Trunk, plugin: str, config: DictConfig | None) -> dict:
-    """The plugin's class and, where there is a config, its options."""
+    """The plugin's class, what its options mean and, where there is a config, the options themselves."""
     module = getattr(trunk, plugin)
     described: dict = {"name": type(module).__name__}
     if meaning := module.meaning():

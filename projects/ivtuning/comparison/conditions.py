@@ -12,8 +12,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from .. import __version__
-from ..config import build
-from ..data.catalog import listed, metadata
+from ..config import build, set_names
+from ..data.catalog import metadata
 from ..data.own import public_name
 from ..engine.checks import check_run
 from ..errors import UserError
@@ -53,7 +53,7 @@ def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> tuple[
         "config": config,
         "overrides": list(overrides),
         "data": {part: public_name(names) for part, names in sets.items()},
-        "data_sha256": {part: [_set_sha256(name) for name in listed(names)] for part, names in sets.items()},
+        "data_sha256": {part: [_set_sha256(name) for name in set_names(cfg, part)] for part in sets},
         "pairs": {"train": len(train), "test": len(build(cfg, "dataloader.test.dataset"))},
         "trunk": trunk,
         "trunk_sha256": file_sha256(local_path(trunk)),
@@ -71,7 +71,7 @@ def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> tuple[
 
 def find_metric(cfg: DictConfig) -> str:
     """The figure that the rows are judged by, such as "bbox/AP"."""
-    kind = metadata(listed(names_of(cfg, "test"))[0]).get("evaluator_type")
+    kind = metadata(set_names(cfg, "test")[0]).get("evaluator_type")
     return cfg.train.best_metric or METRICS.get(kind, "bbox/AP")
 
 

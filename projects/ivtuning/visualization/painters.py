@@ -113,28 +113,23 @@ class LabelPainter(Painter):
     def draw(self, record: dict, vis: Pixels, ir: Pixels, prediction: Any) -> tuple[Drawing, dict]:
         _check(prediction, np.ndarray, record)
         truth = read_labels(record) if "sem_seg_file_name" in record else None
-        if truth is not None and prediction is not None:
-            self._check_classes(prediction, record)
         drawing = draw_label_maps(vis, ir, truth, prediction, self.classes, self.colors)
         if truth is None or prediction is None:
             shown = truth if prediction is None else _last(prediction)
             ids = [] if shown is None else np.setdiff1d(labels_of(shown), IGNORE).tolist()
             return drawing, {"classes": {class_name(k, self.classes): Outcomes() for k in ids}}
         models = prediction if isinstance(prediction, Mapping) else {"": prediction}
-        for name, labels in models.items():
-            matrix = confusion(truth, labels_of(labels), len(self.classes))
+        for name, values in models.items():
+            labels = labels_of(values)
+            if (largest := int(labels.max(initial=0))) >= len(self.classes):
+                raise UserError(
+                    f"the model predicts class {largest} for {record['file_name']}, but the set has only "
+                    f"{len(self.classes)} classes: give a model of this set, or a set of the model's"
+                )
+            matrix = confusion(truth, labels, len(self.classes))
             self._confusion[name] = matrix + self._confusion.get(name, 0)
         scores = (f"{name} {caption(truth, labels, len(self.classes))}" for name, labels in models.items())
         return drawing, {"remark": "; ".join(scores).strip(), **score_labels(matrix, self.classes)}
-
-    def _check_classes(self, prediction: Any, record: dict) -> None:
-        models = prediction if isinstance(prediction, Mapping) else {"": prediction}
-        largest = max(int(labels_of(labels).max(initial=0)) for labels in models.values())
-        if largest >= len(self.classes):
-            raise UserError(
-                f"the model predicts class {largest} for {record['file_name']}, but the set has only "
-                f"{len(self.classes)} classes: give a model of this set, or a set of the model's"
-            )
 
     def facts(self) -> dict:
         """The protocol, what the pictures' scores are, and each model's mean IoU over all drawn pixels."""
