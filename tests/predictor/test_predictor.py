@@ -254,12 +254,16 @@ def test_arrays_may_be_views(fake):
     assert VISIBLE.flags.writeable
 
 
-def test_precision_is_that_of_autocast(fake):
+def test_precision_is_that_of_autocast(fake, monkeypatch, caplog):
+    monkeypatch.setattr("ivtuning.engine.precision.bfloat16_cost", lambda: 30)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         predict = fake(boxes, precision=precision)
         predict(VISIBLE)
         assert predict.model.product.dtype == dtype
-    with pytest.raises(UserError, match="precision='fp61': give fp32, bf16, fp16; did you mean 'fp16'"):
+        assert ("precision=fp32 is faster" in caplog.text) == (precision == "bf16")
+    with pytest.raises(
+        UserError, match="precision='fp61' is unknown: use fp32, bf16, fp16; did you mean 'fp16'"
+    ):
         fake(precision="fp61")
     with pytest.raises(UserError, match="fp16 needs CUDA"):
         fake(precision="fp16")

@@ -25,6 +25,7 @@ from ..export.config import check_images
 from ..export.meta_arch import check_stage
 from ..hub.names import local_path
 from .parallel import on_main
+from .precision import autocast_dtype, warn_if_slow
 from .wandb_writer import check_wandb
 
 logger = logging.getLogger("ivtuning")
@@ -56,8 +57,8 @@ def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
         UserError: something is missing, or does not go with the rest.
     """
     device = find_device(cfg.train.device)
-    if cfg.train.precision == "fp16" and device.type == "cpu":
-        raise UserError("train.precision=fp16 needs CUDA: use bf16 or fp32 on the CPU")
+    autocast_dtype(cfg.train.precision, device)
+    warn_if_slow(cfg.train.precision, device)
     if cfg.train.wandb:
         on_main(check_wandb)
     if not (resume and Path(cfg.train.output_dir, "last_checkpoint").is_file()):

@@ -23,11 +23,10 @@ from .hooks import BestCheckpoint
 from .losses import LossReading, guarded_step, not_finite
 from .metrics import Metrics
 from .parallel import local_gradients
+from .precision import autocast_dtype
 from .saving import Checkpoints
 from .signals import StopRequest
 from .state import check_optimizer, check_scaler, check_schedule, is_count, need
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(UserError, FloatingPointError):
@@ -82,15 +81,11 @@ class Trainer(TrainerBase):
         stop: StopRequest | None = None,
     ):
         super().__init__()
-        if precision not in PRECISIONS:
-            raise UserError(f"train.precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
         self.device = next(model.parameters()).device
-        if precision == "fp16" and self.device.type == "cpu":
-            raise UserError("train.precision='fp16' needs CUDA: use 'bf16' or 'fp32' on the CPU")
+        self.dtype = autocast_dtype(precision, self.device)
         model.train()
         self.model, self.optimizer = model, optimizer
         self.batches = iter(loader)
-        self.dtype = PRECISIONS[precision]
         self.gradient_accumulation = gradient_accumulation
         self.clip_grad_norm = clip_grad_norm
         self.seed = seed

@@ -21,9 +21,10 @@ from ..config.overrides import apply_overrides
 from ..config.parameters import locate_target
 from ..data.mappers.classification import ClassificationMapper
 from ..engine.checks import find_device, sets_classes
+from ..engine.precision import autocast_dtype, warn_if_slow
 from ..engine.run import load_model
 from ..engine.speed import matching_precision
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..evaluation.confusion import label_map
 from ..evaluation.saliency import SaliencyEvaluator, saliency
 from ..export.config import check_images, config_of_file
@@ -35,7 +36,6 @@ from .inputs import Images, is_batch, records_of
 
 # Of a detector, a segmentor (or a model of salient objects, in floating point) and a classifier.
 Prediction: TypeAlias = Instances | np.ndarray | Tensor
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GROUPS = ("dataloader", "model", "train")
 
 
@@ -82,20 +82,17 @@ class Predictor:
         device: str | torch.device | None = None,
         precision: str = "fp32",
     ):
-        if precision not in PRECISIONS:
-            raise UserError(
-                f"precision={precision!r}: give {', '.join(PRECISIONS)}{nearest(str(precision), PRECISIONS)}"
-            )
         cfg = _read_config(config, overrides, device)
-        if precision == "fp16" and find_device(cfg.train.device).type == "cpu":
-            raise UserError("precision=fp16 needs CUDA: use bf16 or fp32 on the CPU")
+        place = find_device(cfg.train.device)
+        dtype = autocast_dtype(precision, place, "precision")
+        warn_if_slow(precision, place, "precision")
         weights = weights or cfg.train.init_checkpoint
         if not weights:
             raise UserError("there are no weights: give them, or set train.init_checkpoint in the config")
         self._read_mapper(cfg)
         self._adapter = None if adapter is None else os.fspath(adapter)
         self.model = load_model(cfg, os.fspath(weights), self._adapter).eval()
-        self._dtype = PRECISIONS[precision]
+        self._dtype = dtype
 
     @classmethod
     def from_onnx(

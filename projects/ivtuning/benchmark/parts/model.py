@@ -20,7 +20,7 @@ from ...engine.optim import build_optimizer
 from ...engine.parameters import count_parameters
 from ...engine.run import build_model
 from ...engine.speed import speed_up
-from ...engine.trainer import PRECISIONS, Trainer
+from ...engine.trainer import Trainer
 from ...errors import UserError
 from ...methods import METHODS
 from ...tuning.stems import PromptStem
@@ -123,7 +123,7 @@ def make_subject(cfg: DictConfig, size: tuple[int, int], batch: int) -> Subject:
     place = find_trunk(model)
     speed_up(model, place.trunk, cfg.train)
     trainer = make_trainer(cfg, model, place, itertools.repeat(samples))
-    dtype = PRECISIONS[cfg.train.precision]
+    dtype = trainer.dtype
 
     def train() -> None:
         with trainer.storage:  # heads write their figures into it
