@@ -152,6 +152,7 @@ def test_golden_losses(monkeypatch):
 def test_golden_detections():
     """After soft non-maximum suppression: sums of the scores and of the boxes, in pixels."""
     model = golden_model().eval()
+    model.max_detections_per_image = 40  # max_per_img there
     with torch.no_grad():
         detections = model.inference(golden_batch(), do_postprocess=False)
     assert [len(x) for x in detections] == [40, 40]
@@ -268,6 +269,11 @@ def test_soft_nms_lowers_scores_of_twins():
     # The second is where the first is, and gone; the third elsewhere, the fourth of another class.
     assert detections.pred_classes.tolist() == [1, 1, 2]
     assert detections.scores.tolist() == pytest.approx(torch.tensor([3.0, 2.5, 1.0]).sigmoid().tolist())
+    # As in the authors' code, what is suppressed leaves its place empty.
+    model.max_detections_per_image = 3
+    (detections,) = model.detect(logits, boxes, [(40, 60)])
+    assert detections.pred_classes.tolist() == [1, 1]
+    model.max_detections_per_image = 5
     model.soft_nms = None
     (detections,) = model.detect(logits, boxes, [(40, 60)])
     assert len(detections) == 5 and detections.pred_classes[:4].tolist() == [1, 1, 1, 2]

@@ -37,8 +37,8 @@ class CoDINO(DINO):
         proposal_generator: region proposals on all maps, one more than the transformer's levels.
         roi_heads: the R-CNN head on these proposals and on the first of these maps.
         atss: the ATSS head, on all maps.
-        soft_nms: applied to the highest-scoring pairs of a query and a class, as many as there are queries,
-            before the best `max_detections_per_image` are kept; None: no suppression.
+        soft_nms: applied to the best `max_detections_per_image` pairs of a query and a class, as by the
+            authors' code; None: no suppression.
         pad_value: gray value, 0..255, of padding that counts as part of the image, for models trained on
             padded squares; None masks the padding, as DINO does.
         criterion: None: with the published weights.
@@ -161,16 +161,17 @@ class CoDINO(DINO):
         self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
         """See :meth:`..dino.DINO.detect`."""
+        found = super().detect(logits, boxes, image_sizes)
         if self.soft_nms is None:
-            return super().detect(logits, boxes, image_sizes)
+            return found
         detections = []
-        for instances in self.top_detections(logits, boxes, image_sizes, self.transformer.num_queries):
+        for instances in found:
             instances.pred_boxes.clip(instances.image_size)
             keep, scores = self.soft_nms(
                 instances.pred_boxes.tensor, instances.scores, instances.pred_classes
             )
-            instances = instances[keep[: self.max_detections_per_image]]
-            instances.scores = scores[: self.max_detections_per_image]
+            instances = instances[keep]
+            instances.scores = scores
             detections.append(instances)
         return detections
 

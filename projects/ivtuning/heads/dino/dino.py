@@ -151,14 +151,7 @@ class DINO(nn.Module):
         self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
         """One layer's logits (B, Q, K) and boxes (B, Q, 4) as Instances, in pixels of the input images."""
-        return self.top_detections(logits, boxes, image_sizes, self.max_detections_per_image)
-
-    @staticmethod
-    def top_detections(
-        logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]], limit: int
-    ) -> list[Instances]:
-        """The `limit` highest-scoring pairs of a query and a class, see :meth:`detect`."""
-        corners, scores, classes = DINO.top_pairs(logits, boxes, limit)
+        corners, scores, classes = self.top_pairs(logits, boxes, self.max_detections_per_image)
         detections = []
         for i, (height, width) in enumerate(image_sizes):
             instances = Instances((height, width))
