@@ -59,6 +59,14 @@ def test_lora_that_is_not_finite_leaves_the_base_alone():
     assert all(torch.equal(t, weights[n]) for n, t in base(net).items())
 
 
+def test_half_precision_would_round_lora_away():
+    net = wake(build("ViTDet", "LoRA")).eval().bfloat16()
+    weights = base(net)
+    with pytest.raises(UserError, match="merge in float32, convert then"):
+        net.merge_adapters()
+    assert all(torch.equal(t, weights[n]) for n, t in base(net).items())
+
+
 def test_lora_goes_along_with_a_copy():
     net = wake(build("ViTDet", "LoRA")).eval()
     twin, before = copy.deepcopy(net), outputs(net)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,8 @@ class LoRA(Tuner):
             raise UserError("merging LoRA is for inference: call model.eval() first")
         if not all(p.isfinite().all() for p in self.parameters()):
             raise UserError("LoRA holds infinite or NaN values: merging would ruin the base")
+        if any(layer.weight.dtype.itemsize < 4 for layer, _, _ in self._projections(trunk)):
+            raise UserError("weights in half precision would round LoRA away: merge in float32, convert then")
         if not self.merged:
             self._change_base(trunk, 1)
 
@@ -134,11 +136,14 @@ class LoRA(Tuner):
 
     @torch.no_grad()
     def _change_base(self, trunk: nn.Module, sign: int) -> None:
+        for layer, rows, update in self._projections(trunk):
+            layer.weight[rows] += sign * update.weight()
+        self._set_merged(sign > 0)
+
+    def _projections(self, trunk: nn.Module) -> Iterator[tuple[nn.Linear, slice, LowRank]]:
         for block, updates in zip(trunk.blocks, self.updates, strict=True):
             for target, update in updates.items():
-                layer, rows = _projection(block.attn, target)
-                layer.weight[rows] += sign * update.weight()
-        self._set_merged(sign > 0)
+                yield *_projection(block.attn, target), update
 
     def mark_merged(self) -> None:
         self._set_merged(True)
