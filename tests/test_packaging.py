@@ -55,7 +55,7 @@ def test_the_wheel_carries_modules_pages_configs_and_types(wheel):
         for p in (package / "ivtuning").rglob(f"*.{kind}")
     }
     configs = {f"ivtuning/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.py")}
-    assert "ivtuning/visualization/page.html" in pages
+    assert "ivtuning/pages/page.html" in pages
     assert {name for name in packed if name.startswith("ivtuning/")} == {
         *modules,
         *pages,

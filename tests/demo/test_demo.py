@@ -120,7 +120,7 @@ def test_the_page_fits_a_phone(tmp_path):
         tmp_path, {"boxes <b>": table}, {"boxes <b>": tmp_path / "pictures" / "index.html"}
     )
     script = """const { scrollWidth, clientWidth } = document.documentElement;
-      const box = document.querySelector(".table"), name = box.querySelector("tbody th");
+      const box = document.querySelector(".scroll"), name = box.querySelector("[scope=row]");
       const before = name.getBoundingClientRect().left; box.scrollLeft = 200; await pause();
       return [scrollWidth <= clientWidth, box.scrollLeft, name.getBoundingClientRect().left - before,
               document.querySelectorAll("td").length, document.querySelector("h2").textContent]"""

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ivtuning.pages import Html, table, tag
+from ivtuning.report.cells import bar, confusion_table, figure
 from ivtuning.report.charts import COLORS, _ticks, line_chart
 from ivtuning.report.details import ImageScore, confusion_section
-from ivtuning.report.html import Html, bar, confusion_table, figure, table, tag
 from ivtuning.report.pictures import choose
 from ivtuning.report.predictions import Predictions
 from ivtuning.report.runs import _duration, _seconds

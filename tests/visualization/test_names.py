@@ -11,13 +11,13 @@ import pytest
 from helpers.drawings import annotation
 from PIL import Image
 
+from ivtuning.utils.text import one_line
 from ivtuning.visualization.boxes import draw_pair
 from ivtuning.visualization.contact_sheet import Picture, write_contact_sheet
 from ivtuning.visualization.curves import Curves, draw_curves, plot_curves
 from ivtuning.visualization.gallery import draw_records
 from ivtuning.visualization.label_maps import draw_label_maps
 from ivtuning.visualization.painters import BoxPainter
-from ivtuning.visualization.panels import one_line
 from ivtuning.visualization.scores import Outcomes
 
 NAMES = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from ..visualization.pages import write_page
+from ..pages import Html, joined, tag, write_page
 from .rows import Table
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -27,9 +26,7 @@ def write_demo_page(output: Path, tables: Mapping[str, Table], pictures: Mapping
     for title, table in tables.items():
         page = pictures[title].relative_to(output)
         link, sheet = quote(page.as_posix()), quote((page.parent / "contact_sheet.png").as_posix())
-        parts.append(
-            f"<h2>{escape(title)}</h2>\n{table.html()}"
-            f'<a href="{link}">pictures of {escape(title)}<img src="{sheet}" alt="" loading="lazy"></a>'
-        )
+        image = Html(f'<img src="{sheet}" alt="" loading="lazy">')
+        parts += [tag("h2", title), table.html(), tag("a", f"pictures of {title}", image, href=link)]
     title = "One frozen trunk, pairs of images"
-    return write_page(output / "index.html", title, "\n".join(parts), _STYLE.read_text(encoding="utf-8"))
+    return write_page(output / "index.html", title, joined(*parts), _STYLE.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from ..checkpoint.adapter import group_sizes
 from ..config import load_config
 from ..engine import run
 from ..engine.parameters import count_parameters
+from ..pages import Html, joined, table, tag
 
 # Columns that every table ends with: header, key of the row, format.
 COSTS = (
@@ -80,18 +81,10 @@ class Table:
         table = tabulate(self.body, self.heads, stralign="right", disable_numparse=True)
         return "\n".join([table, "", *self.notes])
 
-    def html(self) -> str:
+    def html(self) -> Html:
         """The table for a page."""
-        heads = "".join(f"<th>{escape(head)}</th>" for head in self.heads)
-        rows = "\n".join(
-            f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-            for name, *cells in self.body
-        )
-        notes = "\n".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        return (
-            f'<div class="table">\n<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n'
-            f"</table>\n</div>\n{notes}\n"
-        )
+        heads = [Html(escape(head)) for head in self.heads]  # with their line breaks
+        return joined(table(heads, self.body), *(tag("p", note) for note in self.notes))
 
 
 def layout(rows: Sequence[Mapping], columns: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> Table:

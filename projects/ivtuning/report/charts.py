@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .html import Html, tag
+from ..pages import Html, tag
 
 WIDTH, HEIGHT = 560, 300  # of a chart, in pixels of its own
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 50  # around the axes

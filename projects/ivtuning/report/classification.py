@@ -6,9 +6,10 @@ import numpy as np
 
 from ..data.modalities import TIMES
 from ..evaluation.confusion import mean, ratio
+from ..pages import section, table, tag
 from ..visualization.panels import class_name
+from .cells import bar, figure
 from .details import Details, ImageScore, confusion_section
-from .html import bar, figure, section, table, tag
 from .predictions import Predictions
 
 RULE = "An image's score is the probability of its class."

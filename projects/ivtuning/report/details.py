@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..pages import Html, section, table, tag
 from ..visualization.panels import class_name
-from .html import Html, confusion_table, section, table, tag
+from .cells import confusion_table
 
 LARGEST_MATRIX = 40  # classes; of more, the page lists the most frequent confusions
 

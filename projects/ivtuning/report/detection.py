@@ -10,10 +10,11 @@ import numpy as np
 from ..config import build
 from ..evaluation.coco import PairCOCOEvaluator, mean_precision
 from ..evaluation.matching import ImageMatches, ThresholdCurve, box_confusion, match_image, threshold_curve
+from ..pages import Html, section, table, tag
 from ..visualization.panels import class_name
+from .cells import bar
 from .charts import charts, line_chart
 from .details import Details, ImageScore, confusion_section
-from .html import Html, bar, section, table, tag
 from .predictions import Predictions
 from .runs import Run
 

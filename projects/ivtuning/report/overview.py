@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from ..data.modalities import SHOWN_IN, TIMES
 from ..engine.metrics import WINDOW
 from ..evaluation.miss_rate import SUBSETS
+from ..pages import Html, section, table, tag
 from ..visualization.curves import LOSS, METRICS
+from .cells import bar, figure
 from .charts import charts, line_chart
-from .html import Html, bar, figure, section, table, tag
 from .runs import Run
 
 TASKS = {

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..visualization.pages import read_part, write_page
-from ..visualization.panels import one_line
+from ..pages import Html, joined, read_part, section, tag, write_page
+from ..utils.text import one_line
 from .classification import class_details
 from .details import Details
 from .detection import box_details
-from .html import Html, joined, section, tag
 from .overview import curves, headline, results, what_ran
 from .pictures import pictures
 from .predictions import Predictions, predict_run

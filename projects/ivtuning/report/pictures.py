@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import build
+from ..pages import Html, picture, section, tag
 from ..utils.progress import track
 from ..visualization.gallery import painter_of
 from ..visualization.panels import picture_stems
 from .details import Details, ImageScore
-from .html import Html, picture, section, tag
 from .predictions import Predictions
 from .runs import Run
 

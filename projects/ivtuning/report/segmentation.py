@@ -7,10 +7,11 @@ import numpy as np
 from ..data.labels import IGNORE, read_labels
 from ..evaluation.confusion import confusion, per_class, ratio, summary
 from ..evaluation.saliency import labels_of
+from ..pages import section, table
 from ..utils.progress import track
 from ..visualization.panels import class_name
+from .cells import bar
 from .details import Details, ImageScore, confusion_section
-from .html import bar, section, table
 from .predictions import Predictions
 
 RULE = "An image's score is its mean IoU over the classes that its ground truth has."

@@ -1,4 +1,4 @@
-"""Reads text files as people's editors and scripts write them, and JSON."""
+"""Text: files as people's editors and scripts write them, JSON, and lines to show."""
 
 from __future__ import annotations
 
@@ -91,3 +91,13 @@ def read_json(path: str | os.PathLike) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not usable JSON ({error}); make the file again") from error
+
+
+def one_line(text: object, most: int = 80) -> str:
+    """`text` as pictures and pages can show it: a name may hold line breaks, or bytes that are no UTF-8.
+
+    A text of more than `most` characters is shortened in the middle.
+    """
+    line = " ".join(str(text).encode("utf-8", "replace").decode("utf-8").split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= most else f"{line[: most // 2]}…{line[1 - most // 2 :]}"

@@ -12,8 +12,9 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .pages import embedded_json, read_part, write_page
-from .panels import FAINT, INK, PAPER, one_line, save_image
+from ..pages import embedded_json, read_part, write_page
+from ..utils.text import one_line
+from .panels import FAINT, INK, PAPER, save_image
 from .scores import Outcomes
 
 THUMB = 640  # width of a thumbnail in pixels
@@ -89,7 +90,7 @@ def write_contact_sheet(
     body = f"<dl>{listed}</dl>\n<main>\n{''.join(cards)}</main>\n{embedded_json('pictures', data)}"
     if thumbs:
         save_image(_grid(thumbs, pictures), folder / "contact_sheet.png")
-    style, script = (read_part(f"contact_sheet.{kind}") for kind in ("css", "js"))
+    style, script = (read_part(f"contact_sheet.{kind}", __file__) for kind in ("css", "js"))
     return write_page(folder / "index.html", title, body, style, script)
 
 

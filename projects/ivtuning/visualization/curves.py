@@ -17,7 +17,7 @@ from ..engine.metrics_file import read_metrics
 from ..errors import UserError
 from ..evaluation.predictions import lower_is_better
 from ..utils.files import atomic_write
-from .panels import one_line
+from ..utils.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.modalities import MODALITIES
 from ..utils.files import atomic_write
+from ..utils.text import one_line
 
 MIN_PANEL = 512  # narrower images are enlarged to at least this many pixels, or labels would cover them
 GAP = 4
@@ -56,16 +57,6 @@ class Drawing:
 def enlargement(width: int) -> int:
     """The factor by which an image of `width` pixels is enlarged for its panel."""
     return max(1, -(-MIN_PANEL // width))
-
-
-def one_line(text: object, most: int = 80) -> str:
-    """`text` as pictures and pages can show it: a name may hold line breaks, or bytes that are no UTF-8.
-
-    A text of more than `most` characters is shortened in the middle.
-    """
-    line = " ".join(str(text).encode("utf-8", "replace").decode("utf-8").split())
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= most else f"{line[: most // 2]}…{line[1 - most // 2 :]}"
 
 
 def class_name(category: int, classes: Sequence[str]) -> str:

@@ -102,7 +102,7 @@ def align_pairs(
             Image.fromarray(seen).save(folder / "seen.png")
             (folder / "warp.json").write_text(json.dumps(content, indent=1) + "\n")
             (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
-            (folder / "report.html").write_text(report.page(warp, plain, groups, samples, sources), "utf-8")
+            report.write(folder / "report.html", warp, plain, groups, samples, sources)
     except BaseException:
         remove_empty(created)
         raise

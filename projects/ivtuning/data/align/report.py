@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ...pages import Html, joined, picture, read_part, section, table, tag, write_page
 from .agreement import Agreement
 from .estimate import Pair, corners, transform
 from .warp import Warp
@@ -16,12 +16,16 @@ from .warp import Warp
 _WIDTH = 480
 _PICTURES = 6
 _EDGES = (255, 176, 0)
-_STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:1500px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}figure{display:inline-block;margin:.3em;width:31%}"
-    "img{width:100%}figcaption{color:#555}@media(max-width:700px){figure{width:98%}}"
-)
+# Columns of the table, and their keys.
+_COLUMNS = {
+    "sampled": "sampled",
+    "clear": "clear",
+    "median left, px": "median_px",
+    "three quarters within, px": "spread_px",
+    "limit, px": "limit_px",
+    "edge correlation before": "correlation_before",
+    "after": "correlation_after",
+}
 
 
 def draw_edges(visible: np.ndarray, infrared: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -45,30 +49,20 @@ def draw_checkerboard(visible: np.ndarray, infrared: np.ndarray, seen: np.ndarra
     return np.where(((rows[:, None] + columns) % 2 == 1) & (seen > 0), infrared, visible)
 
 
-def _picture(pixels: np.ndarray, caption: str) -> str:
-    bgr = pixels[..., ::-1] if pixels.ndim == 3 else pixels
-    data = base64.b64encode(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
-    text = html.escape(caption)
-    image = f'<img alt="{text}" src="data:image/jpeg;base64,{data}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
-
-
-def _figures(warp: Warp, plain: Warp, pair: Pair) -> str:
+def _figures(warp: Warp, plain: Warp, pair: Pair) -> Html:
     visible, infrared = pair
     size = (_WIDTH, round(_WIDTH * visible.shape[0] / visible.shape[1]))
-    pictures = []
-    for caption, used in (("before: only resized", plain), ("after", warp)):
-        shown, view = (
-            cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            for image in (used.apply(infrared), used.seen())
-        )
-        still = cv2.resize(visible, size, interpolation=cv2.INTER_AREA)
-        pictures.append(_picture(draw_edges(still, shown, view), f"infrared's edges, {caption}"))
-        if used is warp:
-            pictures.append(
-                _picture(draw_checkerboard(still, shown, view), "infrared and visible in turn, after")
-            )
-    return "".join(pictures)
+    still = cv2.resize(visible, size, interpolation=cv2.INTER_AREA)
+    before, after = (
+        [cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (w.apply(infrared), w.seen())]
+        for w in (plain, warp)
+    )
+    pictures = {
+        "infrared's edges, before: only resized": draw_edges(still, *before),
+        "infrared's edges, after": draw_edges(still, *after),
+        "infrared and visible in turn, after": draw_checkerboard(still, *after),
+    }
+    return joined(*(tag("figure", picture(p, text), tag("figcaption", text)) for text, p in pictures.items()))
 
 
 def corner_distance(warp: Warp, plain: Warp) -> float:
@@ -77,10 +71,15 @@ def corner_distance(warp: Warp, plain: Warp) -> float:
     return float(np.linalg.norm(transform(warp.matrix, ends) - transform(plain.matrix, ends), axis=1).mean())
 
 
-def page(
-    warp: Warp, plain: Warp, groups: dict[str, Agreement], pairs: dict[str, Pair], sources: Sequence[str]
-) -> str:
-    """The report as HTML, which needs no other file.
+def write(
+    path: Path,
+    warp: Warp,
+    plain: Warp,
+    groups: dict[str, Agreement],
+    pairs: dict[str, Pair],
+    sources: Sequence[str],
+) -> None:
+    """Write the report as an HTML page, which needs no other file.
 
     Args:
         plain: the warp that only resizes.
@@ -90,39 +89,27 @@ def page(
     """
     rows = []
     for name, agreement in groups.items():
-        d = agreement.as_dict()
-        cells = [
-            d["sampled"],
-            d["clear"],
-            d["median_px"],
-            d["spread_px"],
-            d["limit_px"],
-            d["correlation_before"],
-        ]
-        cells.append(d["correlation_after"])
-        rows.append(
-            f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        )
+        figures = agreement.as_dict()
+        rows.append([name, *(figures[key] for key in _COLUMNS.values())])
     clear = sorted((r for a in groups.values() for r in a.clear), key=lambda r: -r.length)
     chosen = [
         clear[i] for i in np.unique(np.linspace(0, len(clear) - 1, min(_PICTURES, len(clear))).astype(int))
     ]
-    shown = "".join(
-        f"<h2>{html.escape(r.name)}: {r.length:.1f} px left</h2>{_figures(warp, plain, pairs[r.name])}"
-        for r in chosen
-    )
     matrix = "\n".join("  ".join(f"{value:14.6g}" for value in row) for row in warp.matrix)
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in sources)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>Alignment</title><style>{_STYLE}</style><h1>Alignment of infrared to visible</h1>{lines}"
-        "<p>The corners of the resized infrared image move by "
-        f"{corner_distance(warp, plain):.1f} px on average.</p>"
-        "<table><tr><th>pairs</th><th>sampled</th><th>clear</th><th>median left, px</th>"
-        "<th>three quarters within, px</th><th>limit, px</th><th>edge correlation before</th>"
-        f"<th>after</th></tr>{''.join(rows)}</table><p>A pair is clear if its edges say where it belongs; "
-        "others are left out of the figures. What is left is the shift that would make a pair fit best after "
-        "the warp.</p>"
-        f"<pre>{matrix}</pre>{shown}</html>\n"
+    body = joined(
+        *(tag("p", line) for line in sources),
+        tag(
+            "p",
+            "The corners of the resized infrared image move by "
+            f"{corner_distance(warp, plain):.1f} px on average.",
+        ),
+        table(["pairs", *_COLUMNS], rows),
+        tag(
+            "p",
+            "A pair is clear if its edges say where it belongs; others are left out of the figures. What is "
+            "left is the shift that would make a pair fit best after the warp.",
+        ),
+        tag("pre", Html(matrix)),
+        *(section(f"{r.name}: {r.length:.1f} px left", _figures(warp, plain, pairs[r.name])) for r in chosen),
     )
+    write_page(path, "Alignment of infrared to visible", body, read_part("report.css", __file__))

@@ -1,4 +1,4 @@
-"""HTML pages that stand alone: style, script and data are inside, and nothing is fetched."""
+"""Writes pages: style, script and data are inside, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from string import Template
 from ..utils.files import atomic_write
 
 
-def read_part(name: str, module: str = __file__) -> str:
+def read_part(name: str, module: str) -> str:
     """The content of a file beside a module: a page's HTML, style or script."""
     return Path(module).with_name(name).read_text(encoding="utf-8")
 
@@ -24,9 +24,9 @@ def write_page(path: Path, title: str, body: str, style: str = "", script: str =
         style: CSS beyond the shared one.
         script: JavaScript that runs when the body is there.
     """
-    page = Template(read_part("page.html")).substitute(
+    page = Template(read_part("page.html", __file__)).substitute(
         title=escape(title),
-        style=read_part("page.css") + style,
+        style=read_part("page.css", __file__) + style,
         body=body,
         script=f"<script>\n{script}</script>" if script else "",
     )

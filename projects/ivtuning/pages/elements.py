@@ -1,17 +1,16 @@
-"""Elements of the page. Whatever comes from data is escaped; only `Html` goes into the page as it is."""
+"""Elements of pages. Whatever comes from data is escaped; only `Html` goes into the page as it is."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 from PIL import Image
 
-from ..visualization.panels import one_line
+from ..utils.text import one_line
 
 WIDTH = 1200  # pixels of the widest picture
 
@@ -38,11 +37,6 @@ def section(title: str, *content: object) -> Html:
     return tag("section", tag("h2", title), *content) if content else Html()
 
 
-def figure(value: float | None) -> str:
-    """A number as tables show it; a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:,.1f}"
-
-
 def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Html:
     """A table whose first column names the rows. Numbers are right-aligned, ready cells stay as they are."""
     cells = [tag("th", cell, scope="col") for cell in head]
@@ -53,40 +47,8 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Html:
     return tag("div", tag("table", *lines), class_="scroll")
 
 
-def bar(value: float | None) -> Html:
-    """A cell with a number on 0..100 and a bar of that length."""
-    length = 0 if value is None or math.isnan(value) else min(max(value, 0), 100)
-    return tag("td", figure(value), class_="bar", style=f"--part:{length:.1f}%")
-
-
-def confusion_table(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], corner: str) -> Html:
-    """A confusion matrix of counts as shares of each row, in percent; cells show the count when pointed at.
-
-    Args:
-        matrix: (R, C) counts.
-    """
-    totals = matrix.sum(1)
-    lines = [tag("tr", tag("th", corner), *(tag("th", c, scope="col") for c in columns), tag("th", "count"))]
-    for name, counts, total in zip(rows, matrix.tolist(), totals.tolist(), strict=True):
-        cells = []
-        for column, count in zip(columns, counts, strict=True):
-            share = count / total if total else 0.0
-            kind = "hit" if column == name else "miss"
-            shade = tag(
-                "td",
-                f"{100 * share:.1f}" if count else "",
-                class_=f"{kind}{' dark' if share > 0.55 else ''}",
-                style=f"--share:{share:.3f}",
-                title=f"{name} as {column}: {count:,}",
-            )
-            cells.append(shade)
-        cells.append(tag("td", f"{total:,}"))
-        lines.append(tag("tr", tag("th", name, scope="row"), *cells))
-    return tag("div", tag("table", *lines, class_="confusion"), class_="scroll")
-
-
 def picture(image: np.ndarray, alt: str) -> Html:
-    """An image (H, W, 3) uint8 inside the page, as JPEG of at most WIDTH pixels."""
+    """An image (H, W, 3) or (H, W) uint8 inside the page, as JPEG of at most WIDTH pixels."""
     data = Image.fromarray(image)
     if data.width > WIDTH:
         data = data.resize((WIDTH, round(data.height * WIDTH / data.width)), Image.Resampling.LANCZOS)
