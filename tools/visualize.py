@@ -115,6 +115,7 @@ def main(argv: Sequence[str]) -> None:
         return
 
     from ivtuning.config import load_config
+    from ivtuning.data.classes import align_classes
     from ivtuning.data.own import find_set
     from ivtuning.predictor import Predictor, QueryTracer
     from ivtuning.visualization.gallery import draw_records, painter_of, painter_of_config, read_dataset
@@ -128,18 +129,23 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(args.config_file, args.overrides) if args.config_file else None
     if args.dataset:
         args.dataset = find_set(args.dataset)
-        records = read_dataset(args.dataset)[0]
+        records, order = read_dataset(args.dataset)
+    else:
+        records, order = file_records(args.vis, args.ir), []
+    kind = QueryTracer if args.queries else Predictor
+    predict, classes = None, []
+    if args.predict:
+        predict = kind.from_onnx(args.onnx, cfg) if args.onnx else kind(cfg, args.weights, args.adapter)
+        classes = predict.classes  # from here on, the config's sets have the model's order
+    if args.dataset:
+        if classes and order and align_classes([args.dataset], classes) != order:
+            records = read_dataset(args.dataset)[0]
         painter = painter_of(args.dataset, args.threshold, args.labels)
     else:
-        records = file_records(args.vis, args.ir)
         painter = painter_of_config(cfg, args.threshold, args.labels)
     if args.queries and isinstance(painter, BoxPainter):
         painter = QueryPainter(painter.classes, args.threshold, args.queries, args.labels)
     records = records[: args.limit]
-    kind = QueryTracer if args.queries else Predictor
-    predict = None
-    if args.predict:
-        predict = kind.from_onnx(args.onnx, cfg) if args.onnx else kind(cfg, args.weights, args.adapter)
     page = draw_records(
         records,
         painter,

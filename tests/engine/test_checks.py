@@ -7,8 +7,11 @@ import json
 import pytest
 import torch
 from helpers.runs import TINY
+from helpers.tuned import build
 
+from ivtuning.checkpoint import save_adapter
 from ivtuning.config import load_config
+from ivtuning.data.classes import class_names
 from ivtuning.engine.checks import check_evaluation, check_run, find_device
 from ivtuning.errors import UserError
 
@@ -203,6 +206,23 @@ def test_an_evaluation_needs_weights_and_the_test_set_alone(pairs, tmp_path):
     check_evaluation(cfg, tmp_path / "model.pth")
     with pytest.raises(UserError, match="has 4 classes"):
         check_evaluation(config(BOXES, "model.roi_heads.num_classes=6"), tmp_path / "model.pth")
+
+
+def test_without_the_training_set_classes_have_the_order_that_a_file_states(pairs, tmp_path, caplog):
+    """Labels are indices into the training set's classes, which the test set may list differently."""
+    cfg = config(BOXES, f"{TRAIN}=m3fd_scene_train")
+    own = class_names("synthetic_val")
+    (tmp_path / "model.pth").write_bytes(b"")
+    check_evaluation(cfg, tmp_path / "model.pth")
+    assert class_names("synthetic_val") == own
+    assert f"taken to be in the order of synthetic_val ({', '.join(own)})" in caplog.text
+    caplog.clear()
+    adapter = tmp_path / "a.safetensors"
+    save_adapter(build("ViTDet", "LoRA"), adapter, metadata={"classes": own[::-1]})
+    check_evaluation(cfg, tmp_path / "model.pth", adapter)
+    assert class_names("synthetic_val") == own[::-1] and not caplog.records
+    check_evaluation(config(), tmp_path / "model.pth", adapter)  # the training set decides where it is
+    assert class_names("synthetic_val") == own
 
 
 def test_devices():

@@ -30,6 +30,19 @@ from ivtuning.visualization.panels import lay_out
 TOOL = ROOT / "tools" / "visualize.py"
 
 
+def stand_in(predict, classes=()):
+    """In place of Predictor: what `predict` makes of a record, with the model's `classes`."""
+
+    class StandIn:
+        def __init__(self, *args):
+            self.classes = list(classes)
+
+        def __call__(self, record):
+            return predict(record)
+
+    return StandIn
+
+
 def page_data(page: Path) -> list[dict]:
     """What a page knows about its pictures."""
     html = page.read_text(encoding="utf-8")
@@ -89,7 +102,7 @@ def test_tool_draws_truth_and_predictions_of_a_dataset(tool, dataset, tmp_path, 
 
     def load(cfg, weights, adapter):
         seen["weights"] = (weights, adapter)
-        return lambda record: instances([[10, 10, 40, 40], [0, 0, 5, 5]], [0.8, 0.35], [1, 0])
+        return stand_in(lambda record: instances([[10, 10, 40, 40], [0, 0, 5, 5]], [0.8, 0.35], [1, 0]))()
 
     monkeypatch.setattr("ivtuning.config.load_config", load_config)
     monkeypatch.setattr(predictor, "Predictor", load)
@@ -148,7 +161,7 @@ def half_right(record):
 
 def test_tool_draws_label_maps_of_a_dataset(tool, labeled, tmp_path, monkeypatch):
     monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
-    monkeypatch.setattr(predictor, "Predictor", lambda *args: half_right)
+    monkeypatch.setattr(predictor, "Predictor", stand_in(half_right))
     argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", labeled, "--grid"]
     tool.main([*argv, "--output", str(tmp_path / "out")])
     html = (tmp_path / "out" / "index.html").read_text()
@@ -174,6 +187,19 @@ def test_tool_draws_label_maps_of_a_dataset(tool, labeled, tmp_path, monkeypatch
     assert Image.open(tmp_path / "truth" / "1D.png").height < both.shape[0]
 
 
+def test_a_set_in_another_order_is_drawn_in_the_models(tool, labeled, tmp_path, monkeypatch):
+    def car_is_zero(record):
+        labels = np.ones((60, 80), np.uint8)
+        labels[20:40, 20:60] = 0
+        return labels
+
+    monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
+    monkeypatch.setattr(predictor, "Predictor", stand_in(car_is_zero, ["car", "ground"]))
+    argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", labeled]
+    tool.main([*argv, "--output", str(tmp_path / "out")])
+    assert [picture["score"] for picture in page_data(tmp_path / "out" / "index.html")] == [100.0, 100.0]
+
+
 @pytest.fixture
 def classes(tmp_path):
     """A registered classification set: a red, a gray and a palette image of two classes."""
@@ -191,7 +217,7 @@ def test_tool_draws_classes_of_a_dataset(tool, classes, tmp_path, monkeypatch):
     assert "a<small>rose</small>" in html and "c<small>tulip</small>" in html and "top-1" not in html
 
     monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
-    monkeypatch.setattr(predictor, "Predictor", lambda *args: lambda record: torch.tensor([0.75, 0.25]))
+    monkeypatch.setattr(predictor, "Predictor", stand_in(lambda record: torch.tensor([0.75, 0.25])))
     argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", classes]
     tool.main([*argv, "--output", str(tmp_path / "out")])
     html = (tmp_path / "out" / "index.html").read_text()
@@ -199,7 +225,7 @@ def test_tool_draws_classes_of_a_dataset(tool, classes, tmp_path, monkeypatch):
     assert "top-1 accuracy here</dt><dd>66.7" in html and "threshold" not in html
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "b.png", "c.png"]
 
-    monkeypatch.setattr(predictor, "Predictor", lambda *args: half_right)
+    monkeypatch.setattr(predictor, "Predictor", stand_in(half_right))
     with pytest.raises(UserError, match="predicts label maps, which cannot be drawn on .*a.png"):
         tool.main([*argv, "--output", str(tmp_path / "wrong")])
 
@@ -235,7 +261,7 @@ def test_files_are_drawn_as_the_configs_task(tool, labeled, tmp_path, monkeypatc
 
     cfg = OmegaConf.create({"dataloader": {"evaluator": {"dataset_name": labeled}}})
     monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: cfg)
-    monkeypatch.setattr(predictor, "Predictor", lambda *args: half_right)
+    monkeypatch.setattr(predictor, "Predictor", stand_in(half_right))
     if not prepared:
         (tmp_path / "set" / "segmentation" / "val.json").unlink()
     legends = []
@@ -255,9 +281,7 @@ def test_predictions_of_another_task_are_reported(tool, labeled, dataset, tmp_pa
     boxes = instances([[10, 10, 40, 40]], [0.8], [1])
     monkeypatch.setattr("ivtuning.config.load_config", lambda path, overrides: None)
     for name, prediction, words in ((dataset, half_right(None), "label maps"), (labeled, boxes, "boxes")):
-        monkeypatch.setattr(
-            predictor, "Predictor", lambda *args, prediction=prediction: lambda record: prediction
-        )
+        monkeypatch.setattr(predictor, "Predictor", stand_in(lambda record, made=prediction: made))
         argv = ["--config-file", "c.py", "--weights", "w.pth", "--dataset", name]
         with pytest.raises(UserError, match=f"predicts {words}, which cannot be drawn on .*1D.png"):
             tool.main([*argv, "--output", str(tmp_path / "out")])

@@ -35,12 +35,14 @@ def class_names(name: str) -> list[str]:
     return list(names)
 
 
-def align_classes(names: Sequence[str]) -> list[str]:
+def align_classes(names: Sequence[str], recorded: Sequence[str] = ()) -> list[str]:
     """Give several sets one order of classes, in which they are read from then on.
 
     Args:
         names: registered sets. The first keeps its own order, that of its file, which the others follow: name
             those to train on first, and then those to evaluate on.
+        recorded: the order of a model that was trained on a set with these classes; all sets follow it if
+            they have the same.
 
     Returns:
         The class names of all sets, in the order of their labels.
@@ -52,7 +54,9 @@ def align_classes(names: Sequence[str]) -> list[str]:
     if own := metadata(names[0]).get(_OWN):
         _reorder(names[0], own)
     order = class_names(names[0])
-    for name in names[1:]:
+    if sorted(recorded) == sorted(order):
+        order = list(recorded)
+    for name in names:
         _follow(name, names[0], order)
     return order
 

@@ -14,6 +14,7 @@ from detectron2.data.common import DatasetFromList
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
+from ..checkpoint.header import read_adapter
 from ..config import build, set_names
 from ..config.derived import class_counts
 from ..data.catalog import is_present, metadata
@@ -79,8 +80,17 @@ def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
     return dataset
 
 
-def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.PathLike | None = None) -> None:
+def check_evaluation(
+    cfg: DictConfig,
+    weights: str | None,
+    adapter: str | os.PathLike | None = None,
+    recorded: Sequence[str] = (),
+) -> None:
     """Check that `weights`, with an adapter file on top, can be evaluated on the test set of `cfg`.
+
+    Args:
+        recorded: the classes in the model's order, where a file states them, as an adapter does. They count
+            where the training set is not on this machine.
 
     Raises:
         UserError: something is missing, or does not go with the rest.
@@ -91,14 +101,10 @@ def check_evaluation(cfg: DictConfig, weights: str | None, adapter: str | os.Pat
         )
     find_device(cfg.train.device)
     check_files(weights, adapter)
-    test = _set_names(cfg, "test")
-    try:
-        train = _set_names(cfg, "train")
-        for name in train:
-            class_names(name)
-    except UserError:  # the training set need not be on this machine
-        train = []
-    classes = _classes([*train, *test])
+    if adapter:
+        recorded = read_adapter(adapter, tensors=False)[0]["metadata"].get("classes") or ()
+    train, test = _training_sets(cfg), _set_names(cfg, "test")
+    classes = _trained_order(train, test, recorded)
     _check_evaluation(cfg, test, _read_set(cfg, "test"))
     _check_count(cfg, [*train, *test], classes)
 
@@ -114,14 +120,15 @@ def check_onnx(cfg: DictConfig, file: str, facts: Mapping[str, Any]) -> None:
     """
     check_stage(file, facts)
     check_images(file, facts, cfg)
-    check_evaluation(cfg, file)
+    check_evaluation(cfg, file, recorded=facts["classes"])
     for name in _set_names(cfg, "test"):
         kind = _kind(name)
         if kind != _OF_TASKS[facts["task"]]:
             raise UserError(
                 f"{file} predicts {_OF_TASKS[facts['task']]}, and {name} has {kind}: give another config"
             )
-    classes, names = sets_classes(cfg), list(facts["classes"])
+    names = list(facts["classes"])
+    classes = sets_classes(cfg, names)
     if classes and names and classes != names:
         raise UserError(
             f"{file} has the classes {_listed(names)}, and the config's sets {_listed(classes)}: give the "
@@ -129,21 +136,24 @@ def check_onnx(cfg: DictConfig, file: str, facts: Mapping[str, Any]) -> None:
         )
 
 
-def sets_classes(cfg: DictConfig) -> list[str]:
+def sets_classes(cfg: DictConfig, recorded: Sequence[str] = ()) -> list[str]:
     """The classes of the config's sets in the order of the model's labels, as evaluation has them.
 
     The test set is read in that order from here on. Sets that are not on this machine do not count; without
     any the list is empty.
 
+    Args:
+        recorded: see :func:`check_evaluation`.
+
     Raises:
         UserError: the classes of the sets differ.
     """
-    present = []
-    for part in ("train", "test"):
+    present: dict[str, list[str]] = {"train": [], "test": []}
+    for part, found in present.items():
         with contextlib.suppress(UserError, OSError, ImportError):
             names = [name for name in _set_names(cfg, part) if is_present(name)]
-            present += [name for name in names if class_names(name)]
-    return _classes(present)
+            found += [name for name in names if class_names(name)]
+    return _trained_order(present["train"], present["test"], recorded)
 
 
 def find_device(name: str) -> torch.device:
@@ -195,7 +205,31 @@ def _listed(classes: Sequence[str]) -> str:
     return ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
 
 
-def _classes(names: Sequence[str]) -> list[str]:
+def _training_sets(cfg: DictConfig) -> list[str]:
+    """The sets to train on; none where they are not on this machine, which evaluation allows."""
+    try:
+        names = _set_names(cfg, "train")
+        for name in names:
+            class_names(name)
+    except UserError:
+        return []
+    return names
+
+
+def _trained_order(train: Sequence[str], test: Sequence[str], recorded: Sequence[str]) -> list[str]:
+    """The classes of all sets in the order of the model that was trained, as far as that is known."""
+    classes = _classes([*train, *test], () if train else recorded)
+    if not train and len(classes) > 1 and sorted(recorded) != sorted(classes):
+        logger.warning(
+            "the training set is not on this machine: the model's classes are taken to be in the order of %s "
+            "(%s)",
+            test[0],
+            _listed(classes),
+        )
+    return classes
+
+
+def _classes(names: Sequence[str], recorded: Sequence[str] = ()) -> list[str]:
     """The classes of all sets, which are given one order; none where there is no set."""
     if not names:
         return []
@@ -206,7 +240,7 @@ def _classes(names: Sequence[str]) -> list[str]:
             "dataloader.train.dataset.names and dataloader.test.dataset.names"
         )
     # A set may be read for training and for tests.
-    return align_classes(list(dict.fromkeys(names)))
+    return align_classes(list(dict.fromkeys(names)), recorded)
 
 
 def _check_count(cfg: DictConfig, names: Sequence[str], classes: Sequence[str]) -> None:

@@ -209,15 +209,14 @@ class Predictor:
     @cached_property
     def _names(self) -> tuple[list[str], list]:
         """The classes' names, and their colors where the set has its own."""
+        stored = self._stored_classes()
+        names = [str(name) for name in stored] if isinstance(stored, list) else []
         in_order: list[str] = []
         with contextlib.suppress(UserError):
-            in_order = sets_classes(self._cfg)
+            in_order = sets_classes(self._cfg, names)
         painter: Any = painter_of_config(self._cfg, 0.0)
         classes, colors = list(painter.classes) or in_order, list(getattr(painter, "colors", ()))
-        names = self._stored_classes()
-        if isinstance(names, list) and names and names != classes:
-            return [str(name) for name in names], []
-        return classes, colors
+        return (names, []) if names and names != classes else (classes, colors)
 
     def _stored_classes(self) -> Any:
         """The names in the exported file or the adapter, if any."""
