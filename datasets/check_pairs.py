@@ -42,7 +42,7 @@ def main(argv=None) -> int:
 
     sets = {}
     for name in args.sets:
-        if name.endswith(".json"):
+        if name.lower().endswith(".json"):
             sets[name] = (name, args.image_root or home_of(name))
         else:
             known = metadata(name)

@@ -88,11 +88,11 @@ def main(argv=None) -> None:
         }
         for index in (0, 1):
             check_labeled({part: content[index] for part, content in made.items()}, source)
+        print(*copies.lines(), sep="\n")
+        for index, kind, root in ((0, "tiles", output), (1, "whole", source)):
+            contents = {part: content[index] for part, content in made.items()}
+            write_parts(contents, root, output, kind, f"{release}, {kind}", staged=staged)
         staged.commit()
-    print(*copies.lines(), sep="\n")
-    for index, kind, root in ((0, "tiles", output), (1, "whole", source)):
-        contents = {part: content[index] for part, content in made.items()}
-        write_parts(contents, root, output, kind, f"{release}, {kind}", args.dry_run)
 
 
 def _assemble(part, images, labels, source, classes, size, overlap, copies):

@@ -73,17 +73,17 @@ def main(argv=None) -> None:
         copies = Copies(output, staged)
         made = {part: _assemble(part, files, copies) for part, files in parts.items()}
         check_labeled(made, source)
+        print(*copies.lines(), sep="\n")
+        write_parts(
+            made,
+            output,
+            output,
+            args.labels,
+            f"DroneVehicle pairs with oriented boxes, labels: {args.labels}",
+            published={f"{args.labels}_{part}": {"images": images} for part, images in PUBLISHED.items()},
+            staged=staged,
+        )
         staged.commit()
-    print(*copies.lines(), sep="\n")
-    write_parts(
-        made,
-        output,
-        output,
-        args.labels,
-        f"DroneVehicle pairs with oriented boxes, labels: {args.labels}",
-        args.dry_run,
-        {f"{args.labels}_{part}": {"images": images} for part, images in PUBLISHED.items()},
-    )
 
 
 def _assemble(part: str, files: dict[str, dict[str, Path]], copies) -> tuple[dict, dict]:

@@ -7,10 +7,12 @@ import json
 import math
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import BoxMode
 from helpers.coco import (
     NAMES,
     boxes,
@@ -109,6 +111,37 @@ def test_restricted_to_some_images_and_without_night(make, library):
     _, p = reference(truth, predictions, images=some)
     assert got["AP"] == pytest.approx(mean(p), abs=1e-6)
     assert got["AP-day"] == pytest.approx(got["AP"]) and math.isnan(got["AP-night"])
+
+
+def test_ids_of_images_may_be_text():
+    """As those of VOC's images are, a set without a JSON."""
+    box = {"bbox": [10, 10, 50, 50], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {"file_name": "a.jpg", "image_id": "000005", "height": 100, "width": 100, "annotations": [box]}
+    DatasetCatalog.register("named_images", lambda: [record])
+    MetadataCatalog.get("named_images").thing_classes = ["person"]
+    try:
+        evaluator = PairCOCOEvaluator("named_images")
+        evaluator.reset()
+        (found,) = boxes(([10, 10, 50, 50], 0.9))
+        evaluator.process([record], [{"instances": found}])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove("named_images")
+        MetadataCatalog.pop("named_images")
+
+
+def test_an_area_that_is_not_stated_is_that_of_the_mask(make):
+    """A triangle of 800 square pixels in a box of 1600 is small, not medium."""
+    triangle = [10, 10, 50, 10, 10, 50]
+    truth = one_object_scene()
+    stated = {key: value for key, value in truth["annotations"][0].items() if key != "area"}
+    predictions = boxes(([10, 10, 50, 50], 0.9))
+    rle = mask_util.frPyObjects([triangle], 320, 320)[0]
+    compressed = {"size": rle["size"], "counts": rle["counts"].decode()}
+    for mask in ([triangle], compressed):
+        truth["annotations"] = [stated | {"segmentation": mask}]
+        got = evaluate(make(truth), truth, predictions)["bbox"]
+        assert math.isnan(got["APm"]) and not math.isnan(got["APs"])
 
 
 def test_works_in_inference_on_dataset_and_writes_coco_results(make, tmp_path, caplog):

@@ -71,6 +71,15 @@ def test_unwritable_places_are_reported(tmp_path):
     assert content(tmp_path) == {"file": "no folder"} and not list(tmp_path.glob(".*"))
 
 
+def test_a_folder_in_the_way_stops_all_files(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="b .it is a folder"), StagedFiles() as staged:
+        staged.write(tmp_path / "a", b"1")
+        staged.write(tmp_path / "b", b"2")
+        staged.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")

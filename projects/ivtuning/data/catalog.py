@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,16 @@ class KnownSet:
 def data_root() -> Path:
     """The folder that holds all data sets: $DETECTRON2_DATASETS, or ``datasets``."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def prepared_files(folder: str) -> Iterator[tuple[str, Path]]:
+    """The files ``<set>/<folder>/<split>_<part>.json`` of the data root, each behind its set's name.
+
+    Parts are train, val and test.
+    """
+    for path in sorted(data_root().glob(f"*/{folder}/*_*.json")):
+        if path.stem.rpartition("_")[2] in ("train", "val", "test"):
+            yield path.parent.parent.name, path
 
 
 def register(name: str, load: Callable[[], list[dict]], **facts) -> None:

@@ -59,6 +59,21 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p))
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder in the order of their paths, also behind links to folders."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(Path(name)))
+        for name in sorted(files):
+            if not is_hidden(path := Path(root, name)):
+                yield path
+
+
 @contextlib.contextmanager
 def open_image(path: str | Path, role: str) -> Iterator[tuple[Image.Image, int]]:
     """Give an image whose header alone is read, and the bits per sample: 32, 16 or 8, and 4 or 2 for gray.

@@ -108,6 +108,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
             )
         self._shared = {key: content[key] for key in ("images", "categories")}
         self._images = {image["id"]: image for image in content["images"]}
+        # The ids of VOC's images are text, which the matcher refuses.
+        self._numbers = {image: number for number, image in enumerate(sorted(self._images), 1)}
         self._names = {category["id"]: category["name"] for category in content["categories"]}
         labels = facts.get("thing_dataset_id_to_contiguous_id") or {i: i for i in self._names}
         if labels.keys() != self._names.keys():
@@ -190,14 +192,8 @@ class PairCOCOEvaluator(DatasetEvaluator):
             (10 IoUs .50:.05:.95, 101 recalls 0:.01:1, classes) float64 in 0..1; -1 for classes without ground
             truth.
         """
-        # The ids of VOC's images are text, which the matcher refuses.
-        numbers = {image: number for number, image in enumerate(sorted(self._images))}
-
-        def index(boxes: list[dict]) -> COCO:
-            return self._index([box | {"image_id": numbers[box["image_id"]]} for box in boxes])
-
-        truth, found = index(_truth(self._truth or [])), index(_detections(results, "bbox"))
-        ids = list(numbers.values())
+        truth, found = self._index(_truth(self._truth or [])), self._index(_detections(results, "bbox"))
+        ids = list(self._numbers.values())
         return precision(truth, found, "bbox", ids, self._categories, (ALL,), self._limit)[..., 0]
 
     def _eval_predictions(self, predictions: list[dict], img_ids: Sequence[int] | None = None) -> None:
@@ -234,8 +230,9 @@ class PairCOCOEvaluator(DatasetEvaluator):
         detections = self._index(_detections(results, task))
 
         def run(annotations, image_ids, areas=(ALL,)):
+            numbers = [self._numbers[image] for image in image_ids]
             return precision(
-                self._index(annotations), detections, task, image_ids, categories, areas, self._limit
+                self._index(annotations), detections, task, numbers, categories, areas, self._limit
             )
 
         overall = run(_truth(truth), ids, AREAS.values())
@@ -267,7 +264,9 @@ class PairCOCOEvaluator(DatasetEvaluator):
         """A COCO index of `annotations` with this data set's images and categories."""
         api = COCO()
         # Ids start at 1: to the matcher, id 0 means "unmatched".
-        numbered = [a | {"id": i} for i, a in enumerate(annotations, 1)]
+        numbered = [
+            a | {"id": i, "image_id": self._numbers[a["image_id"]]} for i, a in enumerate(annotations, 1)
+        ]
         api.dataset = {**self._shared, "annotations": numbered}
         with contextlib.redirect_stdout(io.StringIO()):
             api.createIndex()
@@ -311,13 +310,26 @@ def _truth(annotations: list[dict], modality: str | None = None) -> list[dict]:
     """Ground truth with all keys that the matcher reads; objects of other modalities are ignored."""
     objects = []
     for a in annotations:
-        a = {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3]} | a
+        a = {"iscrowd": 0} | a
+        a.setdefault("area", _area(a))
         if modality is not None and a.get("modality", "both") != modality:
             # An object with an area outside every range is ignored but still matched by its IoU. The crowd
             # flag, which ignores too, would also match any false positive inside the object.
             a["area"] = -1
         objects.append(a)
     return objects
+
+
+def _area(annotation: dict) -> float:
+    """Square pixels of an object's mask, or of its box where it has none."""
+    mask = annotation.get("segmentation")
+    if isinstance(mask, list) and mask:
+        corners = (np.reshape(polygon, (-1, 2)) for polygon in mask)
+        return sum(abs(float(np.cross(c, np.roll(c, -1, axis=0)).sum())) / 2 for c in corners)
+    if isinstance(mask, dict):
+        packed = isinstance(mask["counts"], str | bytes)
+        return float(mask_util.area(mask if packed else mask_util.frPyObjects(mask, *mask["size"])))
+    return annotation["bbox"][2] * annotation["bbox"][3]
 
 
 def _detections(results: list[dict], task: str) -> list[dict]:

@@ -148,6 +148,8 @@ class StagedFiles:
         Raises:
             UserError: no file can be made there.
         """
+        if path.is_dir():  # found out before anything else is committed
+            raise UserError(f"cannot write {path} (it is a folder): {self.advice}")
         exists = path.is_file()
         if exists and path.read_bytes() == data:
             return "unchanged"

@@ -133,6 +133,9 @@ def test_folders(root):
     assert labels_of("own_train", every_class=True) == labels_of("own_whole") == {"2": 0, "1": 1}
     assert labels_of("own_test") == {"3": 1}  # classes are those of train
     assert labels_of(["own_train", "own_test"]) == {"2": 0, "1": 1, "3": 1}
+    picture(root / "own/train/dog/small/4.png")
+    register_folder("own_deep", root / "own/train")
+    assert labels_of("own_deep") == {"2": 0, "1": 1, "4": 1}
 
 
 def _meta(root, *lines):

@@ -11,7 +11,12 @@ from PIL import Image
 
 from ivtuning.data.catalog import metadata, unregister
 from ivtuning.data.datasets.detection import training_dicts
-from ivtuning.data.datasets.segmentation import KNOWN, register_segmentation, segmentation_dicts
+from ivtuning.data.datasets.segmentation import (
+    KNOWN,
+    register_known,
+    register_segmentation,
+    segmentation_dicts,
+)
 from ivtuning.data.image_files import BadPair
 from ivtuning.data.labels import read_labels
 from ivtuning.data.synthetic import generate as synthetic
@@ -242,6 +247,12 @@ def test_known_sets_follow_the_environment(sets):
         known = metadata(name)
         assert (known.json_file, known.protocol) == (str(sets / file), protocol)
     assert "ade20k_seg_foreground_val" not in DatasetCatalog.list()
+    for name in ("street/segmentation/mine_train.json", "street/segmentation/mine_extra.json"):
+        (sets / name).parent.mkdir(parents=True, exist_ok=True)
+        (sets / name).write_text("{}")
+    register_known()
+    assert metadata("street_seg_mine_train").image_root == str(sets / "street")
+    assert "street_seg_mine_extra" not in DatasetCatalog.list()
     with pytest.raises(UserError, match=rf"train.json is missing: make it with {KNOWN['msrs'].maker}"):
         segmentation_dicts("msrs_seg_train")
 

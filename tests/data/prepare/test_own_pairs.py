@@ -9,62 +9,16 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 from helpers.isolation import Case, refuse
+from helpers.own_pairs import BOX, YOLO, H, W, coco, images, names, prepare, voc, write
 from PIL import Image
 
 from ivtuning.data.catalog import unregister
 from ivtuning.data.own import find_set
 from ivtuning.data.prepare.folders import find_files, without_common
-from ivtuning.data.prepare.own_pairs import prepare_pairs
 from ivtuning.errors import UserError
 
-W, H = 40, 30
 TOOL = "datasets/prepare_pairs.py"
 FOLDERS = ["--set", "own", "--vis", "vis", "--ir", "ir", "--labels", "labels", "--output", "out"]
-# A box of 10 x 6 px at (1, 2), in each format.
-XML = (
-    "<annotation><object><name>{}</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax><ymax>8</ymax>"
-    "</bndbox></object></annotation>"
-)
-YOLO = "{} 0.15 0.16666666666666666 0.25 0.2\n"
-BOX = [1, 2, 10, 6]
-
-
-def images(folder: Path, visible="{}.png", infrared="{}.png", stems=("1", "2", "3", "4", "5")) -> Path:
-    """Pairs in vis/ and ir/ of a folder; returns the folder."""
-    for number, stem in enumerate(stems):
-        color = np.random.default_rng(number).integers(0, 255, (H, W, 3), np.uint8)
-        for name, pixels in ((f"vis/{visible}", color), (f"ir/{infrared}", color[..., 0])):
-            path = folder / name.format(stem)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path, format="png")
-    return folder
-
-
-def write(folder: Path, name: str, text: str) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def voc(folder: Path, stems=("1", "2", "3", "4", "5"), name="labels/{}.xml") -> Path:
-    for number, stem in enumerate(stems):
-        write(folder, name.format(stem), XML.format("car" if number % 2 else "person"))
-    return folder
-
-
-def prepare(folder: Path, labels="labels", **options) -> dict[str, dict]:
-    """The contents of the set's files by part, from the folders vis/ and ir/."""
-    places = {"visible": "vis", "infrared": "ir"} | {
-        k: options.pop(k) for k in ("visible", "infrared") if k in options
-    }
-    files = prepare_pairs(
-        **places, labels=labels, output=folder / "out", name="own", source=folder, **options
-    )
-    return {file.stem.rpartition("_")[2]: json.loads(file.read_text()) for file in files}
-
-
-def names(content: dict) -> list[str]:
-    return [category["name"] for category in content["categories"]]
 
 
 @pytest.mark.parametrize(
@@ -132,52 +86,6 @@ def test_yolo_takes_its_classes_from_beside(where, tmp_path):
     assert {(box["category_id"], *box["bbox"]) for box in made["annotations"]} == {(2, *BOX)}
 
 
-def coco(*boxes, name="somewhere/{}_RGB.jpg") -> dict:
-    content: dict = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 7, "name": "car"}, {"id": 3, "name": "dog"}],
-    }
-    for number in range(1, 6):
-        content["images"].append(
-            {"id": 10 * number, "file_name": name.format(number), "width": W, "height": H}
-        )
-        for box in boxes:
-            content["annotations"].append({"id": len(content["annotations"]), "image_id": 10 * number} | box)
-    return content
-
-
-def test_coco_keeps_masks_and_crowds(tmp_path):
-    images(tmp_path, "{}_RGB.jpg", "{}_ir.jpg")
-    polygon = [[1, 2, 11, 2, 11, 8]]
-    car = {"category_id": 7, "bbox": BOX, "segmentation": polygon, "area": 30}
-    dog = {"category_id": 3, "bbox": BOX, "ignore": 1, "occlusion": 2}
-    content = coco(car, dog)
-    for image in content["images"]:
-        image["group"] = "street"
-    write(tmp_path, "all.json", json.dumps(content))
-    made = prepare(tmp_path, "all.json", split="0.4")
-    assert [len(made[part]["images"]) for part in ("train", "val")] == [3, 2]
-    assert names(made["val"]) == ["dog", "car"]
-    first, second = made["val"]["annotations"][:2]
-    assert first == {
-        "id": 1,
-        "image_id": 1,
-        "bbox": BOX,
-        "segmentation": polygon,
-        "area": 30,
-        "iscrowd": 0,
-        "category_id": 2,
-    }
-    assert (second["iscrowd"], second["area"], second["category_id"]) == (1, 60, 1)
-    assert second["occlusion"] == 2 and "occlusion" not in first
-    assert {image["group"] for image in made["train"]["images"]} == {"street"}
-    made = prepare(tmp_path, "all.json", classes="car", ignore="dog")
-    assert names(made["val"]) == ["car"] and len(made["val"]["annotations"]) == 1
-    with pytest.raises(UserError, match="class 'dog': name it in --classes or in --ignore"):
-        prepare(tmp_path, "all.json", classes="car")
-
-
 def test_labels_in_folders_like_those_of_the_images(tmp_path):
     stems = ("a/1", "a/2", "b/1", "b/2")
     for stem in stems:
@@ -214,9 +122,10 @@ def test_a_list_means_no_pair_of_another_folder(tmp_path):
     voc(images(tmp_path, stems=stems), stems)
     write(tmp_path, "val.txt", "b/3\nvis/a/2.png\n")
     assert len(prepare(tmp_path, split="mine=val.txt")["val"]["images"]) == 2
-    write(tmp_path, "val.txt", "b/2\n")
-    with pytest.raises(UserError, match="no pair is called 'b/2'"):
-        prepare(tmp_path, split="mine=val.txt")
+    for line, words in (("b/2", "no pair is called 'b/2'"), ("1.png", "may be a/1 or b/1: write its folder")):
+        write(tmp_path, "val.txt", line)
+        with pytest.raises(UserError, match=words):
+            prepare(tmp_path, split="mine=val.txt")
 
 
 def test_a_second_run_leaves_label_maps_and_copies_alone(tmp_path):
@@ -236,17 +145,6 @@ def test_hidden_folders_hold_no_images(tmp_path):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (W, H)).save(tmp_path / folder / "1-checkpoint.png")
     assert sum(len(content["images"]) for content in prepare(tmp_path).values()) == 5
-
-
-def test_a_coco_file_for_each_part(tmp_path):
-    images(tmp_path, "{}.jpg", "{}.jpg", ("train/1", "train/2", "test/1", "test/2"))
-    for part in ("train", "test"):
-        content = coco({"category_id": 7, "bbox": BOX}, name="{}.jpg")
-        content["images"], content["annotations"] = content["images"][:2], content["annotations"][:2]
-        write(tmp_path, f"instances_{part}.json", json.dumps(content))
-    made = prepare(tmp_path, "instances_{part}.json")
-    assert [image["file_name"] for image in made["val"]["images"]] == ["vis/test/1.jpg", "vis/test/2.jpg"]
-    assert len(made["train"]["annotations"]) == len(made["val"]["annotations"]) == 2
 
 
 def test_label_maps_become_a_segmentation_set(tmp_path):
@@ -298,6 +196,14 @@ def test_parts_are_folders_lists_or_a_share(tmp_path):
     write(tmp_path, "val.txt", "1\n")  # which of the two is not known, so it is a number, and means both
     assert len(prepare(tmp_path, split="mine=val.txt")["val"]["images"]) == 2
     assert len(prepare(tmp_path, split=".5")["val"]["images"]) == 2
+
+
+def test_folders_of_parts_may_be_at_any_level(tmp_path):
+    stems = ("day/train/1", "day/val/1", "night/train/2")
+    voc(images(tmp_path, stems=stems), stems)
+    made = prepare(tmp_path)
+    assert [image["file_name"] for image in made["val"]["images"]] == ["vis/day/val/1.png"]
+    assert (tmp_path / "out/annotations/default_train.json").is_file()
 
 
 def spoiled(change=None, *options: str, **layout):

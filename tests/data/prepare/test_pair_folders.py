@@ -123,6 +123,14 @@ def test_a_random_split_keeps_groups_together():
     assert {p.visible.stem[:4] for p in alone["train"]} & {p.visible.stem[:4] for p in alone["val"]}
 
 
+def test_words_that_all_images_share_are_no_part_of_a_group(tmp_path):
+    for frame in range(6):
+        release(tmp_path, f"vis/{{}}/{frame}_{{}}_RGB.png", f"ir/{{}}/{frame}_{{}}_T.png", count=3)
+    made = prepare(tmp_path, group_by="_", split="0.3")
+    groups = [{image["group"] for image in content["images"]} for content in made.values()]
+    assert groups[0] | groups[1] == set("012345") and not groups[0] & groups[1]
+
+
 def test_folders_of_parts_are_found_above_the_classes():
     pairs = pairs_of({"day/train/car": 3, "night/train/dog": 2, "day/val/car": 1, "night/val/train": 1})
     name, parts = divide_pairs(pairs, None, Path("/"))

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from helpers.scenes import add_box, crop, lost, scene
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ivtuning.data.catalog import unregister
 from ivtuning.data.datasets.detection import register_pairs
@@ -87,6 +87,8 @@ def test_visible_only_set(labeled, tmp_path):
     assert report.findings == [] and not report.shifts
     Image.open(tmp_path / "vis/1.png").save(tmp_path / "vis/2.png")
     assert [f.kind for f in check().findings] == ["duplicate image"]
+    ImageOps.invert(Image.open(tmp_path / "vis/1.png").convert("L")).save(tmp_path / "vis/2.png")
+    assert check().findings == []  # training reads gray photographs as well where there is no infrared
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,15 @@ def test_tool_exit_code_and_json(main, pairs, tmp_path, capsys):
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["kinds"] == {"duplicate box": 1, "missing": 1}
     assert last["findings"][1]["where"] == "ir/2.png"
+
+
+def test_a_files_kind_follows_from_its_content_and_its_suffix_may_be_in_capitals(main, pairs, tmp_path):
+    content, check = pairs
+    check()
+    for name in ("segmentation/mine.json", "classification/mine.JSON"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(json.dumps(content))
+        assert main([str(tmp_path / name)]) == 0
 
 
 def test_tool_on_label_maps(main, labeled, tmp_path, capsys):

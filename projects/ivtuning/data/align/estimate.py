@@ -105,7 +105,18 @@ def search(pairs: Sequence[Pair], model: str, report: Report = lambda: None) -> 
     best = max(found, key=lambda result: result[0])
     angles = (0,) if model == "shift" else _ANGLES
     found = [score(best[2] * more, angle) for more in (0.97, 1.0, 1.03) for angle in angles]
-    return max([best[:2], *found], key=lambda result: result[0])[1]
+    matrix = max([best[:2], *found], key=lambda result: result[0])[1]
+    return _with_one_scale(matrix, infrared.shape[1::-1]) if model == "shift" else matrix
+
+
+def _with_one_scale(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A matrix of two scales and a translation with their mean, which keeps the center of an image of `size`.
+
+    The sides of small images are whole pixels, so that the two differ.
+    """
+    scale, center = (matrix[0, 0] + matrix[1, 1]) / 2, (np.array(size) - 1) / 2
+    shift = np.diag(matrix)[:2] * center + matrix[:2, 2] - scale * center
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]])
 
 
 def search_steps(model: str) -> int:

@@ -17,7 +17,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from ...errors import UserError, nearest
 from ...utils.text import read_lines, whole_number
 from ..annotations import read_voc
-from ..image_files import image_files, is_hidden
+from ..image_files import IMAGE_SUFFIXES, is_hidden, walk
 
 Items = list[tuple[Path, int]]  # image, label
 Reader = Callable[[Path, str], tuple[Items, list[str]]]  # (root, part) -> items, class names
@@ -148,7 +148,7 @@ def read_class_folders(folder: Path, training: Path) -> tuple[Items, list[str]]:
     for name in _folders(folder):
         if name not in classes:
             raise UserError(f"{folder / name}: {training} has no class {name!r}{nearest(name, classes)}")
-        files = image_files(folder / name)
+        files = sorted(path for path in walk(folder / name) if path.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise UserError(f"{folder / name} holds no image: add some, or remove the folder")
         items += [(file, classes.index(name)) for file in files]

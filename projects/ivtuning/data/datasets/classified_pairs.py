@@ -78,11 +78,9 @@ def register_known() -> None:
         root = data_root() / known.folder
         for part in known.parts:
             register_classified_pairs(f"{name}_cls_{part}", root / FOLDER / f"{part}.json", root)
-    for path in sorted(data_root().glob(f"*/{FOLDER}/*_*.json")):
-        root = path.parent.parent
-        name = f"{root.name}_cls_{path.stem}"
-        if path.stem.rpartition("_")[2] in ("train", "val", "test") and name not in DatasetCatalog.list():
-            register_classified_pairs(name, path, root)
+    for folder, path in catalog.prepared_files(FOLDER):
+        if (name := f"{folder}_cls_{path.stem}") not in DatasetCatalog.list():
+            register_classified_pairs(name, path, path.parent.parent)
 
 
 register_known()

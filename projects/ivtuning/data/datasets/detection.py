@@ -157,18 +157,16 @@ def register_pairs(name: str, json_file: str | Path, image_root: str | Path) -> 
 def register_known() -> None:
     """Register the current data root's sets as ``<set>_<part>``: KNOWN's, segmentation's, and prepared ones.
 
-    Those are the files ``<set>/annotations/<split>_<part>.json`` with a part train, val or test, whose names
-    are still free.
+    Those are the files of :func:`..catalog.prepared_files` whose names are still free.
     """
     segmentation.register_known()
     for name, known in KNOWN.items():
         root = data_root() / known.folder
         for part in known.parts:
             register_pairs(f"{name}_{part}", root / "annotations" / f"{part}.json", root)
-    for path in sorted(data_root().glob("*/annotations/*_*.json")):
-        name, root = f"{path.parent.parent.name}_{path.stem}", path.parent.parent
-        if path.stem.rpartition("_")[2] in ("train", "val", "test") and name not in DatasetCatalog.list():
-            register_pairs(name, path, root)
+    for folder, path in catalog.prepared_files("annotations"):
+        if (name := f"{folder}_{path.stem}") not in DatasetCatalog.list():
+            register_pairs(name, path, path.parent.parent)
 
 
 def has_objects(record: dict) -> bool:

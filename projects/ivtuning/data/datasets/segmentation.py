@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+from detectron2.data import DatasetCatalog
+
 from ...errors import UserError, nearest
 from .. import catalog
 from ..catalog import (
@@ -41,6 +43,7 @@ from ..synthetic.generate import generate_once
 from .segmentation_layouts import BACKGROUND, KNOWN, PROTOCOLS
 
 LISTS = ("images", "categories")
+FOLDER = "segmentation"  # of a set, for the JSON files of its label maps
 
 
 def register_segmentation(
@@ -130,14 +133,17 @@ def ignored_values(content: dict, json_file: str | Path) -> list[int]:
 
 
 def register_known() -> None:
-    """Register the sets of KNOWN, in all their protocols, in the current data root."""
+    """Register the current data root's sets: KNOWN's, in all their protocols, and others that are there."""
     for name, known in KNOWN.items():
         root = data_root() / known.folder
         for protocol in known.protocols:
             infix = "seg" if protocol == "all" else f"seg_{protocol}"
             for part in known.parts:
-                json_file = root / "segmentation" / f"{part}.json"
+                json_file = root / FOLDER / f"{part}.json"
                 register_segmentation(f"{name}_{infix}_{part}", json_file, root, protocol)
+    for folder, path in catalog.prepared_files(FOLDER):
+        if (name := f"{folder}_seg_{path.stem}") not in DatasetCatalog.list():
+            register_segmentation(name, path, path.parent.parent)
 
 
 def segmentation_dicts(names: str | Sequence[str]) -> list[dict]:

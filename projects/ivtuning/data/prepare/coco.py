@@ -54,9 +54,9 @@ def assemble(
     """
     if not gray_visible:
         check_not_swapped(pairs)
-    images, annotations, counts = [], [], Counter()
-    # By class index: the boxes, those that cannot be used, and the file and reason of the first of these.
-    totals, dropped, examples = Counter(), Counter(), {}
+    images, annotations = [], []
+    boxes = UsableBoxes(classes, label)
+    counts = boxes.counts
     for pair in track(pairs, label):
         if pair.label is None:
             counts["pairs skipped: no label file"] += 1
@@ -72,28 +72,67 @@ def assemble(
             if index is None:
                 counts["boxes skipped: ignored class"] += 1
                 continue
-            totals[index] += 1
-            limits = (width, height, width, height)
-            clipped = [min(max(c, 0.0), float(limit)) for c, limit in zip(corners, limits, strict=True)]
-            x0, y0, x1, y1 = (round(c, 2) for c in clipped)
-            w, h = round(x1 - x0, 2), round(y1 - y0, 2)
-            if w < 1 or h < 1:
-                outside = min(corners[2] - corners[0], corners[3] - corners[1]) >= 1
-                reason = "outside the image" if outside else "under 1 px wide or high"
-                counts[f"boxes skipped: {reason}"] += 1
-                dropped[index] += 1
-                examples.setdefault(index, f"{pair.label} has one {reason}")
+            clipped = boxes.clip(index, corners, size, pair.label)
+            if clipped is None:
                 continue
-            if max(abs(a - b) for a, b in zip(corners, clipped, strict=True)) > 0.01:
-                counts["boxes clipped to the image"] += 1
             counts["boxes marked difficult (crowd)"] += crowd
             box = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": index + 1}
-            box |= {"bbox": [x0, y0, w, h], "area": round(w * h, 2), "iscrowd": int(crowd)}
+            box |= {"bbox": clipped, "area": round(clipped[2] * clipped[3], 2), "iscrowd": int(crowd)}
             facts = {"occlusion": occlusion, "modality": modality}
             annotations.append(box | {key: value for key, value in facts.items() if value is not None})
-    check_dropped(totals, dropped, examples, classes, label)
+    boxes.check()
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}, +counts
+
+
+class UsableBoxes:
+    """Clips the boxes of one part to their images, and counts what that changes and those of no use.
+
+    Args:
+        classes: names by class index.
+        part: what messages call it.
+
+    Attributes:
+        counts: what was skipped or changed, by reason.
+    """
+
+    def __init__(self, classes: Sequence[str], part: str):
+        self.classes, self.part = classes, part
+        self.counts: Counter[str] = Counter()
+        # By class index: the boxes, those that cannot be used, and the file and reason of the first of these.
+        self._totals: Counter[int] = Counter()
+        self._dropped: Counter[int] = Counter()
+        self._examples: dict[int, str] = {}
+
+    def clip(
+        self, index: int, corners: Sequence[float], size: tuple[int, int], file: object
+    ) -> list[float] | None:
+        """The box x, y, width, height within an image of `size`, to 0.01 px; None if it cannot be used.
+
+        Args:
+            index: of its class.
+            corners: x1, y1, x2, y2 in pixels.
+            size: width and height.
+            file: what has the box, for messages.
+        """
+        self._totals[index] += 1
+        clipped = [min(max(c, 0.0), float(limit)) for c, limit in zip(corners, size * 2, strict=True)]
+        x0, y0, x1, y1 = (round(c, 2) for c in clipped)
+        w, h = round(x1 - x0, 2), round(y1 - y0, 2)
+        if w < 1 or h < 1:
+            outside = min(corners[2] - corners[0], corners[3] - corners[1]) >= 1
+            reason = "outside the image" if outside else "under 1 px wide or high"
+            self.counts[f"boxes skipped: {reason}"] += 1
+            self._dropped[index] += 1
+            self._examples.setdefault(index, f"{file} has one {reason}")
+            return None
+        if max(abs(a - b) for a, b in zip(corners, clipped, strict=True)) > 0.01:
+            self.counts["boxes clipped to the image"] += 1
+        return [x0, y0, w, h]
+
+    def check(self) -> None:
+        """Raise UserError if too many boxes of the part, or all of a class, could not be used."""
+        check_dropped(self._totals, self._dropped, self._examples, self.classes, self.part)
 
 
 def check_dropped(
@@ -222,8 +261,13 @@ def write_parts(
     description: str,
     dry_run: bool = False,
     published: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+    staged: StagedFiles | None = None,
 ) -> dict[str, dict]:
-    """Print a summary of what :func:`assemble` made of each part, and write it; see :func:`write_set`."""
+    """Print a summary of what :func:`assemble` made of each part, and write it; see :func:`write_set`.
+
+    Args:
+        staged: takes the files, which the caller commits together with others; None: they are written.
+    """
     info = {"description": description, "split": split}
     if source.resolve() != output.resolve():
         info["image_root"] = os.path.abspath(source)
@@ -231,9 +275,12 @@ def write_parts(
     contents = {part: {"info": info} | coco for part, (coco, _) in made.items()}
     print(summary(made))
     paths = {output / "annotations" / f"{split}_{part}.json": coco for part, coco in contents.items()}
-    with StagedFiles(dry_run, ADVICE) as staged:
+    if staged is not None:
         lines = stage_json(paths, staged)
-        staged.commit()
+    else:
+        with StagedFiles(dry_run, ADVICE) as own:
+            lines = stage_json(paths, own)
+            own.commit()
     counts = {f"{split}_{part}": count_boxes(coco) for part, coco in contents.items()}
     known = {name: numbers for name, numbers in published.items() if name in counts}
     print(*lines, *count_warnings(counts, known), sep="\n")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ...errors import UserError, nearest
-from ..image_files import is_hidden
+from ..image_files import walk
 from .pairing import PARTS, Folders, Pair, check_stems, split_pairs, unambiguous
 
 
@@ -78,21 +78,6 @@ def _expression(place: str) -> re.Pattern[str]:
     pieces = re.split(r"(\*|\{part\})", body)
     wild = {"*": "([^/]*)", "{part}": f"({'|'.join(PARTS)})"}
     return re.compile("".join(wild.get(p, re.escape(p)) for p in pieces) + f"(?i:{re.escape(suffix)})")
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder in the order of their paths, also behind links to folders."""
-    seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(Path(name)))
-        for name in sorted(files):
-            if not is_hidden(path := Path(root, name)):
-                yield path
 
 
 def without_common(stems: Collection[str]) -> dict[str, str]:
@@ -203,7 +188,21 @@ def label_pairs(pairs: Sequence[Pair], labels: Mapping[str, Path], place: str) -
     return labeled, len(labels) - len(found)
 
 
-def divide(pairs: Sequence[Pair], split: str | None, source: Path) -> tuple[str, dict[str, list[Pair]]]:
+def part_of(folders: Sequence[str]) -> str | None:
+    """The part that the first folder with a part's name belongs to; None where there is none."""
+    return next((PARTS[folder.lower()] for folder in folders if folder.lower() in PARTS), None)
+
+
+def _part_of_pair(pair: Pair) -> str | None:
+    return part_of(pair.stem.split("/")[:-1])
+
+
+def divide(
+    pairs: Sequence[Pair],
+    split: str | None,
+    source: Path,
+    part: Callable[[Pair], str | None] = _part_of_pair,
+) -> tuple[str, dict[str, list[Pair]]]:
     """Divide pairs into parts.
 
     Args:
@@ -211,6 +210,7 @@ def divide(pairs: Sequence[Pair], split: str | None, source: Path) -> tuple[str,
             ``random`` or the share that validates, such as ``0.3``; ``NAME=val.txt`` or
             ``NAME=train.txt,val.txt``. None: by folders if all pairs are in such ones, else random.
         source: the folder in which lists are looked for first.
+        part: the part of a pair by its folders.
 
     Returns:
         The split's name, and the pairs of each part.
@@ -219,11 +219,9 @@ def divide(pairs: Sequence[Pair], split: str | None, source: Path) -> tuple[str,
         UserError: see :func:`.pairing.split_pairs`; pairs outside the folders of parts.
     """
     parts: dict[str, list[Pair]] = {}
-    outside = None
     for pair in pairs:
-        part = PARTS.get(pair.stem.split("/")[0].lower()) if "/" in pair.stem else None
-        outside = outside or (pair if part is None else None)
-        parts.setdefault(part or "", []).append(pair)
+        parts.setdefault(part(pair) or "", []).append(pair)
+    outside = parts[""][0] if "" in parts else None
     if split is None:
         split = "folders" if outside is None and len(parts) > 1 else "random"
     if split == "folders":
@@ -233,11 +231,11 @@ def divide(pairs: Sequence[Pair], split: str | None, source: Path) -> tuple[str,
             )
         if "val" not in parts and "test" in parts:
             parts["val"] = parts.pop("test")
-        if lacking := [part for part in ("train", "val") if part not in parts]:
+        if lacking := [name for name in ("train", "val") if name not in parts]:
             raise UserError(
                 f"--split folders: there is no folder for the {lacking[0]} part: divide otherwise"
             )
-        return "default", {part: parts[part] for part in ("train", "val", "test") if part in parts}
+        return "default", {name: parts[name] for name in ("train", "val", "test") if name in parts}
     if re.fullmatch(r"0?\.[0-9]+", split) and float(split) > 0:
         return split_pairs(pairs, "random", source, share=float(split))
     return split_pairs(pairs, split, source)

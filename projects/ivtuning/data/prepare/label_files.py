@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from ...utils.text import read_text
 from ...utils.xml import read_xml
 from ..annotations import Box, check_classes, read_classes, read_voc, read_yolo
 from ..coco_json import read_coco
-from ..image_files import IMAGE_SUFFIXES
+from ..image_files import IMAGE_SUFFIXES, walk
 from ..images import inspect_pair
-from .folders import Names, find_files, fixed_folder, walk
+from .coco import UsableBoxes
+from .folders import Names, find_files, fixed_folder
 from .pairing import PARTS, Pair, check_not_swapped
 
 # Files beside the labels of a YOLO set that name its classes.
@@ -93,8 +95,9 @@ def _yaml_classes(path: Path) -> list[str]:
 
 
 def yolo_classes(place: str, top: Path) -> list[str]:
-    """The classes of a YOLO set from a file beside its labels, or in a folder above, up to `top`."""
+    """The classes of a YOLO set from a file beside its labels, or in a folder above, up to one that `top` is in."""
     folder = fixed_folder(place)
+    top = Path(os.path.commonpath([folder, top]))
     while True:
         for name in _NAMES:
             if (folder / name).is_file():
@@ -174,7 +177,7 @@ def read_coco_labels(files: Mapping[str, Path], pairs: Sequence[Pair]) -> CocoLa
         if classes and sorted(classes) != sorted(categories.values()):
             first = next(iter(files.values()))
             raise UserError(f"{path} and {first} have different categories: give both the same")
-        classes = classes or list(categories.values())
+        classes = classes or check_classes(list(categories.values()), str(path))
         shown: dict[int, list[dict]] = {image["id"]: [] for image in content["images"]}
         for box in content.get("annotations", ()):
             shown[box["image_id"]].append(box | {"class": categories[box["category_id"]]})
@@ -201,13 +204,16 @@ def coco_content(
     classes: Sequence[str],
     ignored: Sequence[str],
     source: Path,
+    part: str,
     gray_visible: bool,
 ) -> tuple[dict, Counter]:
     """The COCO content of one part, and what was left out, counted by reason; as :func:`.coco.assemble`.
 
+    Upright boxes are clipped to their images; oriented ones stay as they are.
+
     Raises:
         UserError: a file that cannot be read as a pair's, images of unequal size or another size than the
-            JSON's, or a class that is neither wanted nor ignored.
+            JSON's, a class that is neither wanted nor ignored, or too many boxes that cannot be used.
     """
     if not gray_visible:
         check_not_swapped(pairs)
@@ -215,7 +221,8 @@ def coco_content(
     out = {name.lower() for name in ignored}
     images: list[dict] = []
     annotations: list[dict] = []
-    counts: Counter[str] = Counter()
+    usable = UsableBoxes(classes, part)
+    counts = usable.counts
     for pair in pairs:
         if pair.stem not in labels.objects:
             counts["pairs skipped: not in the JSON"] += 1
@@ -243,10 +250,18 @@ def coco_content(
                 raise UserError(
                     f"the JSON has the class {box['class']!r}: name it in --classes or in --ignore"
                 )
-            optional = ("segmentation", "modality", "occlusion")
-            kept = {"bbox": box["bbox"]} | {key: box[key] for key in optional if key in box}
-            area = box.get("area", box["bbox"][2] * box["bbox"][3])
-            kept |= {"area": area, "iscrowd": box.get("iscrowd", 0), "category_id": ids[name]}
+            bbox = box["bbox"]
+            if len(bbox) == 4:
+                x, y, w, h = bbox
+                bbox = usable.clip(ids[name] - 1, (x, y, x + w, y + h), (width, height), pair.visible)
+                if bbox is None:
+                    continue
+            optional = ("segmentation", "modality", "occlusion", "area")
+            kept = {"bbox": bbox} | {key: box[key] for key in optional if key in box}
+            if not {"area", "segmentation"} & kept.keys():
+                kept["area"] = bbox[2] * bbox[3]
+            kept |= {"iscrowd": box.get("iscrowd", 0), "category_id": ids[name]}
             annotations.append({"id": len(annotations) + 1, "image_id": image["id"]} | kept)
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    usable.check()
     return {"images": images, "annotations": annotations, "categories": categories}, +counts

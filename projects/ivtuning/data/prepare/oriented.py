@@ -65,7 +65,7 @@ def read_polygons(path: Path, classes: Mapping[str, int | None]) -> list[Oriente
             raise UserError(f"{where} has no polygon or bndbox; fix the file, or remove the object")
         if len(values) != 8:
             raise UserError(f"{where} has {len(values) / 2:g} points, not four; fix the file")
-        difficult = (item.findtext("difficult") or "").strip() in ("1", "true")
+        difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
         boxes.append(OrientedBox(label, np.array(values).reshape(4, 2), difficult))
     return boxes
 

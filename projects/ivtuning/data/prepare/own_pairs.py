@@ -96,7 +96,7 @@ def prepare_pairs(
         check_ignored(ignored, content.classes)
         counted = wanted or [c for c in content.classes if c.lower() not in out]
         made = {
-            part: coco_content(content, chosen, counted, ignored, root, gray_visible)
+            part: coco_content(content, chosen, counted, ignored, root, part, gray_visible)
             for part, chosen in parts.items()
         }
         _report(content.without_pair, "images of the JSON")

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,8 +24,8 @@ from ..image_files import IMAGE_SUFFIXES
 from ..images import inspect_pair
 from ..modalities import FILE_KEYS, TIMES
 from .coco import ADVICE, stage_json
-from .folders import divide, find_files, images_root, pair_files
-from .pairing import PARTS, Pair, check_not_swapped
+from .folders import divide, find_files, images_root, pair_files, part_of
+from .pairing import Pair, check_not_swapped
 
 RANDOM = "random"
 
@@ -121,8 +121,13 @@ def class_of(pair: Pair) -> str:
 
 
 def group_of(pair: Pair, group_by: str) -> str:
-    """The name of a pair's visible image up to the last `group_by`; the whole name where it has none."""
-    stem = pair.visible.stem
+    """The name of a pair's visible image up to the last `group_by`; the whole name where it has none.
+
+    Words behind what the pair's images share, such as ``_RGB``, do not count.
+    """
+    stem, shared = pair.visible.stem, PurePosixPath(pair.stem).name
+    if (start := stem.rfind(shared)) >= 0:
+        stem = stem[: start + len(shared)]
     return stem.rpartition(group_by)[0] or stem
 
 
@@ -142,18 +147,14 @@ def divide_pairs(
     Returns:
         The split's name, and the pairs of each part.
     """
-    folders = [next((f for f in _folders(pair)[:-1] if f.lower() in PARTS), "") for pair in pairs]
+    above = {pair.visible: part_of(_folders(pair)[:-1]) for pair in pairs}  # not the folder of its class
     if split is None:
-        split = "folders" if all(folders) and len({f.lower() for f in folders}) > 1 else RANDOM
+        split = "folders" if all(above.values()) and len(set(above.values())) > 1 else RANDOM
     if (shares := _shares(split)) is not None:
         return RANDOM, split_stratified(pairs, shares, group_by)
     if split != "folders":
         return divide(pairs, split, root)
-    # Parts are looked for in the first folder.
-    moved = [replace(p, stem=f"{f or '.'}/{p.stem}") for p, f in zip(pairs, folders, strict=True)]
-    by_file = {pair.visible: pair for pair in pairs}
-    name, parts = divide(moved, split, root)
-    return name, {part: [by_file[p.visible] for p in members] for part, members in parts.items()}
+    return divide(pairs, split, root, lambda pair: above[pair.visible])
 
 
 def _folders(pair: Pair) -> tuple[str, ...]:

@@ -170,7 +170,10 @@ def _select(pairs: Sequence[Pair], path: Path) -> tuple[set[str], set[str]]:
                 raise UserError(f"{where}: the range {entry} is empty; write {last}-{first}")
             target.update(*(names for number, names in by_number.items() if first <= number <= last))
         elif len(name.parts) == 1 and re.fullmatch("[0-9]{1,18}", stem) and int(stem) in by_number:
-            target.update(by_number[int(stem)])
+            found = by_number[int(stem)]
+            if name.suffix and len(found) > 1:
+                raise UserError(f"{where}: {entry} may be {found[0]} or {found[1]}: write its folder as well")
+            target.update(found)
         elif target is chosen:
             raise UserError(f"{where}: no pair is called {entry!r}{nearest(stem, stems)}")
         else:  # no error: a list for a whole release excludes what a part of it may not have

@@ -128,8 +128,8 @@ def _check_pair(root: Path, image: dict, gray: bool, measure: bool) -> _Checked:
         ]
         if len(set(sizes.values())) > 1:
             return _Checked([*findings, Finding("unequal sizes", name, " and ".join(sizes.values()))])
-        paths = (str(root / name), str(root / (partner or "")))
-        record = dict(zip(FILE_KEYS, paths, strict=True))
+        named = dict(zip(FILE_KEYS, (name, partner), strict=True))
+        record = {key: str(root / file) for key, file in named.items() if file}
         images = dict(zip(MODALITIES, read_pair(record, absent=absent, gray_visible=gray), strict=True))
     except UserError as error:
         # The reader chains a decoder's error; without one, the image is of the wrong kind.
@@ -201,7 +201,9 @@ def _read(json_file: str | Path) -> tuple[dict, str]:
     images = [image for image in content["images"] if isinstance(image, dict)]
     if any("sem_seg_file_name" in image for image in images):
         kind = "label maps"
-    elif "annotations" not in content and any("category_id" in image for image in images):
+    elif "annotations" in content:
+        kind = "boxes"
+    elif any("category_id" in image for image in images):
         kind = "classes"
     if kind == "boxes":
         catalog.read_json(json_file, detection.LISTS, room.KNOWN)
