@@ -33,6 +33,8 @@ LAUNCH = $(PY) $(if $(filter-out 0 1,$(GPUS)),-m ivtuning.engine.launch --standa
 # Values that must be there before make installs or starts anything; the tools check what they are.
 CONFIG_OK = $(if $(CONFIG),,$(error name a config: make $(@:.%-ok=%) CONFIG=configs/<data set>/<experiment>.py))
 WEIGHTS_OK = $(if $(WEIGHTS),,$(error name the weights: make $(@:.%-ok=%) CONFIG=$(CONFIG) WEIGHTS=output/model_final.pth))
+TRAIN_OK = $(if $(value ADAPTER),$(error train takes no ADAPTER: give the weights to start from as WEIGHTS))
+TRAIN_OK += $(if $(value ARGS),$(error train takes no ARGS: give flags and overrides as OPTS))
 
 .PHONY: help setup demo compare bench test lint convert train eval predict visualize report export pins clean
 
@@ -78,7 +80,7 @@ convert: .convert-ok $(READY) ## Convert a detector of another project into star
 		$(call flag,,WEIGHTS) $(call flag,,OUTPUT) $(value ARGS) $(OVERRIDES)
 
 train: .train-ok $(READY) ## Train a config | make train CONFIG=configs/synthetic/ivtuning.py GPUS=2 model.backbone.net.tuner.hidden_dim=4
-	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) $(OVERRIDES)
+	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) $(call flag,--weights,WEIGHTS) $(OVERRIDES)
 
 eval: .eval-ok $(READY) ## Evaluate weights, with an adapter on top if you name one, or an exported file, ONNX=model.onnx | make eval CONFIG=configs/synthetic/ivtuning.py WEIGHTS=base.pth ADAPTER=m3fd.safetensors
 	@$(LAUNCH) tools/train_net.py $(call flag,--config-file,CONFIG) --eval-only $(call flag,--weights,WEIGHTS) \
@@ -101,7 +103,7 @@ export: .export-ok $(READY) ## Write a model as one ONNX file that runs without 
 
 .PHONY: .convert-ok .train-ok .eval-ok .predict-ok .visualize-ok .report-ok .export-ok
 .convert-ok: ; @: $(CONFIG_OK)$(WEIGHTS_OK)
-.train-ok: ; @: $(CONFIG_OK)
+.train-ok: ; @: $(CONFIG_OK)$(TRAIN_OK)
 .eval-ok: ; @: $(if $(ONNX),,$(CONFIG_OK)$(WEIGHTS_OK))
 .predict-ok: ; @: $(if $(ONNX),,$(CONFIG_OK))
 .export-ok: ; @: $(CONFIG_OK)

@@ -106,6 +106,8 @@ def parse(argv) -> argparse.Namespace:
         args.size = [int(side) for side in sides]
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give 0 or more")
+    if args.dtype and args.part in ("predict", "export"):
+        raise UserError(f"--dtype does not go with {args.part}, which runs in fp32: leave it out")
     if args.part == "model":
         check_model(args)
     elif args.part not in ("predict", "export") and (args.config_file or args.overrides):

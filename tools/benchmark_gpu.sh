@@ -6,12 +6,14 @@
 # --dry-run prints the commands. PY names another Python than .venv/bin/python. A measurement that fails is named
 # at the end, and the others go on.
 set -uo pipefail
+FROM=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PY=${PY:-.venv/bin/python}
 DRY=
 if [ "${1:-}" = --dry-run ]; then DRY=1; shift; fi
-OUT=${1:-output/benchmark_gpu}
+OUT=${1:-$PWD/output/benchmark_gpu}
+case $OUT in /*) ;; *) OUT=$FROM/$OUT ;; esac
 FAILED=()
 
 if [ -z "$DRY" ]; then

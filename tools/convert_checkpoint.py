@@ -7,6 +7,7 @@ Layers for other classes stay as the config initializes them, and so do stem and
 from __future__ import annotations
 
 import json
+import os
 import re
 
 from ivtuning.config import build, load_config, tool_parser
@@ -41,6 +42,7 @@ def main(argv):
     if len(files) != 2:
         raise UserError(f"give INPUT and OUTPUT, two files, and key=value; not {' '.join(words)}")
     cfg = load_config(args.config_file, [w for w in words if w not in files])
+    files = [os.path.expanduser(file) for file in files]
 
     import dataclasses
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from ivtuning.config import build, load_config, set_names, tool_parser
+from ivtuning.config import build, find_config, load_config, set_names, tool_parser
 from ivtuning.errors import UserError, run_tool
 
 EXAMPLE = """\
@@ -41,6 +41,7 @@ def main(argv):
     notes = dict(note.partition("=")[::2] for note in args.note)
     if not all(notes) or any("=" not in note for note in args.note):
         raise UserError("--note takes KEY=VALUE, e.g. --note AP=41.2")
+    args.config_file = find_config(args.config_file)  # the card names it
     cfg = load_config(args.config_file, args.overrides)
 
     import os

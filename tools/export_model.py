@@ -6,18 +6,13 @@ The file takes uint8 images and gives boxes, label maps or class scores. docs/de
 
 from __future__ import annotations
 
-import contextlib
 import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ivtuning.config import find_config, load_config, tool_parser
 from ivtuning.errors import UserError, run_tool
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 EXAMPLE = """\
 tools/export_model.py --config-file configs/M3FD/vitdet_ivtuning_b.py --weights base.pth \\
@@ -75,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
     from ivtuning.export.pairs import pairs_of_config
     from ivtuning.export.writing import need_exporters
     from ivtuning.hub.names import check_output
+    from ivtuning.predictor.classes import adapter_classes, model_classes
 
     output = Path(args.output)
     if args.format:
@@ -96,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
         pairs=pairs_of_config(cfg, model, args.check, options.size),
         config=str(args.config_file),
         overrides=args.overrides,
-        classes=_classes(cfg, args.adapter),
+        classes=model_classes(cfg, adapter_classes(args.adapter)),
         adapter=args.adapter,
     )
     size = sum(file.stat().st_size for file in (output, Path(f"{output}.data")) if file.is_file())
@@ -118,19 +114,6 @@ def main(argv: Sequence[str]) -> None:
         print(f"compared with PyTorch on {comparison.pairs} pairs:")
     for line in lines:
         print(f"  {line}")
-
-
-def _classes(cfg: DictConfig, adapter: str | None) -> list[str]:
-    """Names by class id: those that the adapter file has, or else those of the config's sets."""
-    from ivtuning.checkpoint.header import read_adapter
-    from ivtuning.data.datasets import classification, detection, segmentation  # noqa: F401  (register sets)
-    from ivtuning.engine.checks import sets_classes
-
-    names: list[str] = []
-    with contextlib.suppress(UserError):  # sets of different classes, of which a file knows nothing
-        names = sets_classes(cfg)
-    stored = read_adapter(adapter, tensors=False)[0]["metadata"].get("classes") if adapter else None
-    return list(stored or names)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _process_message(text: str) -> str | None:
             "another process of this run has ended; if it printed nothing, it was killed, mostly because the "
             "memory was full: --resume goes on from the last checkpoint"
         )
-    if re.search(r"worker.*Bus error|shared memory|</?torch_\d+", text):
+    if re.search(r"DataLoader worker.*Bus error|allocate shared memory\(shm\)|</?torch_\d+", text):
         return SHARED_MEMORY
     died = re.search(
         r"DataLoader worker \(pid(?:\(s\))? [^)]*\) (is killed by signal: \w+|exited unexpectedly)", text

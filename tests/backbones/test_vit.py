@@ -62,6 +62,21 @@ def test_fused_relative_position_attention_equals_the_tiles(monkeypatch):
     assert (half.float() - module(x)).abs().max() < 0.02 * module(x).abs().max() + 0.01
 
 
+def test_relative_position_tables_train_alone():
+    torch.manual_seed(0)
+    module = RelPosAttention(32, 4, use_rel_pos=True, input_size=(5, 7)).double().requires_grad_(False)
+    tables = [table.requires_grad_(True) for table in (module.rel_pos_h, module.rel_pos_w)]
+    x = torch.randn(2, 5, 7, 32, dtype=torch.float64)
+    grads = []
+    for module.backend in ("fused", "plain"):
+        grads.append(torch.autograd.grad(module(x).square().sum(), tables))
+        # One of the two as well.
+        module.rel_pos_w.requires_grad_(False)
+        grads[-1] += torch.autograd.grad(module(x).square().sum(), tables[:1])
+        module.rel_pos_w.requires_grad_(True)
+    assert all(torch.allclose(*pair, atol=1e-10) for pair in zip(*grads, strict=True))
+
+
 def test_plain_vit_equals_timms():
     torch.manual_seed(0)
     ours = plain_vit(VisibleOnly(), Frozen(), final_norm=True, out_indices=(3,)).eval()

@@ -94,6 +94,20 @@ def test_half_precision_moves_fewer_bytes_and_leaves_no_fake_mask_behind(monkeyp
     assert type(shift_mask(6, 6, 3, 1, torch.device("cpu"), torch.bfloat16)) is torch.Tensor
 
 
+def test_plain_layer_norms_are_counted_in_single_precision(monkeypatch):
+    """As CUDA's autocast runs Mona's and the prompt stem's, unlike a CPU's."""
+    small = dict(depths=(1, 2), num_heads=(1, 1), out_indices=(1,))
+    monkeypatch.setitem(MAKERS, "swin_nano", partial(Swin, embed_dim=8, window_size=3, **small))
+    seen, forward = set(), nn.LayerNorm.forward
+    monkeypatch.setattr(
+        nn.LayerNorm, "forward", lambda self, x: seen.add((type(self), x.dtype)) or forward(self, x)
+    )
+    for method in ("Mona", "IVTuning"):
+        seen.clear()
+        budget(Options(dtype="bf16"), "swin_nano", method, SIZE)
+        assert {dtype for kind, dtype in seen if kind is nn.LayerNorm} == {torch.float32}
+
+
 def test_attention_is_counted_as_a_gpu_computes_it(monkeypatch):
     """A CPU's choice between explicit scores and fused attention has no part in it."""
     small = dict(depths=(1, 2), num_heads=(1, 1), out_indices=(1,))

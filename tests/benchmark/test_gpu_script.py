@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 SCRIPT = ROOT / "tools/benchmark_gpu.sh"
 
 
-def run(*arguments, **env):
+def run(*arguments, cwd=None, **env):
     return subprocess.run(
-        ["bash", SCRIPT, *arguments], capture_output=True, text=True, env={**os.environ, **env}
+        ["bash", SCRIPT, *arguments], capture_output=True, text=True, env={**os.environ, **env}, cwd=cwd
     )
 
 
@@ -49,7 +49,7 @@ def test_failures_are_named_and_the_others_go_on(tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\n[ "$1" = -c ] && exit\necho "$@"\n[ "$2" != infer ]\n')
     python.chmod(0o755)
-    done = run(tmp_path / "out", PY=str(python))
+    done = run("out", PY=str(python), cwd=tmp_path)  # a folder is where the user is, not in the repository
     assert done.returncode == 1
     assert done.stderr.startswith("error: failed: infer-vitdet_b infer-swin_l_w12 infer-vitdet_l; see")
     files = {path.stem: path.read_text() for path in (tmp_path / "out").iterdir()}

@@ -133,6 +133,8 @@ def test_loader_of_a_registered_set(pairs, capsys):
         (["model"], "model needs --config-file FILE"),
         (["model", "--config-file", "configs/synthetic/dino.py"], "configs/synthetic/dino_ivtuning.py"),
         (["model", "--config-file", "x.py", "--dtype", "bf16"], "--dtype does not go with model"),
+        (["predict", "--dtype", "bf16"], "--dtype does not go with predict, which runs in fp32"),
+        (["export", "--dtype", "bf16"], "--dtype does not go with export, which runs in fp32"),
         (["model", "--config-file", "x.py", "--depth", "3"], "--depth does not go with model"),
         (
             ["infer", "--config-file", "x.py"],

@@ -43,12 +43,12 @@ HEADER = {
 }
 
 
-def export(folder, *args, overrides=()):
+def export(folder, *args, overrides=(), config=CONFIG):
     """Export a model whose base is folder/base.pth; returns the card."""
     model = randomize(instantiate(load_config(CONFIG, NANO).model), 1)
     weights = save(folder / "model.pth", {"model": model.state_dict()})
     output = folder / "out" / "m3fd.safetensors"
-    argv = ["--config-file", CONFIG, "--weights", weights, "--output", output, *args, *NANO, *overrides]
+    argv = ["--config-file", config, "--weights", weights, "--output", output, *args, *NANO, *overrides]
     with pytest.raises(SystemExit, match="0"):
         run_tool(load_tool("export_adapter").main, [*map(str, argv)])
     return (folder / "out" / "README.md").read_text(), model
@@ -133,6 +133,8 @@ def test_a_card_replaces_its_own_kind_alone(tmp_path):
     assert table(card.read_text())["AP"] == "2"
     card.write_text("mine\n")
     assert write_card(adapter, model_card(adapter, header, CONFIG)) is None and card.read_text() == "mine\n"
+    card.write_bytes("à moi".encode("latin-1"))
+    assert write_card(adapter, model_card(adapter, header, CONFIG)) is None
     card.unlink()
     card.mkdir()
     assert write_card(adapter, model_card(adapter, header, CONFIG)) is None
@@ -145,6 +147,23 @@ def test_folders_of_the_machine_and_settings_of_training_are_left_out():
     )
     assert 'weights="PATH/base.pth"' in text and table(text)["base"] == "not noted"
     assert "/home" not in text and '"configs/M3FD/x.py"' in text and 'overrides=["method=LoRA"]' in text
+
+
+@pytest.mark.parametrize(
+    "override, shown",
+    [
+        ("data.val=/home/me/sets/val.json", "data.val=val.json"),
+        ("data.images=~/my images/", "data.images=my images/"),
+        ("data.val=['/home/me/a b.json',../c.json]", "data.val=['a b.json',c.json]"),
+        ("dataloader.test.dataset.names=synthetic_val", "dataloader.test.dataset.names=synthetic_val"),
+    ],
+)
+def test_folders_of_data_are_left_out(override, shown):
+    assert shlex.join([shown]) in model_card(Path("a.safetensors"), HEADER, CONFIG, [override])
+
+
+def test_a_card_names_a_config_that_was_given_by_its_short_name(tmp_path, pairs):
+    assert CONFIG in export(tmp_path, config="synthetic/ivtuning")[0]
 
 
 def test_a_base_is_called_by_its_whole_name_without_secrets(tmp_path, monkeypatch):

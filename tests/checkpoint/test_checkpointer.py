@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import resource
+import subprocess
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import hooks
-from helpers.weights import Detector, mae_state, randomize, same, save, snapshot
+from helpers.weights import Detector, randomize, same, snapshot
 from torch import nn
 
 from ivtuning.checkpoint import checkpointer as module
@@ -56,7 +57,7 @@ def test_round_trip_and_marker(tmp_path):
         and marker(tmp_path) == "model_0000003.pth"
     )
     other, reader = make(tmp_path, 2)
-    assert reader.resume_or_load("", resume=True) == {"iteration": 3}
+    assert reader.resume() == {"iteration": 3}
     assert same(other.state_dict(), model.state_dict()) and reader.checkpointables["trainer"].state == {
         "step": 3
     }
@@ -116,7 +117,7 @@ def test_the_trainers_whole_state(tmp_path):
     assert files(tmp_path) == ["last_checkpoint", "model_0000001.pth", "model_0000003.pth", "model_final.pth"]
     torch.load(tmp_path / "model_final.pth", weights_only=True)
     other, reader = build()
-    reader.resume_or_load("", resume=True)
+    reader.resume()
     assert other.iter == 4
     mine, theirs = (t.optimizer.state_dict()["state"][0]["exp_avg"] for t in (trainer, other))
     assert torch.equal(mine, theirs)
@@ -179,7 +180,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, at):
     monkeypatch.undo()
     assert marker(tmp_path) == "model_0000001.pth"
     other, reader = make(tmp_path, 2)
-    assert reader.resume_or_load("", resume=True)["iteration"] == 1
+    assert reader.resume()["iteration"] == 1
 
 
 def test_a_file_that_may_not_grow_any_further(tmp_path):
@@ -216,11 +217,11 @@ def test_a_damaged_last_checkpoint_names_the_good_one_before(tmp_path, damage):
     other, reader = make(tmp_path, 2)
     before = snapshot(other)
     with pytest.raises(UserError) as error:
-        reader.resume_or_load("", resume=True)
+        reader.resume()
     assert str(last) in str(error.value) and f"{tmp_path / 'model_1.pth'} is whole" in str(error.value)
     assert "\n" not in str(error.value) and same(other.state_dict(), before)
     (tmp_path / "last_checkpoint").write_text("model_1.pth")  # the way out that it names
-    assert reader.resume_or_load("", resume=True)["iteration"] == 1
+    assert reader.resume()["iteration"] == 1
 
 
 def test_no_checkpoint_is_whole(tmp_path):
@@ -230,7 +231,7 @@ def test_no_checkpoint_is_whole(tmp_path):
     with pytest.raises(
         UserError, match="no other checkpoint in .* is whole: start anew with another train.output_dir"
     ):
-        writer.resume_or_load("", resume=True)
+        writer.resume()
 
 
 def test_another_models_checkpoint_is_refused(tmp_path):
@@ -239,7 +240,7 @@ def test_another_models_checkpoint_is_refused(tmp_path):
     model, reader = make(tmp_path)
     before = snapshot(model)
     with pytest.raises(UserError, match="another model: other tensors: 4 .*cls_score.weight"):
-        reader.resume_or_load("", resume=True)
+        reader.resume()
     assert same(model.state_dict(), before)
 
 
@@ -250,17 +251,19 @@ def test_another_trainers_state_is_refused(tmp_path):
     groups = [{"params": [p]} for p in second.model.parameters()]
     second.add_checkpointable("optimizer", torch.optim.SGD(groups, lr=1))
     with pytest.raises(UserError, match="m.pth: its trainer's state does not fit this run"):
-        second.resume_or_load("", resume=True)
+        second.resume()
 
 
-def test_without_a_checkpoint_the_weights_are_converted(tmp_path):
-    model, reader = make(tmp_path / "out", 1)
-    state = mae_state()
-    path = save(tmp_path / "mae.pth", {"model": state})
-    assert reader.resume_or_load(str(path), resume=True) == {}
-    assert torch.equal(model.backbone.net.pos_embed, state["pos_embed"])
-    before = snapshot(model)
-    assert reader.resume_or_load("", resume=True) == {} and same(model.state_dict(), before)
+def test_the_way_out_quotes_the_folder(tmp_path):
+    folder = tmp_path / "my runs; it's"
+    _, writer = make(folder)
+    for name in ("model_0000001", "model_0000002"):
+        writer.save(name)
+    (folder / "model_0000002.pth").write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        writer.resume()
+    subprocess.run(str(error.value).split("`")[1], shell=True, check=True)
+    assert marker(folder) == "model_0000001.pth"
 
 
 def test_missing_file(tmp_path):
@@ -277,9 +280,7 @@ def test_ddp_writes_on_the_main_process_without_a_prefix(tmp_path, monkeypatch):
         wrapped = nn.parallel.DistributedDataParallel(model)
         Checkpointer(wrapped, str(tmp_path)).save("m")
         other = randomize(Detector(), 2)
-        Checkpointer(nn.parallel.DistributedDataParallel(other), str(tmp_path)).resume_or_load(
-            "", resume=True
-        )
+        Checkpointer(nn.parallel.DistributedDataParallel(other), str(tmp_path)).resume()
     finally:
         torch.distributed.destroy_process_group()
     assert same(other.state_dict(), model.state_dict())

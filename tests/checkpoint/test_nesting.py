@@ -107,3 +107,9 @@ def test_names_with_the_mark_in_them(tmp_path):
     assert split_key(path) == (str(path), None) and local_path(path) == path
     assert split_key("https://x.org/a.pth?matching_heuristics=True#ema") == ("https://x.org/a.pth", "ema")
     assert split_key("runs#1/a.pth") == ("runs#1/a.pth", None)
+
+
+def test_a_part_without_tensors_is_reported(tmp_path):
+    file = save(tmp_path / "x.pth", {"net.w": torch.ones(1), "head._extra_state": None})
+    with pytest.raises(UserError, match="has no part 'head'"):
+        read_state(f"{file}#head")

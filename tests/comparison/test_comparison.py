@@ -11,6 +11,7 @@ from helpers.comparisons import CONFIG, call
 from helpers.tools import load_tool
 
 from ivtuning.comparison import ROWS, Options, compare, markdown, runs
+from ivtuning.comparison.conditions import versions
 from ivtuning.comparison.plan import Plan
 from ivtuning.config import build, load_config
 from ivtuning.errors import UserError
@@ -48,6 +49,7 @@ def test_two_rows_end_to_end(tiny, tmp_path, capsys, monkeypatch):
     }
     assert not parts["search_train"] & parts["search_val"]
     assert list(output.glob("score_by_*.png"))
+    assert mona["versions"] == [versions()] and f"fp32. {versions()}." in (output / "table.md").read_text()
 
     folder = output / "Mona" / "6" / "seed0"
     assert {f.name for f in folder.iterdir()} >= {"result.json", "adapter.safetensors", "log.txt"}
@@ -112,6 +114,12 @@ def test_more_factors_may_lie_on_one_side(tiny, tmp_path, trained):
     trained.clear()
     assert call(tmp_path, tiny, only=["LoRA"], seeds=1, search=[3, 10])["search"]["LoRA"]["factor"] == 3
     assert trained == ["LoRA, search at 0.003", "LoRA, search at 0.01", "LoRA, seed 0"]
+    # A factor that another row alone has had is nothing around this row's.
+    found = call(tmp_path, tiny, only=["Mona"], seeds=1, search=[30])["search"]
+    assert (found["Mona"]["factor"], found["Mona"]["edge"], found["LoRA"]["edge"]) == (3, False, False)
+    call(tmp_path / "edge", tiny, only=["LoRA"], seeds=1, search=[0.3, 1, 3])
+    found = call(tmp_path / "edge", tiny, only=["Mona"], seeds=1, search=[10])["search"]
+    assert (found["Mona"]["edge"], found["LoRA"]["factor"], found["LoRA"]["edge"]) == (False, 3, True)
 
 
 def test_variants_have_names_and_schedules_of_their_own(tiny, tmp_path, trained):
@@ -119,6 +127,27 @@ def test_variants_have_names_and_schedules_of_their_own(tiny, tmp_path, trained)
         call(tmp_path, tiny, variants=["a b: train.max_iter=3", "a_b: train.max_iter=4"])
     (row,) = call(tmp_path, tiny, variants=["long, twice: train.max_iter=3"], seeds=1)["rows"]
     assert row["seconds"] == 1.5
+
+
+def test_the_versions_of_all_runs_are_stated(tiny, tmp_path, trained, monkeypatch):
+    first = markdown(call(tmp_path, tiny, only=["LoRA"], seeds=2))  # as earlier versions left them
+    assert first.count("unknown version") == 1 and versions() not in first
+    file = tmp_path / "LoRA/all/seed0/result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"versions": "ivtuning 0.1, torch 2.0"}))
+    text = markdown(call(tmp_path, tiny, only=["LoRA"], seeds=2))
+    assert "fp32. ivtuning 0.1, torch 2.0; unknown version." in text
+
+
+def test_rates_are_those_of_the_config_that_runs(tiny, tmp_path):
+    variants = ["slow: optimizer.params.added_lr_factor=0.5", "all: model.backbone.net.tuner=Full"]
+    overrides = [*tiny, "optimizer.lr=0.01", "optimizer.params.trunk_lr_factor=0.1"]
+    options = Options(variants=variants, only=["IVTuning", "IVTuning-3x", "Full", "BitFit", "both"])
+    plan = Plan(CONFIG, overrides, tmp_path / "out", options)
+    rates = {key: plan.final_jobs(key, None)[0].rate for key in plan.present}
+    assert rates == {
+        **{"IVTuning": 0.01, "IVTuning-3x": 0.03, "Full": 0.001, "BitFit": 0.01, "both": 0.01},
+        **{"slow": 0.005, "all": 0.001},
+    }
 
 
 def test_another_comparison_is_not_mixed_with_that_of_the_folder(tiny, tmp_path, trained):

@@ -198,3 +198,10 @@ def test_changed_target_brings_its_own_keys(file):
     cfg = load_config(file, ["optimizer._target_=torch.optim.SGD", "optimizer.momentum=0.9"])
     assert cfg.optimizer.momentum == 0.9
     assert "'momentum'" in refused(file, "optimizer.momentum=0.9")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_options_of_a_method_apply_wherever_they_stand(order):
+    changes = ["method=Mona", "methods.Mona.hidden_dim=7"][::order]
+    cfg = load_config("configs/FLIR_crops/ivtuning_vit_t.py", changes)
+    assert cfg.model.backbone.net.tuner.hidden_dim == 7

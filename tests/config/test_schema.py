@@ -98,6 +98,26 @@ def test_other_spellings_of_good_values_are_read(override, value):
     assert read == value and (isinstance(value, list) or type(read) is type(value) or value == 0)
 
 
+def test_text_behind_references_and_in_lists_becomes_numbers(monkeypatch):
+    from omegaconf import OmegaConf
+
+    monkeypatch.setenv("NUMBER", "7")
+    monkeypatch.setenv("DECAY", "0.75")
+    betas = "optimizer.betas=['0.5','${oc.env:DECAY}']"
+    cfg = load_config(CONFIG, ["train.seed=${oc.env:NUMBER}", betas, "train.max_iter='12'"])
+    assert cfg.train.seed == 7 and cfg.optimizer.betas == [0.5, 0.75]
+    cfg = load_config(CONFIG, ["train.log_period=${train.max_iter}", "train.max_iter='12'"])
+    assert cfg.train.log_period == 12 and OmegaConf.is_interpolation(cfg.train, "log_period")
+
+
+@pytest.mark.parametrize(
+    "value", ["${nothing}", "${train.nothing}/x", "${oc.env:NOT_SET}", "${no_resolver:x}"]
+)
+def test_a_folder_that_refers_to_nothing(value):
+    text = refused(CONFIG, f"train.output_dir={value}")
+    assert text.startswith(f"{CONFIG}: train.output_dir refers to what is not there: ")
+
+
 def test_a_rate_in_text_reaches_the_groups_of_parameters():
     cfg = load_config(CONFIG, ["optimizer.lr='2e-4'"])
     assert cfg.optimizer.params.lr == 2e-4
@@ -167,3 +187,8 @@ def test_modality_dropout_alone_fills_in_what_it_drops():
     assert load_config(CONFIG, [dropout, "model.fill_missing=zero"]).model.fill_missing == "zero"
     assert "fill_missing" not in load_config(CONFIG).model
     assert "give mean or zero" in refused(CONFIG, dropout, "model.fill_missing=error")
+
+
+def test_classes_cannot_be_counted_without_a_training_set():
+    text = refused(CONFIG, "model.roi_heads.num_classes=auto", "dataloader.train.dataset=null")
+    assert "num_classes=auto counts the classes of dataloader.train.dataset.names" in text

@@ -192,6 +192,9 @@ def test_a_resumed_run_does_not_need_the_first_weights(pairs, tmp_path):
         check_run(config(BOXES, *options), resume=True)
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     check_run(config(BOXES, *options), resume=True)
+    # Without a marker the run goes on from the newest checkpoint.
+    (tmp_path / "last_checkpoint").rename(tmp_path / "model_0000001.pth")
+    check_run(config(BOXES, *options), resume=True)
 
 
 def test_an_evaluation_needs_weights_and_the_test_set_alone(pairs, tmp_path):

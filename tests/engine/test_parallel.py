@@ -195,7 +195,7 @@ def fsdp_run(rank: int, kind: str, folder) -> dict:
         trainer.register_hooks([ema])
         checkpointer = Checkpointer(model, str(folder))
         checkpointer.add_checkpointable("trainer", trainer)
-        checkpointer.resume_or_load("", resume=True)
+        checkpointer.resume()
         trainer.train(first, last)
         checkpointer.save(f"model_{last}", iteration=last - 1)
     facts["bytes"] = sum(p.to_local().nbytes for p in model.parameters())
@@ -261,6 +261,66 @@ def test_a_bad_loss_in_one_process_leaves_the_weights_in_all_and_is_reported_by_
         for kind in ("ddp", "fsdp"):
             assert "iteration 2 (loss=nan) on 1-2.png, 1-2.png" in facts[kind]["error"]
             assert_close(facts[kind]["weights"], expected)
+
+
+class Steep(Toy):
+    """Its gradient is not finite for samples named "bad", though the loss is."""
+
+    def forward(self, batch):
+        far = torch.tensor([0.0 if s["file_name"] == "bad.png" else 1.0 for s in batch]).mean()
+        return {"loss": super().forward(batch)["loss"] + (self.head.bias * far).abs().sqrt().sum()}
+
+
+def a_bad_gradient_in_one(rank: int, folder) -> dict:
+    """What both processes report of a gradient that is not finite in the second one, and their weights."""
+    facts = {}
+    for kind, bound in itertools.product(("ddp", "fsdp"), (0.0, 1.0)):
+        model = Steep(toy("lora").net)
+        model.head = toy("lora").head
+        trainer = trainer_of(model, named(rank, bad=2 if rank else None), kind, clip_grad_norm=bound)
+        trainer.ahead = 1
+        with pytest.raises(NonFiniteLoss) as error:
+            trainer.train(0, 9)
+        facts[f"{kind} {bound}"] = {"error": str(error.value), "weights": whole_state(model)}
+    return facts
+
+
+def named(rank: int, bad: int | None = None):
+    for number, batch in enumerate(stream_of(rank)):
+        yield [{**s, "file_name": "bad.png"} if number == bad else s for s in batch]
+
+
+@pytest.mark.slow
+def test_a_bad_gradient_in_one_process_leaves_the_weights_in_all_and_is_reported_by_all(tmp_path):
+    expected = {}
+    for bound in (0.0, 1.0):
+        model = Steep(toy("lora").net)
+        model.head = toy("lora").head
+        both = (a + b for a, b in zip(stream_of(0), stream_of(1), strict=True))
+        expected[bound] = fit(model, both, 2, clip_grad_norm=bound)
+    for facts in in_two(tmp_path, a_bad_gradient_in_one, tmp_path):
+        for name, found in facts.items():
+            line = "the gradient is not finite at iteration 2 on 0-2.png, 0-2.png, bad.png, bad.png"
+            assert line in found["error"], name
+            assert_close(found["weights"], expected[float(name.split()[1])])
+
+
+def evaluate_few_images(rank: int) -> dict:
+    """Whether the model is evaluated without DistributedDataParallel; it has running statistics."""
+    model = nn.BatchNorm1d(2)
+
+    def evaluate(cfg, evaluated) -> dict:
+        return {"alone": evaluated is model}
+
+    run.check_evaluation = lambda *args: None
+    run.load_model = lambda *args: model
+    run.evaluate = evaluate
+    return run.evaluate_checkpoint(None, "w.pth")
+
+
+def test_processes_evaluate_without_waiting_for_each_other(tmp_path):
+    """DistributedDataParallel shares the running statistics in each forward pass, and so hangs."""
+    assert in_two(tmp_path, evaluate_few_images) == [{"alone": True}] * 2
 
 
 def other_draws(rank: int) -> dict:
@@ -361,7 +421,7 @@ def test_processes_evaluate_with_the_same_statistics_before_and_after_a_resume(p
 def unreachable(rank: int, folder) -> str:
     os.environ["GLOO_SOCKET_IFNAME"] = "nosuch0"
     with pytest.raises(UserError) as error:
-        init_distributed()
+        init_distributed(torch.device("cpu"))
     return str(error.value)
 
 
@@ -369,6 +429,35 @@ def test_processes_that_cannot_reach_each_other_report_what_to_do(tmp_path):
     for line in in_two(tmp_path, unreachable, free_port(), target=node):
         assert "nosuch0): check MASTER_ADDR" in line and "GLOO_SOCKET_IFNAME=eth0" in line
         assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "found, device, message",
+    [
+        ({"WORLD_SIZE": ""}, "cpu", "WORLD_SIZE is '', no number"),
+        ({"WORLD_SIZE": "2"}, "cpu", "environment variable RANK expected"),
+        ({"WORLD_SIZE": "2"}, "cuda", "LOCAL_RANK is not set"),
+        (
+            {"WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+            "cuda",
+            "2 processes on this machine need as many GPUs, it has 1",
+        ),
+        (
+            {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+            "cuda",
+            "2 processes on this machine need as many GPUs, it has 1",
+        ),
+    ],
+)
+def test_an_environment_that_starts_no_processes_is_reported(monkeypatch, found, device, message):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=f"{message}.*: start n processes with make's GPUS=n") as error:
+        init_distributed(torch.device(device))
+    assert "\n" not in str(error.value)
 
 
 def test_one_process_is_left_alone():

@@ -180,6 +180,21 @@ def test_mixed_precision_runs_on_the_cpu(pairs, tmp_path, precision):
         assert value.dtype != torch.bfloat16
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_every_run_sets_cudnn_as_its_config_says(pairs, tmp_path, monkeypatch, wanted):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not wanted)
+    seen = []
+
+    def build_model(cfg):
+        seen.append(torch.backends.cudnn.benchmark)
+        raise Killed
+
+    monkeypatch.setattr(run, "build_model", build_model)
+    with pytest.raises(Killed):
+        run.train(config(tmp_path, f"train.cudnn_benchmark={wanted}"))
+    assert seen == [wanted]
+
+
 def test_loader_processes_end_with_the_run(pairs, tmp_path, monkeypatch):
     options = ["train.max_iter=2", "dataloader.train.num_workers=2"]
     run.train(config(tmp_path / "whole", *options))

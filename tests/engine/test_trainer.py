@@ -199,3 +199,97 @@ def test_a_checkpoint_waits_for_the_losses_of_its_step(tmp_path):
     with pytest.raises(NonFiniteLoss, match="iteration 1"):
         trainer.train(0, 2)
     assert [path.name for path in tmp_path.glob("*.pth")] == ["model_0000000.pth"]
+
+
+class Steep(nn.Module):
+    """A finite loss whose gradient is infinite where the root of the weight is taken at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, batch):
+        return {"root": (self.weight * batch[0]["far"]).abs().sqrt().sum() + self.weight.square().sum()}
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("clip_grad_norm", [0.0, 1.0])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_gradient_that_is_not_finite_is_reported_and_leaves_the_weights(kind, clip_grad_norm, ahead):
+    healthy, model = Steep(), Steep()
+    for net, steps in ((healthy, 2), (model, 5)):
+        # Two batches a step: the bad one is the first of the third step.
+        losses = far(1.0, 2.0, 1.0, 2.0, 0.0, 2.0, 1.0, 2.0, 1.0, 2.0)
+        trainer = Trainer(
+            net,
+            losses,
+            OPTIMIZERS[kind](net.parameters()),
+            clip_grad_norm=clip_grad_norm,
+            gradient_accumulation=2,
+        )
+        trainer.ahead = ahead
+        if steps == 2:
+            trainer.train(0, steps)
+        else:
+            with pytest.raises(
+                NonFiniteLoss, match="the gradient is not finite at iteration 2 on 4.png, 5.png"
+            ):
+                trainer.train(0, steps)
+            assert trainer.iter == 2 + ahead
+    assert torch.equal(model.weight, healthy.weight) and not torch.equal(model.weight, torch.ones(3))
+
+
+def test_a_loss_scaler_skips_a_gradient_that_is_not_finite_and_goes_on():
+    model = Steep()
+    trainer = Trainer(model, far(1.0, 0.0, 2.0), torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)  # as with fp16
+    trainer.train(0, 3)
+    assert model.weight.isfinite().all() and trainer.scaler.get_scale() == 2.0
+
+
+def resumed(folder, before: Trainer, after: Trainer) -> Trainer:
+    """`after`, with the state that `before` has in a checkpoint."""
+    for trainer in (before, after):
+        checkpointer = Checkpointer(trainer.model, str(folder))
+        checkpointer.add_checkpointable("trainer", trainer)
+        if trainer is before:
+            trainer.train(0, 2)
+            checkpointer.save("model_0000001")
+        else:
+            checkpointer.resume()
+    return after
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "SGD", "AdamW", "NAdam", "ASGD", "Rprop"])
+def test_the_state_of_an_optimizer_is_resumed(name, tmp_path):
+    def trainer():
+        model = nn.Sequential(nn.Linear(3, 4), Regression())
+        model.forward = lambda batch: model[1](batch) | {"other": model[0].weight.square().sum()}
+        return Trainer(model, batches(2), getattr(torch.optim, name)(model.parameters(), lr=0.01))
+
+    whole = trainer()
+    state = resumed(tmp_path, whole, trainer()).optimizer.state_dict()["state"]
+    for index, expected in whole.optimizer.state_dict()["state"].items():
+        for key, value in expected.items():
+            torch.testing.assert_close(state[index][key], value)
+
+
+def test_an_optimizers_unknown_state_must_be_finite(tmp_path):
+    model = Regression()
+    before, after = (
+        Trainer(model, batches(2), torch.optim.Adafactor(model.parameters(), lr=0.01)) for _ in range(2)
+    )
+    before.train(0, 2)
+    state = before.state_dict()
+    state["optimizer"]["state"][0]["row_var"].fill_(float("nan"))
+    with pytest.raises(UserError, match="row_var of parameter 0 holds NaN"):
+        after.check_state(state)
+
+
+def test_loss_scaling_may_begin_in_a_resumed_run(tmp_path):
+    before, after = (
+        Trainer(model, batches(2), torch.optim.SGD(model.parameters(), lr=0.1))
+        for model in (Regression(), Regression())
+    )
+    after.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)  # as with fp16
+    assert resumed(tmp_path, before, after).scaler.get_scale() == 4.0

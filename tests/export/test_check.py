@@ -50,6 +50,17 @@ def test_partners_agree_in_box_score_and_class(changes):
     assert failure.startswith("2 of 12 boxes have no partner of their class with an IoU of 0.99")
 
 
+def test_pixels_that_differ_are_shown():
+    comparison = Comparison(LIMITS["fp16"])
+    want = np.zeros((1, 100, 100), np.uint8)
+    comparison.add("label_map", want, want)
+    assert comparison.lines() == ["label map: 0.00% of the pixels differ"]
+    have = want.copy()
+    have[0, 0, :75] = 1
+    comparison.add("label_map", have, want)
+    assert comparison.lines() == ["label map: 0.75% of the pixels differ"] and not comparison.failures()
+
+
 def test_a_score_that_is_not_a_number_has_no_partner():
     comparison = Comparison(LIMITS["fp32"])
     comparison.add_detections(found(scores=np.full(3, np.nan, dtype=np.float32)), wanted())

@@ -25,6 +25,7 @@ class Server:
         limit: bytes after which each connection breaks off; None: none does.
         ranges: whether parts of a file are given.
         sizes: whether the answer to a Range states the whole file's size.
+        chunked: whether bodies come in chunks, without a length.
         etag: what tells a file's version; None: its digest; "": nothing does.
         headers: further headers of every answer.
         requests: method, path and Range of every request.
@@ -37,6 +38,7 @@ class Server:
     limit: int | None = None
     ranges: bool = True
     sizes: bool = True
+    chunked: bool = False
     etag: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -71,8 +73,13 @@ def serve() -> Iterator[Server]:
                 size = len(data) if server.sizes else "*"
                 facts["Content-Range"] = f"bytes {start}-{len(data) - 1}/{size}"
             body = data[start:]
-            self._head(206 if start else 200, {"Content-Length": str(len(body)), **facts})
+            length = (
+                {"Transfer-Encoding": "chunked"} if server.chunked else {"Content-Length": str(len(body))}
+            )
+            self._head(206 if start else 200, length | facts)
             if self.command == "GET":
+                if server.chunked:
+                    self.wfile.write(f"{len(body):x}\r\n".encode())
                 self.wfile.write(body if server.limit is None else body[: server.limit])
                 self.close_connection = True
 

@@ -93,6 +93,14 @@ def test_damaged_addresses(cache, address, message):
     assert "secret" not in str(error.value) and not cache.exists()
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".com"])
+def test_host_names_that_cannot_be(server, host):
+    with pytest.raises(UserError, match=f"http://{host}/x.pth is no address .*: check the name of its host"):
+        local_path(f"http://{host}/x.pth")
+    server.moved[PATH] = f"http://{host}/x.pth"
+    assert "is no address" in refused(server)
+
+
 def test_spaces_and_other_letters(server):
     server.files["/my%20weights/%C3%A9.pth"] = DATA
     assert fetched(server, "/my weights/é.pth") == DATA
@@ -140,6 +148,11 @@ def test_a_part_longer_than_the_file_starts_anew(server, cache):
     file.with_name("base.pth.part").write_bytes(DATA * 2)
     file.with_name("base.pth.part.tag").write_text(f'"{hashlib.sha256(DATA).hexdigest()}"')
     assert fetched(server) == DATA
+
+
+def test_a_connection_that_breaks_without_a_stated_length_is_reported(server):
+    server.limit, server.chunked, server.ranges = 1000, True, False
+    assert "of an unknown number of bytes" in refused(server)
 
 
 def test_a_connection_that_brings_nothing_ends_it(server):

@@ -18,6 +18,7 @@ from helpers.runs import write_metrics
 from helpers.tools import line_of, load_tool
 from PIL import Image
 
+from ivtuning.config import set_names
 from ivtuning.data.datasets.segmentation import register_known
 from ivtuning.errors import UserError
 from ivtuning.report import page, predictions
@@ -73,6 +74,50 @@ def test_predictions_are_made_once_and_again_for_other_weights(copy_of, pairs, m
     (copy_of / "predictions" / "predictions.json").write_text("[]")
     assert write(copy_of, pairs=0) == first
     assert (copy_of / "predictions" / "predictions.json").read_bytes() == stored
+
+
+def test_predictions_are_made_again_for_another_test_set(pair_classifier, tmp_path, monkeypatch):
+    """Sets that a config names by `data.val` have the same images here, so that only their JSON tells."""
+    made = []
+    predict = predictions.predict_records
+    monkeypatch.setattr(predictions, "predict_records", lambda *args: made.append(args[-1]) or predict(*args))
+    (own,) = set_names(read_run(pair_classifier).cfg, "test")
+    other = Path(shutil.copy(own, Path(own).parent / "other.json"))
+    for val in (own, own, other, other):
+        page.write_report([read_run(pair_classifier, [f"data.val={val}"])], tmp_path / "page.html", pairs=0)
+    assert made == [own, str(other)]
+    os.utime(other, (1, 1))
+    page.write_report([read_run(pair_classifier, [f"data.val={other}"])], tmp_path / "page.html", pairs=0)
+    assert made == [own, str(other), str(other)]
+
+
+def test_predictions_that_lack_their_last_file_are_finished(copy_of, pairs):
+    first = write(copy_of, pairs=0)
+    summary = copy_of / "predictions" / "summary.json"
+    summary.unlink()  # as a stop leaves them
+    assert write(copy_of, pairs=0) == first and summary.is_file()
+    journal = copy_of / "predictions" / "progress.jsonl"  # that of an earlier version knows no set
+    options, *lines = journal.read_text().splitlines()
+    options = json.loads(options)
+    del options["options"]["set"]
+    journal.write_text("\n".join([json.dumps(options), *lines, ""]))
+    assert write(copy_of, pairs=0) == first
+
+
+def test_figures_of_another_test_set_say_so(copy_of, segmentor, pairs):
+    results = json.loads((copy_of / "results.json").read_text())
+    evaluated = {"weights": str(copy_of / "model_final.pth"), "adapter": None}
+    (copy_of / "results.json").write_text(json.dumps(results | evaluated | {"test": "synthetic_val"}))
+    assert "synthetic_val" not in text_of(write(copy_of, pairs=0)).partition("Curves")[2]
+    results["results"]["bbox"]["AP50"] += 1
+    (copy_of / "results.json").write_text(json.dumps(results | evaluated | {"test": "night_val"}))
+    html = write(copy_of, pairs=0)
+    assert "<h2>Figures of boxes on night_val</h2>" in html
+    words = text_of(html)
+    assert "These figures are of night_val, which is not the run's own test set." in words
+    assert "The figures above are of another set, night_val." in words
+    assert "where the evaluation had" not in words
+    assert "run on night_val" in text_of(write(copy_of, segmentor))
 
 
 def test_predictions_of_the_user_stay(copy_of, pairs):

@@ -99,6 +99,7 @@ def test_an_evaluation_writes_its_results_and_nothing_else(finished, train):
     after = content(finished)
     assert {name for name in after if after[name] != before.get(name)} == {"out/results.json", "out/log.txt"}
     results = json.loads(after["out/results.json"])
+    assert results["test"] == "synthetic_val"
     assert results["weights"] == "out/model_final.pth" and "AP50" in results["results"]["bbox"]
 
 

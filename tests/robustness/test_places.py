@@ -47,6 +47,7 @@ def test_an_error_that_names_no_place_is_a_bug():
     assert user_message(ConnectionResetError(errno.ECONNRESET, "reset")) is None
     assert user_message(OSError("anything")) is None
     assert user_message(RuntimeError("a bug")) is None
+    assert user_message(RuntimeError("out of resource: shared memory, Required: 262144")) is None  # Triton's
 
 
 @pytest.mark.parametrize(

@@ -8,62 +8,13 @@ import pytest
 import timm
 import torch
 from helpers.server import serve
+from helpers.timm_models import MODELS, TINY, disturb, images, tuner_of
 from torch import nn
 
 import ivtuning
 from ivtuning.errors import UserError
 from ivtuning.tuning import TUNERS, IVTuning, LoRA, Mona
 from ivtuning.tuning.stems import InfraredOnly, PromptStem, SumStem
-
-TINY = dict(num_classes=3)
-MODELS = {
-    "ViT": lambda: timm.create_model(
-        "vit_tiny_patch16_224", img_size=(48, 64), embed_dim=24, depth=3, num_heads=2, init_values=0.5, **TINY
-    ),
-    "DINOv2 with registers": lambda: timm.create_model(
-        "vit_small_patch14_reg4_dinov2", img_size=56, embed_dim=24, depth=3, num_heads=2, **TINY
-    ),
-    "EVA-02": lambda: timm.create_model(
-        "eva02_tiny_patch14_224", img_size=56, embed_dim=24, depth=3, num_heads=2, **TINY
-    ),
-    "DINOv3": lambda: timm.create_model(
-        "vit_small_patch16_dinov3", img_size=64, embed_dim=32, depth=3, num_heads=2, **TINY
-    ),
-    "EVA with fused projections": lambda: timm.create_model(
-        "eva_large_patch14_196", img_size=56, embed_dim=24, depth=3, num_heads=2, **TINY
-    ),
-    "Swin": lambda: timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        img_size=64,
-        embed_dim=12,
-        depths=(2, 2),
-        num_heads=(1, 2),
-        window_size=4,
-        **TINY,
-    ),
-}
-OPTIONS = {"LoRA": dict(rank=4), "IVTuning": dict(hidden_dim=8), "Mona": dict(hidden_dim=8)}
-
-
-def images(model: nn.Module, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    size = model.patch_embed.img_size
-    generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(batch, 3, *size, generator=generator) for _ in range(2))
-
-
-def disturb(module: nn.Module) -> None:
-    """Random values in place of those that make a method the identity."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.3)
-
-
-def tuner_of(name: str):
-    return TUNERS[name](**OPTIONS.get(name, {}))
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -254,33 +205,12 @@ def test_frozen_parts_train_without_drop_path_and_dropout(rate):
     assert tuned.num_features == 24
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
-    gradients = []
-    for on in (False, True):
-        torch.manual_seed(0)
-        model = MODELS["ViT"]()
-        model.set_grad_checkpointing(on)
-        tuned = ivtuning.attach(model, Mona(hidden_dim=8, dropout=0.0)).train()
-        tuned(images(model)[0]).square().sum().backward()
-        gradients.append([p.grad for p in tuned.tuner.parameters()])
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
-
-
 def test_a_stem_trains_on_a_model_that_was_frozen():
     model = MODELS["ViT"]().requires_grad_(False)
     tuned = ivtuning.attach(model, Mona(hidden_dim=8), SumStem())
     assert all(p.requires_grad for p in tuned.stem.parameters())
     assert not any(p.requires_grad for p in tuned.unload().patch_embed.parameters())
     assert all(p.requires_grad for p in ivtuning.attach(MODELS["ViT"](), LoRA(rank=4)).unload().parameters())
-
-
-def test_gradient_checkpointing_that_comes_late_is_refused():
-    tuned = ivtuning.attach(MODELS["ViT"](), IVTuning(hidden_dim=8)).train()
-    tuned.model.set_grad_checkpointing(True)
-    with pytest.raises(UserError, match="does not go with timm's gradient checkpointing"):
-        tuned(*images(tuned.model))
-    with torch.no_grad():
-        tuned(*images(tuned.model))
 
 
 def test_what_fails_leaves_the_model_as_it_was():

@@ -25,6 +25,7 @@ from ivtuning.errors import UserError
 from ivtuning.export import runner
 from ivtuning.export.runner import OnnxModel
 from ivtuning.predictor import Predictor, QueryTracer
+from ivtuning.predictor.classes import adapter_classes, model_classes
 from ivtuning.report.page import write_report
 from ivtuning.report.runs import read_run
 
@@ -76,7 +77,7 @@ def test_a_file_has_the_figures_of_its_weights(exported, pairs, tmp_path):
     wanted = json.loads(results.read_text())["results"]["sem_seg"]
     train_net(["--eval-only", "--onnx", str(file), output])  # its own config and overrides
     content = json.loads(results.read_text())
-    assert content["onnx"] == str(file) and content.keys() == {"onnx", "results"}
+    assert content["onnx"] == str(file) and content.keys() == {"onnx", "test", "results"}
     found = content["results"]["sem_seg"]
     assert found.keys() == wanted.keys() and found["mIoU"] > 0
     assert all(value is None or abs(found[key] - value) < 0.1 for key, value in wanted.items())
@@ -156,17 +157,21 @@ def test_a_file_of_another_config_is_refused(exported, pairs, tmp_path, caplog):
         Predictor.from_onnx(renamed)
     with pytest.raises(UserError, match="has the classes a, b, c, d, e, and the config's sets background, "):
         load_tool("train_net").main(["--config-file", CONFIG, "--eval-only", "--onnx", str(renamed), *SMALL])
+    with pytest.raises(UserError, match="has the classes a, b, c, d, e, and the config's sets background, "):
+        Predictor.from_onnx(renamed, CONFIG, overrides=SMALL)
+    with pytest.raises(UserError, match="predicts label maps, and synthetic_val has boxes"):
+        Predictor.from_onnx(file, boxes)
     with pytest.raises(UserError, match="tells nothing of its queries"):
         QueryTracer.from_onnx(file)
 
 
 def test_an_adapters_own_classes_come_first(pairs, monkeypatch):
     """Those of a set that stands in for the training set may be in another order."""
-    tool, cfg = load_tool("export_model"), load_config(CONFIG, SMALL)
+    cfg = load_config(CONFIG, SMALL)
     header = {"metadata": {"classes": ["sign", "person"]}}, {}
-    monkeypatch.setattr("ivtuning.checkpoint.header.read_adapter", lambda *args, **options: header)
-    assert tool._classes(cfg, "a.safetensors") == ["sign", "person"]
-    assert tool._classes(cfg, None) == ["background", "person", "engine", "lamp", "sign"]
+    monkeypatch.setattr("ivtuning.predictor.classes.read_adapter", lambda *args, **options: header)
+    assert model_classes(cfg, adapter_classes("a.safetensors")) == ["sign", "person"]
+    assert model_classes(cfg, adapter_classes(None)) == ["background", "person", "engine", "lamp", "sign"]
 
 
 def arguments(*more: str, size: str = "96x72", output: str = "model.onnx") -> list[str]:

@@ -123,6 +123,11 @@ def test_gpus(argv, config, gpus):
     assert got == [*launcher, "tools/train_net.py", "--config-file", config, "train.max_iter=3"]
 
 
+def test_train_starts_from_the_weights_that_it_is_given(argv, config):
+    got = argv("train", f"CONFIG={config}", "WEIGHTS=~/my w.pth", "train.max_iter=3")
+    assert got[1:] == ["--config-file", config, "--weights", "~/my w.pth", "train.max_iter=3"]
+
+
 def test_eval(argv, config):
     weights = ["--eval-only", "--weights", "~/w.pth"]
     start = ["tools/train_net.py", "--config-file", config, *weights]
@@ -214,6 +219,8 @@ def test_lint_checks_style_imports_and_types():
     ("arguments", "words"),
     [
         (["train"], "name a config: make train CONFIG="),
+        (["train", "CONFIG=pyproject.toml", "ADAPTER=a"], "train takes no ADAPTER: give the weights"),
+        (["train", "CONFIG=pyproject.toml", "ARGS=--resume"], "train takes no ARGS: give flags"),
         (["eval"], "name a config: make eval CONFIG="),
         (["eval", "CONFIG=pyproject.toml"], "name the weights: make eval CONFIG=pyproject.toml WEIGHTS="),
         (["predict"], "name a config: make predict CONFIG="),

@@ -28,8 +28,70 @@ def test_lora_merges_and_unmerges(trunk):
         assert (outputs(same) - before).abs().max() < 1e-5
     net.unmerge_adapters()
     net.unmerge_adapters()
-    assert all((t - weights[n]).abs().max() < 1e-6 for n, t in base(net).items())
-    assert (outputs(net) - before).abs().max() < 1e-5
+    assert all(torch.equal(t, weights[n]) for n, t in base(net).items())
+    assert torch.equal(outputs(net), before)
+
+
+def test_a_copy_of_a_merged_lora_is_unmerged_bit_by_bit_too():
+    net = wake(build("ViTDet", "LoRA")).eval()
+    weights, names = base(net), list(net.state_dict())
+    net.merge_adapters()
+    assert list(net.state_dict()) == names
+    twin = copy.deepcopy(net)
+    twin.unmerge_adapters()
+    assert all(torch.equal(t, weights[n]) for n, t in base(twin).items())
+    net.unmerge_adapters()
+    net.merge_adapters()
+    net.unmerge_adapters()
+    assert all(torch.equal(t, weights[n]) for n, t in base(net).items())
+
+
+def test_what_a_file_has_merged_is_subtracted():
+    net = wake(build("ViTDet", "LoRA")).eval()
+    weights = base(net)
+    net.merge_adapters()
+    marked = build("ViTDet", "LoRA").eval()
+    marked.load_state_dict(copy.deepcopy(net).state_dict())
+    marked.tuner.mark_merged()
+    marked.unmerge_adapters()
+    assert all((t - weights[n]).abs().max() < 1e-6 for n, t in base(marked).items())
+
+
+def test_merging_is_in_full_precision_under_autocast():
+    net, other = (wake(build("ViTDet", "LoRA")).eval() for _ in range(2))
+    net.merge_adapters()
+    with torch.autocast("cpu", torch.bfloat16):
+        other.merge_adapters()
+    assert all(torch.equal(t, base(net)[n]) for n, t in base(other).items())
+    marked = wake(build("ViTDet", "LoRA")).eval()
+    marked.tuner.mark_merged()
+    reference = copy.deepcopy(marked)
+    reference.unmerge_adapters()
+    with torch.autocast("cpu", torch.bfloat16):
+        marked.unmerge_adapters()
+    assert all(torch.equal(t, base(reference)[n]) for n, t in base(marked).items())
+
+
+def test_nothing_is_loaded_into_a_merged_lora():
+    net = wake(build("ViTDet", "LoRA")).eval()
+    clean = copy.deepcopy(net.state_dict())
+    net.merge_adapters()
+    merged = copy.deepcopy(net.state_dict())
+    for part, state in ((net, clean), (net.tuner, net.tuner.state_dict()), (copy.deepcopy(net), clean)):
+        with pytest.raises(UserError, match=r"merged into the base: call unmerge_adapters\(\) first"):
+            part.load_state_dict(state)
+    assert all(torch.equal(t, merged[n]) for n, t in net.state_dict().items())
+    net.unmerge_adapters()
+    net.load_state_dict(clean)
+    net.merge_adapters()
+
+
+def test_training_of_a_merged_lora_is_refused_before_anything_changes():
+    net = wake(build("ViTDet", "LoRA")).eval()
+    net.merge_adapters()
+    with pytest.raises(UserError, match="does not train"):
+        net.train()
+    assert not any(module.training for module in net.modules())
 
 
 def test_a_merged_lora_is_guarded(tmp_path):

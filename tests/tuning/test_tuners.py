@@ -191,6 +191,27 @@ def test_a_changed_base_cannot_be_disabled(trunk, tuner):
         pass
 
 
+def test_a_tuner_and_a_stem_belong_to_one_trunk():
+    net = wake(build("ViTDet", "LoRA")).eval()
+    before, widths = outputs(net), [24] * len(net.blocks)
+    for stem, tuner, name in ((VisibleOnly(), net.tuner, "LoRA"), (net.stem, LoRA(rank=2), "VisibleOnly")):
+        with pytest.raises(UserError, match=rf"this {name} is attached .*give a new one, as {name}\("):
+            vitdet(stem, tuner)
+        with pytest.raises(UserError, match=f"this {name} is attached"):
+            net.attach(stem, tuner, widths)
+    with pytest.raises(UserError, match="this LoRA is attached"):
+        net.tuner.attach(widths)
+    with pytest.raises(UserError, match="this PromptStem is attached"):
+        build("ViTDet", "IVTuning").stem.attach(net.patch_embed)
+    assert torch.equal(outputs(net), before)
+
+
+def test_a_tuner_that_is_replaced_has_no_hooks_left():
+    net = wake(build("ViTDet", "LoRA")).eval()
+    net.attach(VisibleOnly(), LoRA(rank=2), [24] * len(net.blocks))
+    assert torch.equal(outputs(net), outputs(frozen("ViTDet").eval()))
+
+
 def test_disabling_leaves_a_stem_without_parameters_as_it_is():
     net = build("ViTDet", "Mona", stem=InfraredOnly).eval()
     with net.disable_adapters():

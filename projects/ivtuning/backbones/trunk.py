@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..tuning import TUNERS, Tuner
-from ..tuning.base import PassAdapters, set_frozen_eval
+from ..tuning.base import PassAdapters, refuse_attached, set_frozen_eval
 from ..tuning.options import need_choice
 from ..tuning.stems import STEMS, Stem, VisibleOnly
 from ..utils.precision import is_autocast_on
@@ -79,8 +79,8 @@ class Trunk(Backbone):
             widths: channel width of every block, in order.
 
         Raises:
-            UserError: not a stem or not a tuner, a stem without the images that the tuner needs, or an
-                `attn_backend` that the blocks do not have.
+            UserError: not a stem or not a tuner, one that is part of a model already, a stem without the
+                images that the tuner needs, or an `attn_backend` that the blocks do not have.
         """
         for plugin, given, kind, known in (("stem", stem, Stem, STEMS), ("tuner", tuner, Tuner, TUNERS)):
             if not isinstance(given, kind):
@@ -88,12 +88,15 @@ class Trunk(Backbone):
                     f"{plugin}={given!r} is not a {plugin}: there are {', '.join(known)}, with their options "
                     f"as {plugin}.<option>=<value>"
                 )
+            refuse_attached(given)
         ignored = [image for image in tuner.needs if image not in stem.uses]
         if ignored:
             raise UserError(
                 f"tuner={type(tuner).__name__} works on visible and infrared, but stem={type(stem).__name__} "
                 f"ignores {ignored[0]}: give stem=PromptStem, or another tuner, such as Mona"
             )
+        if "tuner" in self._modules:
+            self.tuner.remove_hooks()
         stem.attach(self.patch_embed)
         tuner.attach(widths)
         self.stem, self.tuner = stem, tuner
@@ -165,11 +168,16 @@ class Trunk(Backbone):
         self.tuner.merge(self)
 
     def unmerge_adapters(self) -> None:
-        """Undo :meth:`merge_adapters`, up to rounding."""
+        """Undo :meth:`merge_adapters`, bit by bit.
+
+        Where a file held the merged base already, as in ``load_adapter(..., merged=True)``: up to rounding.
+        """
         self.tuner.unmerge(self)
 
     def train(self, mode: bool = True) -> Trunk:
         """As usual, but frozen parts stay in eval mode where `frozen_eval` says so."""
+        if mode:
+            self.tuner.check_trainable()  # before half of the trunk has changed
         super().train(mode)
         if mode and self.frozen_eval:
             for name, child in self.named_children():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 from ..hub.fetch import repository
 from ..hub.names import config_name
 from ..utils.files import atomic_write
-from ..utils.text import read_text
 
 _MARK = "<!-- Written by tools/export_adapter.py, which replaces this page as long as this line is in it. -->"
 _LICENSE = "not stated; what is made from a base follows the base's license too"
@@ -33,13 +33,14 @@ def model_card(
     Args:
         header: what :func:`.adapter.save_adapter` wrote. Of its metadata "license" and "base_license" are
             licenses, and further notes are shown as they are, such as AP=41.2.
-        config, overrides: what builds the model and its input. What concerns training alone is left out.
+        config, overrides: what builds the model and its input. What concerns training alone is left out,
+            and so are the folders of data.
         task: the hub's name of it, such as "object-detection".
         test_set: what the figures in the notes were measured on.
     """
     notes, base = dict(header["metadata"]), header["base_weights"] or ""
     tuner, stem = header["tuner"], header["stem"]
-    overrides = [override for override in overrides if not override.startswith(_TRAINING)]
+    overrides = [_public(override) for override in overrides if not override.startswith(_TRAINING)]
     facts = {
         "method": f"{tuner['name']} ({_options(tuner)})" if tuner.get("options") else tuner["name"],
         "stem": stem["name"],
@@ -90,7 +91,7 @@ def write_card(adapter: Path, text: str) -> Path | None:
         The file; None where a README.md is there that this tool did not write, which stays as it is.
     """
     file = adapter.with_name("README.md")
-    if file.exists() and not (file.is_file() and _MARK in read_text(file)):
+    if file.exists() and not (file.is_file() and _MARK.encode() in file.read_bytes()):
         return None
     with atomic_write(file) as temp:
         temp.write_text(text, encoding="utf-8")
@@ -139,6 +140,15 @@ def _use(name: str, groups: Sequence[str], base: str, config: str, overrides: Se
         shlex.join([*command, *overrides]),
         "```",
     ]
+
+
+def _public(override: str) -> str:
+    """An override of the data without the folders in its value, which are of this machine."""
+    key, _, value = override.partition("=")
+    if not key.startswith(("data.", "dataloader.")) or "://" in value:
+        return override
+    names = re.sub(r"""[^][,'"]*/(?=[^/])""", "", value)
+    return f"{key}={names}"
 
 
 def _options(plugin: Mapping[str, Any]) -> str:

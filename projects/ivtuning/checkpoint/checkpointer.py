@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from ..hub.names import local_path
 from ..utils.files import atomic_write
 from ..utils.text import read_text
 from .files import read
-from .pretrained import load_pretrained
 from .report import first
 from .shards import gathered, share
 
@@ -38,6 +38,18 @@ def numbered_checkpoints(folder: str | os.PathLike) -> dict[int, Path]:
         (re.fullmatch(r"model_(\d+)\.pth", file.name), file) for file in Path(folder).glob("model_*.pth")
     )
     return {int(name[1]): file for name, file in found if name}
+
+
+def last_checkpoint(folder: str | os.PathLike) -> str:
+    """The checkpoint in `folder` that the marker names, "" without one.
+
+    A run that was killed before it wrote its first marker has the newest checkpoint.
+    """
+    marker = Path(folder, "last_checkpoint")
+    name = read_text(marker).strip() if marker.is_file() else ""
+    if not name:
+        name = max(run_checkpoints(folder), key=os.path.getmtime, default=Path()).name
+    return os.path.join(folder, name) if name else ""
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -84,15 +96,8 @@ class Checkpointer(DetectionCheckpointer):
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """The checkpoint that the marker names, "" without one.
-
-        A run that was killed before it wrote its first marker has the newest checkpoint.
-        """
-        marker = Path(self.save_dir, "last_checkpoint")
-        name = read_text(marker).strip() if marker.is_file() else ""
-        if not name:
-            name = max(run_checkpoints(self.save_dir), key=os.path.getmtime, default=Path()).name
-        return os.path.join(self.save_dir, name) if name else ""
+        """See :func:`last_checkpoint`."""
+        return last_checkpoint(self.save_dir)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint of a model with the same tensors; see fvcore's Checkpointer.
@@ -113,17 +118,13 @@ class Checkpointer(DetectionCheckpointer):
         except (KeyError, ValueError) as error:
             raise _other_trainer(path, error) from error
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the last checkpoint where there is one, else start from the weights at `path`.
+    def resume(self) -> dict[str, Any]:
+        """Go on from the last checkpoint, which there must be; returns what else :meth:`save` put into it.
 
         Raises:
             UserError: the last checkpoint is gone or damaged (the message names the newest good one), or see
                 :meth:`load`.
         """
-        if not (resume and self.has_checkpoint()):
-            if path:
-                self.logger.info("%s", load_pretrained(self.model, path))
-            return {}
         last = self.get_checkpoint_file()
         try:
             return self.load(last)
@@ -143,8 +144,8 @@ class Checkpointer(DetectionCheckpointer):
         others = [str(f) for f in run_checkpoints(self.save_dir) if str(f) != damaged]
         for file in sorted(others, key=os.path.getmtime, reverse=True):
             if self._is_whole(file):
-                marker = os.path.join(self.save_dir, "last_checkpoint")
-                return f"{file} is whole: go on from it after `printf {os.path.basename(file)} > {marker}`"
+                name, marker = os.path.basename(file), os.path.join(self.save_dir, "last_checkpoint")
+                return f"{file} is whole: go on from it after `printf {name} > {shlex.quote(marker)}`"
         return f"no other checkpoint in {self.save_dir} is whole: start anew with another train.output_dir"
 
     def _load_file(self, filename: str) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _parts(states: Mapping[str, Mapping], key: str) -> Iterator[dict]:
     for state in states.values():
         start = f"{key}."
         part = {n[len(start) :]: t for n, t in state.items() if isinstance(n, str) and n.startswith(start)}
-        if part:
+        if any(_is_tensor(value) for value in part.values()):
             yield part
 
 
@@ -130,7 +130,7 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` without the parts of names that wrappers add."""
     for part in _WRAPPERS:
         tensors = {re.sub(rf"(^|\.){part}", r"\1", name): tensor for name, tensor in tensors.items()}
-    while all(name.startswith("module.") for name in tensors):
+    while tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
 

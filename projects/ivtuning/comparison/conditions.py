@@ -64,9 +64,14 @@ def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> tuple[
         "width": None if cfg.get("methods") else cfg.model.backbone.net.tuner.get("hidden_dim"),
         "precision": cfg.train.precision,
         "threads": 1,
-        "versions": f"ivtuning {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        "versions": versions(),
     }
     return shared, {record.get("image_id") for record in train}
+
+
+def versions() -> str:
+    """The versions that figures depend on, as tables show them."""
+    return f"ivtuning {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def find_metric(cfg: DictConfig) -> str:

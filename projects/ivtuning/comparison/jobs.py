@@ -21,7 +21,7 @@ class Job:
         label: what the run is called.
         size: training pairs, None = the whole training set.
         factor: of all rates of the run; None where no rate is searched for.
-        rate: of what is added and of the heads; of the trunk where its blocks train.
+        rate: of what is added; of the trunk's own parameters where some of these train.
         search: whether the run serves to choose the rate, on the validation part.
         missing: evaluate with each image withheld in turn as well.
         folder: where the run writes.

@@ -13,11 +13,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ..config import RUN_GROUPS, load_config
+from ..config.parameters import locate_target
 from ..engine.checks import find_device
 from ..errors import UserError
+from ..tuning import Frozen
+from ..tuning.selection import Selection
 from ..utils.text import read_json
 from .conditions import conditions, find_metric, names_of
 from .jobs import Job
+from .models import refuse_averaging
 from .options import Options
 from .rows import ROWS, Row, choose_rows, parse_variant
 from .subsets import TrainingSet
@@ -37,8 +41,8 @@ class Plan:
         sizes: numbers of training pairs, None = the whole training set.
 
     Raises:
-        UserError: an unknown row, a wrong variant, more pairs than there are, or a folder that holds a
-            comparison under other conditions; see :func:`conditions` as well.
+        UserError: an unknown row, a wrong variant, averaged weights, more pairs than there are, or a folder
+            that holds a comparison under other conditions; see :func:`conditions` as well.
     """
 
     def __init__(self, config: str, overrides: Sequence[str], output: Path, options: Options):
@@ -125,6 +129,7 @@ class Plan:
         own = self.rows[key].overrides([*readers, *self._overrides], shared["width"])
         own += ["train.best_metric=", "train.eval_period=0"]
         cfg = load_config(shared["config"], own)
+        refuse_averaging(cfg)
         return own, cfg, _digest([_plain(cfg), shared["data_sha256"], shared["trunk_sha256"]])
 
     def write_parts(self) -> None:
@@ -179,7 +184,7 @@ class Plan:
         search: bool = False,
     ) -> Job:
         row, (own, cfg, digest) = self.rows[key], self._own[key]
-        rates, rate = _rates(row, cfg, factor)
+        rates, rate = _rates(cfg, factor)
         own = [*own, *rates, f"train.seed={seed}"]
         missing = self.options.missing and row.paired and not search
         identity = [digest, rates, seed]
@@ -229,10 +234,12 @@ def _variants(earlier: dict) -> dict[str, Row]:
     return {key: Row(row["name"], row["method"], tuple(row["changes"])) for key, row in stated}
 
 
-def _rates(row: Row, cfg: DictConfig, factor: float | None) -> tuple[list[str], float]:
-    """The override that multiplies all rates of a row's runs by `factor`, and the rate that tables show."""
+def _rates(cfg: DictConfig, factor: float | None) -> tuple[list[str], float]:
+    """The override that multiplies all rates of a run by `factor`, and the rate that tables show."""
     lr = float(f"{cfg.optimizer.lr * (factor or 1):.6g}")
-    share = cfg.optimizer.params.trunk_lr_factor if row.trains_trunk else 1
+    tuner, params = locate_target(cfg.model.backbone.net.tuner._target_), cfg.optimizer.params
+    selects = issubclass(tuner, Selection) and tuner is not Frozen
+    share = params.get("trunk_lr_factor" if selects else "added_lr_factor", 1)
     return [f"optimizer.lr={lr:g}"] if factor else [], float(f"{lr * share:.6g}")
 
 

@@ -23,25 +23,21 @@ from typing import IO
 import torch
 from omegaconf import DictConfig
 
-from ..checkpoint import save_adapter
-from ..checkpoint.adapter import group_sizes
 from ..config import load_config
 from ..data.modalities import MODALITIES
 from ..engine import run
 from ..engine.metrics_file import read_metrics
-from ..engine.parameters import count_parameters
 from ..engine.trainer import NonFiniteLoss
 from ..errors import user_message
 from ..utils.files import atomic_write, make_folder
 from ..utils.progress import track
 from . import charts, table
+from .conditions import versions
 from .jobs import RESULT, Job
+from .models import ADAPTER, final, keep_adapter
 from .options import Options
 from .plan import Plan
 from .summary import summarize, summarize_search
-
-ADAPTER = "adapter.safetensors"
-COUNTS = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total")
 
 
 def compare(config: str, output: Path, overrides: Sequence[str] = (), options: Options | None = None) -> dict:
@@ -172,6 +168,7 @@ def work(job: Job) -> None:
         **{key: getattr(job, key) for key in kept},
         "figures": figures,
         "iterations": int(cfg.train.max_iter),
+        "versions": versions(),
         "seconds_per_step": statistics.median(times) if times else None,
         **facts,
     }
@@ -195,21 +192,11 @@ def _each_withheld(job: Job, weights: str, adapter: str | None = None) -> dict[s
 
 def _keep_model(job: Job, cfg: DictConfig, figures: dict) -> dict:
     """Write the trained model's adapter file; returns its counts. Adds figures without each image in turn."""
-    folder = Path(job.folder)
-    weights = str(folder / "model_final.pth")
-    model = run.load_model(cfg, weights)
     if job.missing:
-        figures |= _each_withheld(job, weights)
-    adapter = folder / ADAPTER
+        figures |= _each_withheld(job, final(cfg))
     score = figures["none"].get(job.metric)
     said = {} if score is None else {job.metric.rpartition("/")[2]: f"{score:.2f}"}
-    save_adapter(model, adapter, metadata=said, config=cfg)
-    counts = count_parameters(model)
-    return {
-        **{key: counts[key] for key in COUNTS},
-        "adapter_mb": group_sizes(adapter)["backbone"] / 1e6,
-        "device": next(model.parameters()).device.type,
-    }
+    return keep_adapter(cfg, said)
 
 
 def _figures(results: dict) -> dict[str, float]:

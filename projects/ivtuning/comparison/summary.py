@@ -31,22 +31,25 @@ def summarize_search(plan: Plan) -> dict[str, dict]:
     Returns:
         by row: "rates" and "figures" of the runs (figures on 0..100, on the validation part; None without
         one), "factors", "diverged" (why, or None), and the "chosen" rate with its "factor", None where no run
-        has a figure; "edge" says whether that is the lowest or the highest one.
+        has a figure; "edge" says whether that is the lowest or the highest of the row's own factors;
+        "versions" of the runs.
     """
     searches = {}
     for key in plan.present:
-        done = [r for job in plan.search_jobs(key) if (r := job.result())]
-        factor = choose(done, plan.shared["metric"])
+        # What a rate is called follows from the plan: runs of earlier versions may have noted another one.
+        done = [r | {"rate": job.rate} for job in plan.search_jobs(key) if (r := job.result())]
+        factor, factors = choose(done, plan.shared["metric"]), [r["factor"] for r in done]
         if done:
             searches[key] = {
                 "name": plan.rows[key].name,
-                "factors": [r["factor"] for r in done],
+                "factors": factors,
                 "rates": [r["rate"] for r in done],
                 "figures": [r["figures"]["none"].get(plan.shared["metric"]) for r in done],
                 "diverged": [r.get("diverged") for r in done],
                 "factor": factor,
                 "chosen": next((r["rate"] for r in done if r["factor"] == factor), None),
-                "edge": factor in (plan.shared["search"][0], plan.shared["search"][-1]),
+                "edge": factor in (min(factors), max(factors)),
+                "versions": _versions(done),
             }
     return searches
 
@@ -60,13 +63,13 @@ def summarize(plan: Plan, jobs: Sequence[Job]) -> list[dict]:
         0..100, where std is the sample standard deviation over the seeds, None for one seed, and "difference"
         (see :func:`difference`) of the plan's metric. In rows with missing None also the rate, counts, ratios
         (fractions) and "adapter_mb" of the runs, "seconds_per_step", "seconds" (of training), "processes",
-        "device", and the "command" that repeats the run of the first seed. Rows with a missing image come
-        last within a size.
+        "device", "versions", and the "command" that repeats the run of the first seed. Rows with a missing
+        image come last within a size.
     """
     groups: dict[tuple, list[dict]] = {}
     for job in jobs:
         if result := job.result(complete=False):
-            groups.setdefault((job.size, job.row), []).append(result)
+            groups.setdefault((job.size, job.row), []).append(result | {"rate": job.rate})
     rows = []
     for size in dict.fromkeys(size for size, _ in groups):
         own = {key: runs for (n, key), runs in groups.items() if n == size}
@@ -104,8 +107,14 @@ def _row(plan: Plan, key: str, size: int | None, runs: list[dict], lost: str, ba
         "seconds_per_step": step,
         "seconds": step and step * runs[0]["iterations"],
         "processes": sorted({r["processes"] for r in runs}),
+        "versions": _versions(runs),
         "command": runs[0]["command"],
     }
+
+
+def _versions(runs: Sequence[dict]) -> list[str]:
+    """The versions that the runs are of, each once; results of earlier versions state none."""
+    return sorted({r.get("versions", "unknown version") for r in runs})
 
 
 def difference(runs: Sequence[dict], base: Sequence[dict], metric: str, lost: str = "none") -> dict | None:

@@ -46,7 +46,7 @@ def markdown(results: dict) -> str:
         blocks.append(_rows([row for row in rows if row["pairs"] == size], shared))
     if not rows:
         blocks.append("no runs")
-    blocks.append(_bullets(_notes(rows, shared, results["failed"])))
+    blocks.append(_bullets(_notes(results)))
     if results["search"]:
         blocks += [f"### Rates, by {shared['metric']} on the validation part", _search(results)]
     if commands := [(row["name"], row["pairs"], row["command"]) for row in rows if "command" in row]:
@@ -126,7 +126,8 @@ def _bullets(notes: Sequence[str]) -> str:
     return "\n".join(f"- {note}" for note in notes)
 
 
-def _notes(rows: list[dict], shared: dict, failed: dict[str, str]) -> list[str]:
+def _notes(results: dict) -> list[str]:
+    rows, shared = results["rows"], results["conditions"]
     data, pairs, seeds = shared["data"], shared["pairs"], shared["seeds"]
     over = "one seed, 0" if seeds == 1 else f"mean ± sample standard deviation over seeds 0 to {seeds - 1}"
     counts = sorted({n for row in rows for n in row.get("processes", ())})
@@ -137,9 +138,9 @@ def _notes(rows: list[dict], shared: dict, failed: dict[str, str]) -> list[str]:
         + (", of which each seed has its own" if shared["sizes"] else "")
         + f"): {over}.",
         f"Trunk: {shared['trunk']} (sha256 {shared['trunk_sha256'][:12]}). {shared['iterations']} iterations "
-        f"of batch {shared['batch']}, {shared['precision']}. {shared['versions']}.",
-        "The rate is that of the heads and of what is added or selected; where whole blocks train, that of "
-        "these and the stem, and the heads have optimizer.lr. "
+        f"of batch {shared['batch']}, {shared['precision']}. {_versions(results)}.",
+        "The rate is that of what is added or selected in the backbone; where whole blocks train, that of "
+        "these. The heads have optimizer.lr. "
         + ("Each row has its own, see below." if shared["search"] else ""),
     ]
     if shared["search"]:
@@ -166,7 +167,14 @@ def _notes(rows: list[dict], shared: dict, failed: dict[str, str]) -> list[str]:
         f"s/step: median; {_list(counts)} at a time, of one thread each, on {shared['cores']} cores "
         f"({_list(devices)}).",
     ]
-    return notes + [f"Failed: {run}: {line}" for run, line in failed.items()]
+    return notes + [f"Failed: {run}: {line}" for run, line in results["failed"].items()]
+
+
+def _versions(results: dict) -> str:
+    """The versions of all runs, which may be of several calls; those of this call before its first run."""
+    parts = [*results["rows"], *results["search"].values()]
+    found = sorted({version for part in parts for version in part.get("versions", ())})
+    return "; ".join(found) or results["conditions"]["versions"]
 
 
 def _widths(shared: dict) -> str:

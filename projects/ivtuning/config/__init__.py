@@ -33,9 +33,10 @@ def load_config(
     ``configs/`` and the suffix ``.py`` may be left out.
 
     A value that Hydra's grammar refuses (``~/x.pth``, ``https://host/f?x=True``) is taken as plain text. Some
-    overrides apply before all others, wherever they stand: ``method=<name>`` sets stem and tuner together
-    (see :mod:`ivtuning.methods`), then ``<...>.tuner=<Name>``, ``<...>.stem=<Name>`` and
-    ``<...>.inference=<Name>`` replace a whole node by the named class with its own defaults.
+    overrides apply before all others, wherever they stand: first ``methods.<Name>.<option>``, then
+    ``method=<name>``, which sets stem and tuner together (see :mod:`ivtuning.methods`), then
+    ``<...>.tuner=<Name>``, ``<...>.stem=<Name>`` and ``<...>.inference=<Name>``, which replace a whole node
+    by the named class with its own defaults.
 
     Where ``train.output_dir`` is "auto" it follows from the config's path and the method:
     ``output/<folder>/<file>[-<method>]``. :func:`.derived.derive` settles what else is left open.
@@ -47,20 +48,23 @@ def load_config(
         UserError: no such file, an error in it, a missing group, a malformed override, an unknown key or
             name, or a value of a wrong type or out of range, see :mod:`.schema`.
     """
-    from .schema import check_values  # takes longer to import than --help should take
+    from .schema import check_values, resolving  # takes longer to import than --help should take
 
     file = find_config(path)
     cfg = read_config(file)
     method = apply_overrides(cfg, overrides)
     for group in needs:
-        if cfg.get(group) is None:
+        with resolving(file, group):
+            missing = cfg.get(group) is None
+        if missing:
             hint = nearest(group, (str(name) for name in cfg if name not in RUN_GROUPS))
             raise UserError(f"{file} has no {group}{hint}; a config of a run has {', '.join(RUN_GROUPS)}")
-    train = cfg.get("train")
-    if isinstance(train, Mapping) and train.get("output_dir") == "auto":
-        train.output_dir = default_output_dir(file, method)
-    if isinstance(train, Mapping) and str(train.get("output_dir")).startswith("~"):
-        train.output_dir = os.path.expanduser(train.output_dir)
+    with resolving(file, "train.output_dir"):
+        train = cfg.get("train")
+        if isinstance(train, Mapping) and train.get("output_dir") == "auto":
+            train.output_dir = default_output_dir(file, method)
+        if isinstance(train, Mapping) and str(train.get("output_dir")).startswith("~"):
+            train.output_dir = os.path.expanduser(train.output_dir)
     if set(RUN_GROUPS) <= set(cfg):
         check_values(cfg, file)
         derive(cfg)

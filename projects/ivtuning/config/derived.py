@@ -108,7 +108,13 @@ def _number_of_classes(cfg: DictConfig) -> int:
     compat.prepare()
     from ..data.classes import class_names
 
-    return len(class_names(set_names(cfg, "train")[0]))
+    names = set_names(cfg, "train")
+    if not names:
+        raise UserError(
+            "num_classes=auto counts the classes of dataloader.train.dataset.names, which the config lacks: "
+            "give the number"
+        )
+    return len(class_names(names[0]))
 
 
 def _fill_dropped(cfg: DictConfig) -> None:

@@ -46,10 +46,12 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> str | None:
 
 
 def _rank(key: str, value: Any) -> int:
-    """When an override applies: methods first, then named nodes, then all others."""
-    if key == "method":
+    """When an override applies: options of methods, the method, which reads them, named nodes, all others."""
+    if key.partition(".")[0] == "methods":
         return 0
-    return 1 if _is_node_name(key, value) else 2
+    if key == "method":
+        return 1
+    return 2 if _is_node_name(key, value) else 3
 
 
 def _parse(override: str) -> tuple[str, Any]:

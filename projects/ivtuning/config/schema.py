@@ -6,6 +6,7 @@ Values of the model and of the data's mappers are checked by the classes that re
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,7 +33,7 @@ def check_values(cfg: DictConfig, file: str) -> None:
     """Check the settings of a whole config, one that has all of RUN_GROUPS.
 
     A whole float (``1e1``) becomes an integer where one is due. So does text that is a number, because YAML
-    reads ``1e-4`` as text.
+    reads ``1e-4`` as text, and so does what an environment variable gives (``${oc.env:SEED}``).
 
     Args:
         file: where the config comes from, for messages.
@@ -50,29 +51,48 @@ def check_values(cfg: DictConfig, file: str) -> None:
             fault = first_fault(error, tuple(_names(schema)))
             joint = "." if any(each["loc"] for each in error.errors()) else ": "
             raise UserError(f"{group}{joint}{fault}; change it in {file} or with an override") from error
+        referring = []
         for key, value in _converted(settings, given):
             parent, _, last = f"{group}.{key}".rpartition(".")
-            if not OmegaConf.is_interpolation(OmegaConf.select(cfg, parent), last):
+            if OmegaConf.is_interpolation(OmegaConf.select(cfg, parent), last):
+                referring.append(key)
+            else:
                 OmegaConf.update(cfg, f"{group}.{key}", value)
+        # What refers to a value that has been converted goes on to refer to it.
+        for key, value in _converted(settings, _resolved(cfg[group], file)) if referring else ():
+            OmegaConf.update(cfg, f"{group}.{key}", value)
     _resolved(cfg, file)
 
 
 def _resolved(node: Any, file: str) -> Any:
     """`node` as plain values."""
     from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError
 
     if not OmegaConf.is_config(node):
         return node
-    try:
+    with resolving(file):
         return OmegaConf.to_container(node, resolve=True)
+
+
+@contextlib.contextmanager
+def resolving(file: str, key: str = "") -> Iterator[None]:
+    """Inside, a value that refers to nothing raises a UserError.
+
+    Args:
+        file: where the config comes from, for the message.
+        key: the value's, where OmegaConf does not say it.
+    """
+    from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError
+
+    try:
+        yield
     except InterpolationToMissingValueError as error:
         missing = re.search(r"value: ([\w.]+)", str(error))
-        key = missing[1] if missing else error.full_key
+        key = missing[1] if missing else error.full_key or key
         raise UserError(f"{key} has no value yet: give {key}=..., or set it in {file}") from error
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{file}: {error.full_key} refers to what is not there: {reason}") from error
+        raise UserError(f"{file}: {error.full_key or key} refers to what is not there: {reason}") from error
 
 
 def _number(value: Any) -> Any:
@@ -258,3 +278,5 @@ def _converted(settings: BaseModel, given: dict, prefix: str = "") -> Iterator[t
             yield from _converted(value, given[name], f"{prefix}{name}.")
         elif isinstance(value, (int, float)) and type(value) is not type(given[name]):
             yield f"{prefix}{name}", value
+        elif isinstance(value, tuple) and list(map(type, value)) != list(map(type, given[name])):
+            yield f"{prefix}{name}", list(value)

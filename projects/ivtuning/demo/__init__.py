@@ -21,6 +21,7 @@ import torch
 from omegaconf import DictConfig
 
 from ..backbones.trunk import find_trunk
+from ..comparison.models import final
 from ..data.catalog import data_root
 from ..data.synthetic.drone import generate_drone_set
 from ..data.synthetic.generate import generate
@@ -28,7 +29,7 @@ from ..engine import run
 from ..utils.files import atomic_write, make_folder
 from . import detection, oriented, segmentation
 from .page import write_demo_page
-from .rows import final, load
+from .rows import load
 
 # The tasks in their order; each module has its TASK, and its functions `train` and `table`.
 PARTS = (detection, oriented, segmentation)

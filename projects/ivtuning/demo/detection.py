@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from omegaconf import DictConfig
 
+from ..comparison.models import final
 from ..engine import run
-from .rows import COSTS, Table, final, layout
+from .rows import COSTS, Table, layout
 from .task import Task, single_modality_share
 
 FIGURES = ("AP", "AP50", "AP-both", "AP-visible", "AP-infrared")

@@ -11,11 +11,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tabulate import tabulate
 
-from ..checkpoint import save_adapter
-from ..checkpoint.adapter import group_sizes
+from ..comparison.models import keep_adapter, refuse_averaging
 from ..config import load_config
 from ..engine import run
-from ..engine.parameters import count_parameters
 from ..pages import Html, joined, table, tag
 
 # Columns that every table ends with: header, key of the row, format.
@@ -31,12 +29,9 @@ COSTS = (
 def load(file: str, output: Path, overrides: Sequence[str], method: str | None = None) -> DictConfig:
     """The config `file` with `overrides`, for a run in the folder `output`, which need not exist yet."""
     chosen = [f"method={method}"] if method else []
-    return load_config(file, [*chosen, *overrides, f"train.output_dir={output}"])
-
-
-def final(cfg: DictConfig) -> str:
-    """The checkpoint that a finished run leaves."""
-    return f"{cfg.train.output_dir}/model_final.pth"
+    cfg = load_config(file, [*chosen, *overrides, f"train.output_dir={output}"])
+    refuse_averaging(cfg)
+    return cfg
 
 
 def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> dict:
@@ -49,20 +44,12 @@ def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> di
     start = time.time()
     scores = figures(run.train(cfg, progress=name, replace=True))
     seconds = time.time() - start
-    model = run.load_model(cfg, final(cfg))
-    adapter = Path(cfg.train.output_dir, "adapter.safetensors")
     metric, value = next(iter(scores.items()))
     facts = {"dataset": cfg.dataloader.train.dataset.names, metric: f"{value:.2f}"}
-    save_adapter(model, adapter, metadata=facts, config=cfg)
-    sizes = group_sizes(adapter)
-    counts = count_parameters(model)
-    kept = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total", "model_trainable")
     return {
         "name": name,
         **scores,
-        **{key: counts[key] for key in kept},
-        "adapter_mb": sizes["backbone"] / 1e6,
-        "task_mb": sizes["task"] / 1e6,
+        **keep_adapter(cfg, facts),
         "iterations": int(cfg.train.max_iter),
         "train_seconds": round(seconds, 1),
     }

@@ -9,10 +9,11 @@ import numpy as np
 from detectron2.structures.masks import polygons_to_bitmask
 from omegaconf import DictConfig
 
+from ..comparison.models import final
 from ..data.synthetic.generate import LABELS
 from ..predictor import Predictor
 from ..visualization.gallery import read_dataset
-from .rows import COSTS, Table, final, layout
+from .rows import COSTS, Table, layout
 from .task import METHODS, Task
 
 FIGURES = ("mIoU", "mIoU-day", "mIoU-night", *(f"IoU-{name}" for name in LABELS))

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
+from ..comparison.models import final
 from ..predictor import Predictor
 from ..visualization.gallery import draw_records, painter_of, read_dataset
-from .rows import final, load, train_row
+from .rows import load, train_row
 
 # The rows that every task has, and their methods.
 METHODS = {"visible only": "visible", "full": "Full", "IV-tuning": "IVTuning"}

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from detectron2.data.common import DatasetFromList
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
+from ..checkpoint.checkpointer import last_checkpoint
 from ..checkpoint.header import read_adapter
 from ..config import build, set_names
 from ..config.derived import class_counts
@@ -22,7 +22,7 @@ from ..data.classes import align_classes, class_names
 from ..data.datasets.detection import check_masks
 from ..data.listed_files import check_presence, shared_files
 from ..errors import UserError, nearest
-from ..export.config import check_images
+from ..export.config import check_images, check_sets
 from ..export.meta_arch import check_stage
 from ..hub.names import local_path
 from .parallel import on_main
@@ -33,12 +33,6 @@ logger = logging.getLogger("ivtuning")
 
 # What sets hold, by their `evaluator_type`; all others hold boxes.
 _KINDS = {"sem_seg": "label maps", "classification": "labels of whole images"}
-# What exported files predict, by their tasks.
-_OF_TASKS = {
-    "detection": "boxes",
-    "segmentation": "label maps",
-    "classification": "labels of whole images",
-}
 
 
 def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
@@ -62,7 +56,7 @@ def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
     warn_if_slow(cfg.train.precision, device)
     if cfg.train.wandb:
         on_main(check_wandb)
-    if not (resume and Path(cfg.train.output_dir, "last_checkpoint").is_file()):
+    if not (resume and last_checkpoint(cfg.train.output_dir)):
         check_files(cfg.train.init_checkpoint)
     train, test = (_set_names(cfg, part) for part in ("train", "test"))
     classes = _classes([*train, *test])
@@ -121,19 +115,7 @@ def check_onnx(cfg: DictConfig, file: str, facts: Mapping[str, Any]) -> None:
     check_stage(file, facts)
     check_images(file, facts, cfg)
     check_evaluation(cfg, file, recorded=facts["classes"])
-    for name in _set_names(cfg, "test"):
-        kind = _kind(name)
-        if kind != _OF_TASKS[facts["task"]]:
-            raise UserError(
-                f"{file} predicts {_OF_TASKS[facts['task']]}, and {name} has {kind}: give another config"
-            )
-    names = list(facts["classes"])
-    classes = sets_classes(cfg, names)
-    if classes and names and classes != names:
-        raise UserError(
-            f"{file} has the classes {_listed(names)}, and the config's sets {_listed(classes)}: give the "
-            "config that it was exported from"
-        )
+    check_sets(file, facts, cfg, sets_classes(cfg, facts["classes"]))
 
 
 def sets_classes(cfg: DictConfig, recorded: Sequence[str] = ()) -> list[str]:

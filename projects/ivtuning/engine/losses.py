@@ -23,6 +23,7 @@ class LossReading:
     def __init__(self, iteration: int):
         self.iteration, self.data_time = iteration, 0.0
         self._batches: list[tuple[list[str], Tensor, list[str]]] = []
+        self._skipped: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
     def add(self, losses: Mapping[str, Tensor], batch: list[dict]) -> Tensor:
@@ -34,11 +35,20 @@ class LossReading:
         values = torch.stack([loss.detach().reshape(()) for loss in losses.values()])
         files = [str(sample.get("file_name", "?")) for sample in batch]
         self._batches.append((list(losses), values.to("cpu", non_blocking=True), files))
-        if values.is_cuda:
+        self._mark(values.device)
+        return values.isfinite().all().logical_not().float()
+
+    def add_skipped(self, skipped: Tensor) -> None:
+        """Start to copy whether the step was skipped, a scalar that is 1.0 if so."""
+        self._skipped = skipped.to("cpu", non_blocking=True)
+        self._mark(skipped.device)
+
+    def _mark(self, device: torch.device) -> None:
+        """Note that the copies are done when `device` comes here."""
+        if device.type == "cuda":
             self._copied = torch.cuda.Event()
             # Of the losses' own device, which need not be the current one (train.device=cuda:1).
-            self._copied.record(torch.cuda.current_stream(values.device))
-        return values.isfinite().all().logical_not().float()
+            self._copied.record(torch.cuda.current_stream(device))
 
     def read(self) -> dict[str, float]:
         """The losses, averaged over the batches. Waits until the device has computed them."""
@@ -58,12 +68,19 @@ class LossReading:
                 return not_finite(self.iteration, ", ".join(bad), files)
         return None
 
+    def skipped_files(self) -> list[str]:
+        """The files of all batches if the step was skipped, else none."""
+        if self._skipped is None or not self._skipped.tolist():
+            return []
+        return [file for _, _, files in self._batches for file in files]
 
-def not_finite(iteration: int, what: str, files: list[str]) -> str:
-    """The message about a loss that is not finite."""
+
+def not_finite(iteration: int, what: str | None, files: list[str]) -> str:
+    """The message about a loss that is not finite, or about its gradient where `what` is None."""
+    where = f"at iteration {iteration}{f' ({what})' if what else ''} on {', '.join(files)}"
     return (
-        f"the loss is not finite at iteration {iteration} ({what}) on {', '.join(files)}: look at these "
-        "files, or lower optimizer.lr; the last checkpoint is untouched"
+        f"the {'loss' if what else 'gradient'} is not finite {where}: look at these files, or lower "
+        "optimizer.lr; the last checkpoint is untouched"
     )
 
 

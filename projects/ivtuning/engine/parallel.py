@@ -23,6 +23,7 @@ from ..errors import UserError, user_message
 
 logger = logging.getLogger("ivtuning")
 T = TypeVar("T")
+_START = "start n processes with make's GPUS=n or torchrun, which set what they need, or unset WORLD_SIZE"
 
 
 def parallelize(model: nn.Module, trunk: Trunk, kind: str, ddp: Mapping[str, Any]) -> nn.Module:
@@ -100,31 +101,50 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def init_distributed() -> None:
+def _number(name: str, default: str | None = None) -> int:
+    """An environment variable of torchrun's as a number. Raises a UserError."""
+    value = os.environ.get(name, default)
+    try:
+        return int(value or "")
+    except ValueError:
+        told = "is not set" if value is None else f"is {value!r}, no number"
+        raise UserError(f"the environment variable {name} {told}: {_START}") from None
+
+
+def init_distributed(device: torch.device) -> None:
     """Join the process group that torchrun describes in the environment; does nothing in a single process.
 
-    The backend is NCCL where this process has a CUDA device, gloo otherwise.
+    Args:
+        device: where models run. The backend is NCCL for CUDA, gloo otherwise.
 
     Raises:
-        UserError: the processes do not find each other.
+        UserError: the environment is incomplete, there are more processes than GPUs, or the processes do not
+            find each other.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _number("WORLD_SIZE", "1")
     if world == 1:
         return
     if dist.is_initialized():
         return
-    cuda = torch.cuda.is_available()
+    cuda = device.type == "cuda"
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local = _number("LOCAL_RANK")
+        # By the count of processes, all of them find out, and the main one prints the error.
+        needed, count = max(local + 1, _number("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if needed > count:
+            raise UserError(f"{needed} processes on this machine need as many GPUs, it has {count}: {_START}")
+        torch.cuda.set_device(local)
     try:
         dist.init_process_group("nccl" if cuda else "gloo")
+    except ValueError as error:  # a variable that is missing, or that is no number
+        raise UserError(f"{str(error).strip().splitlines()[0]}: {_START}") from error
     except RuntimeError as error:  # gloo's, and those of the store behind MASTER_ADDR
         raise UserError(
             f"the {world} processes cannot reach each other ({str(error).strip().splitlines()[0]}): check "
             "MASTER_ADDR and MASTER_PORT, and name the network device that leads from node to node: "
             "GLOO_SOCKET_IFNAME=eth0 (lo on one machine), with CUDA NCCL_SOCKET_IFNAME"
         ) from error
-    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    per_machine = _number("LOCAL_WORLD_SIZE", str(world))
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(per_machine)
         return

@@ -23,7 +23,8 @@ from torch import nn
 from ..backbones.trunk import Trunk, find_trunk
 from ..checkpoint import load_weights
 from ..checkpoint.checkpointer import Checkpointer
-from ..config import build
+from ..config import build, set_names
+from ..data.own import public_name
 from ..errors import UserError
 from ..export.meta_arch import OnnxMetaArch
 from ..export.runner import read_metadata
@@ -36,7 +37,7 @@ from .hooks import EMA, BestCheckpoint, ProgressBar
 from .logs import start_log, versions, write_log
 from .metrics import Metrics
 from .optim import build_optimizer
-from .parallel import init_distributed, on_main, parallelize, share_buffers, whole_parameters, wrap_ddp
+from .parallel import init_distributed, on_main, parallelize, share_buffers, whole_parameters
 from .parameters import count_parameters, describe_input, parameter_table
 from .saving import Checkpoints
 from .schedule import describe
@@ -50,17 +51,15 @@ logger = logging.getLogger("ivtuning")
 def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Join the process group, start the log, and set up seeds. No file is written.
 
-    `args` are the command line's: `config_file`, `eval_only`, `overrides`.
+    `args` are the command line's: `config_file` and `overrides`.
     """
-    init_distributed()
+    init_distributed(find_device(cfg.train.device))
     start_log()
     logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
     logger.info("%s", versions())
     logger.info("config %s %s", args.config_file, shlex.join(map(str, args.overrides)))
     seed = cfg.train.seed
     seed_all_rng(seed + comm.get_rank())
-    if not args.eval_only:
-        torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -103,7 +102,8 @@ def evaluate(cfg: DictConfig, model: nn.Module, stop: StopRequest | None = None)
 def evaluate_checkpoint(cfg: DictConfig, weights: str, adapter: str | None = None) -> dict:
     """Evaluate a full checkpoint, or base weights with an adapter file."""
     check_evaluation(cfg, weights, adapter)
-    return evaluate(cfg, wrap_ddp(load_model(cfg, weights, adapter)))
+    # Not in DDP, whose forward passes wait for other processes, which may have fewer images.
+    return evaluate(cfg, load_model(cfg, weights, adapter))
 
 
 def evaluate_onnx(cfg: DictConfig, file: str) -> dict:
@@ -127,6 +127,7 @@ def record_evaluation(
         partial(evaluate_onnx, cfg, onnx) if onnx else partial(evaluate_checkpoint, cfg, weights, adapter)
     )
     facts = {"onnx": onnx} if onnx else {"weights": weights, "adapter": adapter}
+    facts["test"] = public_name(set_names(cfg, "test"))
     folder = Path(cfg.train.output_dir) if cfg.train.output_dir else None
     if folder is None:
         return evaluate_it()
@@ -170,6 +171,7 @@ def _train(
     progress: str | None,
 ) -> dict:
     options = cfg.train
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
     seed_all_rng(options.seed)  # for the initial weights of added parts
     model = build_model(cfg)
     place = find_trunk(model)
@@ -213,7 +215,7 @@ def _train(
 
     start = 0
     if resume:
-        checkpointer.resume_or_load("", resume=True)
+        checkpointer.resume()
         start = trainer.iter + 1
         if start > options.max_iter:
             raise UserError(

@@ -11,8 +11,13 @@ from torch import Tensor
 
 from ..errors import UserError
 
-# What torch's optimizers keep for a parameter as one number; all else has the parameter's shape.
+# What torch's optimizers keep for a parameter as one number, and what has the parameter's shape. All else, as
+# the factors of Adafactor, has a shape of its own.
 _SCALARS = ("step", "mu", "mu_product", "eta")
+_SHAPED = (
+    *("acc_delta", "ax", "exp_avg", "exp_avg_sq", "exp_inf", "grad_avg", "max_exp_avg_sq", "momentum_buffer"),
+    *("prev", "square_avg", "step_size", "sum"),
+)
 
 
 def need(holds: bool, what: str) -> None:
@@ -68,14 +73,15 @@ def check_optimizer(state: Any, optimizer: torch.optim.Optimizer) -> None:
         need(is_count(index) and index < len(parameters), f"the optimizer has no parameter {index!r}")
         need(isinstance(moments, Mapping), f"the optimizer's state of parameter {index} is no dict")
         for name, value in moments.items():
-            own_shape = () if name in _SCALARS else tuple(parameters[index].shape)
-            if isinstance(value, Tensor):
-                shape = str(tuple(value.shape))
-                fits = shape == str(own_shape)
-            else:
-                shape = repr(value)
-                fits = value is None or (name in _SCALARS and is_number(value))
-            need(fits, f"the optimizer's {name} of parameter {index} is {shape}, not {own_shape}")
+            if name in (*_SCALARS, *_SHAPED):
+                own_shape = () if name in _SCALARS else tuple(parameters[index].shape)
+                if isinstance(value, Tensor):
+                    shape = str(tuple(value.shape))
+                    fits = shape == str(own_shape)
+                else:
+                    shape = repr(value)
+                    fits = value is None or (name in _SCALARS and is_number(value))
+                need(fits, f"the optimizer's {name} of parameter {index} is {shape}, not {own_shape}")
             need(
                 not isinstance(value, Tensor)
                 or not value.is_floating_point()

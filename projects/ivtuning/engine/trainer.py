@@ -1,4 +1,4 @@
-"""The training step: precision, gradient accumulation, clipping, and a stop at a loss that is not finite."""
+"""The training step: precision, gradient accumulation, clipping, and a stop at what is not finite."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from ..checkpoint.shards import share_optimizer
 from ..errors import Stopped, UserError
@@ -30,7 +31,7 @@ from .state import check_optimizer, check_scaler, check_schedule, is_count, need
 
 
 class NonFiniteLoss(UserError, FloatingPointError):
-    """The loss became infinite or NaN; the message names the files of the batch."""
+    """The loss or its gradient became infinite or NaN; the message names the files of the batch."""
 
 
 def seed_step(seed: int, iteration: int, rank: int) -> None:
@@ -46,7 +47,8 @@ class Trainer(TrainerBase):
 
     On CUDA the host runs ahead of the device and never waits for a loss: it reads those of a step while the
     device computes the next one. A hook that needs the losses of the step that has just been done calls
-    :meth:`settle`. A loss that is not finite turns this and all later steps off on the device.
+    :meth:`settle`. A loss that is not finite turns this and all later steps off on the device, and so does a
+    gradient (with fp16 the loss scaling handles it: that step is skipped).
 
     Args:
         model: returns a dict of losses in training mode; see :mod:`.parallel` for several processes.
@@ -64,8 +66,8 @@ class Trainer(TrainerBase):
         ahead (int): steps whose losses may be unread when the next one begins; 0 on a CPU.
 
     Raises:
-        NonFiniteLoss: at most `ahead` steps after the one whose loss is infinite or NaN. The weights are
-            those of the last step before that one.
+        NonFiniteLoss: at most `ahead` steps after the one whose loss or gradient is infinite or NaN. The
+            weights are those of the last step before that one.
         Stopped: after the step in which a signal came.
     """
 
@@ -93,7 +95,7 @@ class Trainer(TrainerBase):
         self.stopping = self._evaluation_due = self._begun = False
         self.ahead = 1 if self.device.type == "cuda" else 0
         self._unread: deque[LossReading] = deque()
-        self._found_inf = torch.zeros((), device=self.device)  # 1 from the first loss on that is not finite
+        self._found_inf = torch.zeros((), device=self.device)  # 1 from the first step on that is not finite
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -161,6 +163,7 @@ class Trainer(TrainerBase):
                 self._found_inf = torch.maximum(self._found_inf, reading.add(losses, batch))
                 self.scaler.scale(sum(losses.values()) / self.gradient_accumulation).backward()
         self._update()
+        reading.add_skipped(self._found_inf)
         self._unread.append(reading)
         # The folder of a run is written to after the first step, which must have been a good one.
         self.settle(self.ahead if self._begun else 0)
@@ -176,12 +179,18 @@ class Trainer(TrainerBase):
                 raise NonFiniteLoss(not_finite(self.iter, str(error).rstrip("."), files)) from error
 
     def _update(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = None
+        if self.clip_grad_norm > 0:
+            norm = nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
+        elif not self.scaler.is_enabled():
+            norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if norm is not None and not self.scaler.is_enabled():  # a scaler looks at the gradients itself
+            own = norm.to_local() if isinstance(norm, DTensor) else norm
+            self._found_inf = torch.maximum(self._found_inf, own.isfinite().logical_not().float())
         if comm.get_world_size() > 1:  # none of the processes steps where one of them must not
             dist.all_reduce(self._found_inf, dist.ReduceOp.MAX)
-        self.scaler.unscale_(self.optimizer)
-        if self.clip_grad_norm > 0:
-            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
         if not self.scaler.is_enabled():
             guarded_step(self.optimizer, self._found_inf)
             return
@@ -194,7 +203,7 @@ class Trainer(TrainerBase):
         """Read the losses of all steps but the newest `ahead` into the storage. All processes must call it.
 
         Raises:
-            NonFiniteLoss: in all processes, if one of them has a loss that is not finite.
+            NonFiniteLoss: in all processes, if one of them has a loss or a gradient that is not finite.
         """
         while len(self._unread) > ahead:
             self._record(self._unread.popleft())
@@ -202,8 +211,13 @@ class Trainer(TrainerBase):
     def _record(self, reading: LossReading) -> None:
         # Not gathered on the main process alone: all must stop at the same step.
         own = {"data_time": reading.data_time, "stop": self.stop.number is not None}
-        gathered = comm.all_gather({**own, "losses": reading.read(), "fault": reading.fault()})
-        if fault := next((each["fault"] for each in gathered if each["fault"]), None):
+        gathered = comm.all_gather(
+            {**own, "losses": reading.read(), "fault": reading.fault(), "skipped": reading.skipped_files()}
+        )
+        fault = next((each["fault"] for each in gathered if each["fault"]), None)
+        if fault is None and (files := [file for each in gathered for file in each["skipped"]]):
+            fault = not_finite(reading.iteration, None, files)
+        if fault:
             self._unread.clear()
             raise NonFiniteLoss(fault)
         self.stopping |= any(each["stop"] for each in gathered)
@@ -261,5 +275,6 @@ class Trainer(TrainerBase):
                 hook.scheduler.base_lrs = [options["initial_lr"] for options in own]
                 for group, rate in zip(self.optimizer.param_groups, hook.scheduler.get_lr(), strict=True):
                     group["lr"] = rate
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty after steps without loss scaling
+            self.scaler.load_state_dict(state["scaler"])
         self._evaluation_due = state.get("evaluation_due") is True

@@ -54,7 +54,7 @@ class Comparison:
 
     Attributes:
         errors: largest difference of each output, relative to its largest value.
-        pixels: share of pixels whose class differs.
+        pixels: share of pixels whose class differs; None without label maps.
         rows, matched_rows: rows of outputs that are ordered by rank, and those that are on both sides.
         row_errors: as `errors`, of matched rows.
         boxes, matched: boxes above the score on either side, and those that have a partner on the other one.
@@ -67,7 +67,7 @@ class Comparison:
     limits: Limits
     pairs: int = 0
     errors: dict[str, float] = field(default_factory=dict)
-    pixels: float = 0.0
+    pixels: float | None = None
     rows: int = 0
     matched_rows: int = 0
     row_errors: dict[str, float] = field(default_factory=dict)
@@ -84,6 +84,8 @@ class Comparison:
         found = [
             f"{name}: relative error {error:.1e}" for name, error in (self.errors | self.row_errors).items()
         ]
+        if self.pixels is not None:
+            found.append(f"label map: {self.pixels:.2%} of the pixels differ")
         if self.rows:
             found.append(f"rows: {self.matched_rows} of {self.rows} matched")
         if not self.boxes and not found:
@@ -105,7 +107,7 @@ class Comparison:
             for name, error in self.errors.items()
             if not error <= limits.error
         ]
-        if self.pixels > limits.pixels:
+        if self.pixels is not None and self.pixels > limits.pixels:
             failed.append(f"{self.pixels:.2%} of the label map differ")
         if self.matched_rows < ROWS * self.rows:
             failed.append(f"{self.rows - self.matched_rows} of {self.rows} rows have no partner")
@@ -125,7 +127,7 @@ class Comparison:
     def add(self, name: str, have: np.ndarray, want: np.ndarray) -> None:
         """Compare an output value by value; label maps by the share of equal pixels."""
         if name == "label_map":
-            self.pixels = max(self.pixels, float((want != have).mean()))
+            self.pixels = max(self.pixels or 0.0, float((want != have).mean()))
         else:
             difference = np.abs(have.astype(np.float64) - want).max() / _scale(want)
             # Unlike max, np.maximum keeps NaN, which no limit allows.

@@ -10,12 +10,17 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ..config import find_config
+from ..config import find_config, set_names
+from ..data.catalog import is_present, metadata
 from ..errors import UserError
 from ..hub.names import config_name
 from .runner import read_metadata
 
 logger = logging.getLogger("ivtuning")
+
+# What files predict, by their task, and the task of sets, by their `evaluator_type`; others are of detection.
+_PREDICTED = {"detection": "boxes", "segmentation": "label maps", "classification": "labels of whole images"}
+_TASKS = {"sem_seg": "segmentation", "classification": "classification"}
 
 
 def config_of_file(
@@ -68,3 +73,36 @@ def check_images(path: str | os.PathLike, facts: Mapping[str, Any], cfg: DictCon
             f"{os.fspath(path)} takes {words[wanted]}, and the config's model {words[given]}: give the "
             f"config that it was exported from{', ' + facts['config'] if facts['config'] else ''}"
         )
+
+
+def check_sets(
+    path: str | os.PathLike, facts: Mapping[str, Any], cfg: DictConfig, classes: Sequence[str]
+) -> None:
+    """Raise UserError unless the file predicts what the config's test sets hold, in their classes.
+
+    Sets that are not on this machine do not count.
+
+    Args:
+        classes: of the config's sets, in the order of the model's labels; none where these are not known.
+    """
+    for name in set_names(cfg, "test"):
+        try:
+            kind, present = metadata(name).get("evaluator_type"), is_present(name)
+        except UserError:  # it was registered by code that this process does not run
+            continue
+        task = _TASKS.get(kind, "detection")
+        if task != facts["task"] and present:
+            raise UserError(
+                f"{os.fspath(path)} predicts {_PREDICTED[facts['task']]}, and {name} has {_PREDICTED[task]}: "
+                "give another config"
+            )
+    names = list(facts["classes"])
+    if classes and names and list(classes) != names:
+        raise UserError(
+            f"{os.fspath(path)} has the classes {_listed(names)}, and the config's sets {_listed(classes)}: "
+            "give the config that it was exported from"
+        )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")

@@ -158,8 +158,9 @@ def _fetch(url: str, part: Path, tag: Path, file: Path) -> None:
             raise UserError(f"{cannot}: it has more than the {total:,} bytes that its server stated")
         if got <= before:
             break
+    size = "an unknown number of" if total is None else f"{total:,}"
     raise UserError(
-        f"{cannot}: the connection ended after {_size(part):,} of {total or 'an unknown number of':,} bytes"
+        f"{cannot}: the connection ended after {_size(part):,} of {size} bytes"
         f"{f' ({reason})' if reason else ''}: the same command goes on from there"
     )
 
@@ -185,6 +186,10 @@ def _receive(url: str, part: Path, tag: Path) -> tuple[int | None, str]:
             return have, ""  # it was complete, and killed before it was renamed
         part.unlink()
         return _receive(url, part, tag)
+    except UnicodeError as error:  # of a host name, perhaps one that the server redirects to
+        raise UserError(
+            f"{_shown(url)} is no address ({_one_line(error)}): check the name of its host"
+        ) from error
     with response:
         if response.headers.get_content_type() == "text/html":
             raise UserError(

@@ -58,6 +58,10 @@ class Settings:
     draw: bool = False
     threshold: float = 0.5
 
+    def options(self, others: Mapping[str, Any]) -> dict[str, Any]:
+        """What predictions depend on: `others`, and what settings change in the files."""
+        return {**others, "batch": self.batch, "draw": self.draw, "threshold": self.threshold}
+
 
 def predict_records(
     make: Callable[[], Predictor],
@@ -88,17 +92,11 @@ def predict_records(
     """
     if not len(source):
         raise UserError("there is no pair to predict")
-    options = {
-        **options,
-        "batch": settings.batch,
-        "draw": settings.draw,
-        "threshold": settings.threshold,
-    }
     new = make_folder(output)
     try:
         lock = FolderLock(output)
         try:
-            journal = Journal(output, options)
+            journal = Journal(output, settings.options(options))
             if not len(journal) and (output / JSON).exists():
                 raise UserError(
                     f"{output / JSON} is of another tool: move it away, or choose another --output"

@@ -15,7 +15,6 @@ from detectron2.structures import Instances
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..checkpoint.header import read_adapter
 from ..config import build, load_config
 from ..config.overrides import apply_overrides
 from ..config.parameters import locate_target
@@ -27,11 +26,12 @@ from ..engine.speed import matching_precision
 from ..errors import UserError
 from ..evaluation.confusion import label_map
 from ..evaluation.saliency import SaliencyEvaluator, saliency
-from ..export.config import check_images, config_of_file
+from ..export.config import check_images, check_sets, config_of_file
 from ..export.meta_arch import OnnxMetaArch
 from ..heads.dino.trace import find_decoder, trace_queries
 from ..visualization.gallery import painter_of_config, painter_of_prediction
 from ..visualization.overlay import draw_on_image
+from .classes import adapter_classes, model_classes
 from .inputs import Images, is_batch, records_of
 
 # Of a detector, a segmentor (or a model of salient objects, in floating point) and a classifier.
@@ -114,7 +114,8 @@ class Predictor:
 
         Raises:
             UserError: a file that cannot be run or gives no predictions, no such config, or one whose model
-                takes other images.
+                takes other images, or whose sets, as far as they are on this machine, have another task or
+                other classes.
         """
         if not isinstance(config, DictConfig):
             config, overrides = config_of_file(path, config, overrides)
@@ -122,7 +123,9 @@ class Predictor:
         self = cls.__new__(cls)
         self._read_mapper(cfg)
         self.model = OnnxMetaArch(path, cfg.train.device).eval()
-        check_images(path, self.model.file.metadata, cfg)
+        facts = self.model.file.metadata
+        check_images(path, facts, cfg)
+        check_sets(path, facts, cfg, sets_classes(cfg, facts["classes"]))
         return self
 
     def _read_mapper(self, cfg: DictConfig) -> None:
@@ -209,24 +212,12 @@ class Predictor:
     @cached_property
     def _names(self) -> tuple[list[str], list]:
         """The classes' names, and their colors where the set has its own."""
-        stored = self._stored_classes()
-        names = [str(name) for name in stored] if isinstance(stored, list) else []
-        in_order: list[str] = []
-        with contextlib.suppress(UserError):
-            in_order = sets_classes(self._cfg, names)
+        exported = isinstance(self.model, OnnxMetaArch)
+        stored = self.model.file.classes if exported else adapter_classes(self._adapter)
+        names = model_classes(self._cfg, stored)
         painter: Any = painter_of_config(self._cfg, 0.0)
-        classes, colors = list(painter.classes) or in_order, list(getattr(painter, "colors", ()))
+        classes, colors = list(painter.classes) or names, list(getattr(painter, "colors", ()))
         return (names, []) if names and names != classes else (classes, colors)
-
-    def _stored_classes(self) -> Any:
-        """The names in the exported file or the adapter, if any."""
-        if isinstance(self.model, OnnxMetaArch):
-            return self.model.file.classes
-        return (
-            read_adapter(self._adapter, tensors=False)[0]["metadata"].get("classes")
-            if self._adapter
-            else None
-        )
 
     def _precision(self) -> contextlib.AbstractContextManager:
         if self._dtype is None:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from ..data.modalities import SHOWN_IN, TIMES
 from ..engine.metrics import WINDOW
 from ..evaluation.miss_rate import SUBSETS
-from ..pages import Html, section, table, tag
+from ..pages import Html, joined, section, table, tag
 from ..visualization.curves import LOSS, METRICS
 from .cells import bar, figure
 from .charts import charts, line_chart
@@ -37,7 +37,11 @@ def headline(run: Run) -> Html:
         for name, value in figures.items()
         if "-" not in name and value is not None
     ]
-    return tag("ul", *tiles[:8], class_="tiles") if tiles else Html()
+    if not tiles:
+        return Html()
+    note = f"These figures are of {run.other_set}, which is not the run's own test set."
+    remark = tag("p", note, class_="note") if run.other_set else Html()
+    return joined(tag("ul", *tiles[:8], class_="tiles"), remark)
 
 
 def what_ran(names: Mapping[str, Run]) -> Html:
@@ -74,14 +78,17 @@ def curves(names: Mapping[str, Run]) -> Html:
 def results(names: Mapping[str, Run]) -> list[Html]:
     """Sections of the figures of each task: of the whole set, by class, by time of day and by modality."""
     tasks = dict.fromkeys(task for run in names.values() for task in run.results)
+    on = {name: f" on {run.other_set}" if run.other_set else "" for name, run in names.items()}
+    place = "".join(on.values()) if len(names) == 1 else ""  # of several runs the columns say it
     sections = []
     for task in tasks:
-        found = {name: run.results[task] for name, run in names.items() if task in run.results}
+        found = {name + on[name]: run.results[task] for name, run in names.items() if task in run.results}
         keys = list(dict.fromkeys(key for figures in found.values() for key in figures))
         whole = [key for key in keys if "-" not in key]
         parts = [table(["", *found], [[key, *(bar(f.get(key)) for f in found.values())] for key in whole])]
         parts += _by_part(found, keys)
-        sections.append(section(f"Figures of {TASKS.get(task, task)}", tag("div", *parts, class_="tables")))
+        title = f"Figures of {TASKS.get(task, task)}{place}"
+        sections.append(section(title, tag("div", *parts, class_="tables")))
     if not sections:
         return [section("Figures", tag("p", "The run has not been evaluated yet.", class_="note"))]
     return sections

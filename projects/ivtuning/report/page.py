@@ -76,6 +76,8 @@ def _details(run: Run, predictions: Predictions, threshold: float | None) -> Det
 
 def _disagreement(run: Run, details: Details) -> str:
     """A sentence where the predictions do not give the figures of the evaluation; otherwise ""."""
+    if run.other_set:
+        return f" The figures above are of another set, {run.other_set}."
     for name, value in details.figures.items():
         task, _, key = name.partition("/")
         known = run.results.get(task, {}).get(key)

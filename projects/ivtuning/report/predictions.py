@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ..config import set_names
-from ..data.catalog import listed
+from ..data.catalog import listed, metadata
 from ..engine.checks import check_evaluation, check_onnx
 from ..errors import UserError
 from ..export.runner import read_metadata
@@ -69,7 +69,7 @@ class Predictions:
 def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
     """The predictions for the test set, read from the run's folder or made by its model first.
 
-    Predictions of other weights or of another config are made again.
+    Predictions of other weights, of another config or of another test set are made again.
 
     Args:
         weights: a checkpoint, or its name; None: see :attr:`.runs.Run.model`.
@@ -101,7 +101,8 @@ def predict_run(run: Run, weights: str | None = None) -> Predictions | None:
         **_MAKER,
         "weights": file_identity(file),
         "adapter": file_identity(adapter),
-        "config": _digest({"model": cfg.model, "test": test}),
+        "set": [names[0], file_identity(metadata(names[0]).get("json_file"))],
+        "config": _digest(cfg.model, test),
     }
     folder = run.path / FOLDER
     if not _is_finished(folder, records, options, settings):
@@ -123,15 +124,14 @@ def _is_finished(folder: Path, records: list[dict], options: dict, settings: Set
     """Whether the folder holds predictions for all records; what an earlier report left of others goes."""
     if not (folder / NAME).is_file():
         return False
-    whole = {**options, "batch": settings.batch, "draw": settings.draw, "threshold": settings.threshold}
     try:
-        journal = Journal(folder, whole)
+        journal = Journal(folder, settings.options(options))
     except UserError:
         if not _is_ours(folder / NAME):
             raise
         shutil.rmtree(folder)
         return False
-    return all(record in journal for record in records) and (folder / JSON).is_file()
+    return all(record in journal for record in records) and (folder / SUMMARY).is_file()  # the last file
 
 
 def _is_ours(journal: Path) -> bool:
@@ -143,8 +143,9 @@ def _is_ours(journal: Path) -> bool:
     return isinstance(options, dict) and _MAKER.items() <= options.items()
 
 
-def _digest(nodes: dict) -> str:
-    text = OmegaConf.to_yaml(OmegaConf.create(nodes, flags={"allow_objects": True}))
+def _digest(*nodes: DictConfig) -> str:
+    """A hash of parts of a config, with the values that they refer to."""
+    text = "".join(OmegaConf.to_yaml(node, resolve=True) for node in nodes)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

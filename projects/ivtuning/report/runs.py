@@ -45,7 +45,8 @@ class Run:
         cfg: its config, with the changes of the command line.
         metrics: the figures of each iteration that has some, by iteration.
         results: the figures of the last evaluation by task and name, on 0..100, None where undefined.
-        evaluated: what the results are of: "weights" and "adapter", "onnx", or "iterations" of the run.
+        evaluated: what the results are of: "weights" and "adapter" or "onnx", with the "test" sets, or
+            "iterations" of the run.
         log: text of its log; "" if there is none.
     """
 
@@ -84,6 +85,12 @@ class Run:
         files = [self.path / BEST] if self.cfg.train.get("ema_decay") else []
         files += [self.path / FINAL, *reversed(run_checkpoints(self.path)), self.path / BEST]
         return next((Evaluated(str(file)) for file in files if file.is_file()), None)
+
+    @property
+    def other_set(self) -> str | None:
+        """The test set that the figures are of, where `make eval` took another one than the run's."""
+        test = self.evaluated.get("test")
+        return test if test and test != public_name(set_names(self.cfg, "test")) else None
 
     def _find(self, name: str) -> str:
         """A file that the results name, or the one of that name in the run's folder, if that was moved."""

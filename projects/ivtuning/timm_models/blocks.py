@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
 from ..tuning import Tuner
@@ -20,13 +23,15 @@ class Pass:
         self.infrared: Tensor | None = None
         self.size = (0, 0)
         self.prompt: Tensor | None = None
-        self.added: PassAdapters | None = None  # of a tuner that needs pairs, and so the prompt
+        self.added: PassAdapters | None = None
         self.adapters: dict[int, BlockAdapters | None] = {}  # of the blocks that see the present prompt
+        self.checkpointing = False  # whether blocks are recomputed in the backward pass
 
     def end(self) -> None:
         """Drop what would keep the graph alive."""
         self.infrared = self.prompt = self.added = None
         self.adapters = {}
+        self.checkpointing = False
 
 
 class Opened(SitedBlock):
@@ -49,9 +54,18 @@ class Opened(SitedBlock):
     original: type[nn.Module]
 
     def forward(self, x: Tensor, **options: Any) -> Tensor:
+        adapters = self._prepare(x)
+        prompt = None if adapters is None else self.shared.prompt
+        if self.shared.checkpointing and torch.is_grad_enabled():
+            # What belongs to this pass goes along: until the backward pass others may follow, of other sizes.
+            return checkpoint(self.run, x, adapters, prompt, use_reentrant=False, **options)
+        return self.run(x, adapters, prompt, **options)
+
+    def _prepare(self, x: Tensor) -> Any:
+        """What acts on this block in this forward pass, or None. It renews the prompt."""
         shared = self.shared
         if self.adapters is None or not shared.tuner.enabled:
-            return self.run(x, None, None, **options)
+            return None
         patches = x if x.dim() == 4 else x[:, shared.prefix :].unflatten(1, shared.size)
         if self.renews_prompt or shared.prompt is None:
             shared.prompt = patches
@@ -62,8 +76,12 @@ class Opened(SitedBlock):
                 shared.adapters = dict(zip(self.sharing, prepared, strict=True))
             adapters = shared.adapters[self.index]
         if x.dim() == 3:
-            adapters = PatchTokenAdapters(adapters, shared.size, shared.prefix)  # type: ignore[assignment]
-        return self.run(x, adapters, shared.prompt, **options)
+            return PatchTokenAdapters(adapters, shared.size, shared.prefix)
+        return adapters
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # The class has no name in any module; it is made anew of timm's.
+        return _new_block, (self.original,), self.__getstate__()
 
 
 class OpenedEva(Opened, ScaledBlock):
@@ -112,16 +130,24 @@ def open_blocks(model: nn.Module, shared: Pass) -> None:
     """Give every block of `model` what `shared.tuner` adds to it; the tuner builds it here.
 
     Raises:
-        UserError: see :func:`stages_of`; or the model is open already.
+        UserError: see :func:`stages_of`; or the model is open already, or in half precision; nothing has
+            changed then.
     """
     stages = stages_of(model)
+    if any(isinstance(block, Opened) for stage in stages for block in stage):
+        raise UserError("the model is attached already: call unload() first, or create it anew")
+    if half := next((p.dtype for p in model.parameters() if p.dtype.itemsize < 4), None):
+        raise UserError(
+            f"the model's weights are {str(half).removeprefix('torch.')}, too coarse for training: give them "
+            "in float32, by model.float(), and run the model under torch.autocast"
+        )
     widths = [block.norm1.weight.numel() for stage in stages for block in stage]
     shared.tuner.attach(widths)
     adapters = shared.tuner.blocks or [None] * len(widths)
     index = 0
     for number, stage in enumerate(stages):
         for position, block in enumerate(stage):
-            block.__class__ = opened_class(type(block))
+            block.__class__ = opened_class(type(block))  # type: ignore[arg-type]
             block.shared = shared
             # Every block of a ViT after the first takes its own input, as does a stage of a Swin.
             block.renews_prompt = position > 0 if len(stages) == 1 else number > 0 and position == 0
@@ -154,8 +180,13 @@ def _mixin(kind: type) -> type[Opened] | None:
     }.get(kind)
 
 
+@functools.cache
 def opened_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class of a block of `kind` with open sites."""
-    if issubclass(kind, Opened):
-        raise UserError("the model is attached already: call unload() first, or create it anew")
+    """The class of a block of timm's `kind` with open sites."""
     return type(f"Opened{kind.__name__}", (_mixin(kind), kind), {"original": kind})
+
+
+def _new_block(kind: Any) -> nn.Module:
+    """An opened block of timm's `kind` without content, for copies and pickles."""
+    opened: Any = opened_class(kind)
+    return opened.__new__(opened)

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import UserError
 from ..tuning import TUNERS, Tuner
-from ..tuning.base import set_frozen_eval
+from ..tuning.base import refuse_attached, set_frozen_eval
 from ..tuning.stems import STEMS, PromptStem, Stem, VisibleOnly
 from ..utils.tensors import digest_of
-from .blocks import Pass, close_block, open_blocks, stages_of
+from .blocks import Opened, Pass, close_block, open_blocks, stages_of
 from .files import read_adapter, write_adapter
 
 
@@ -45,15 +46,15 @@ class TunedModel(nn.Module):
             self._handle = model.patch_embed.register_forward_hook(self._enter)
             head, selected = {id(p) for p in self._head().parameters()}, list(tuner.select(self))
         except BaseException:
-            self.unload()
+            self._close()
             raise
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in head)
         for parameter in selected:
             parameter.requires_grad_(True)
         reference = model.patch_embed.proj.weight
-        tuner.to(reference.device)
-        stem.to(reference.device)
+        tuner.to(reference.device, reference.dtype)
+        stem.to(reference.device, reference.dtype)
         self.train(model.training)
 
     # What a tuner asks of a trunk.
@@ -125,11 +126,17 @@ class TunedModel(nn.Module):
                 )
         if self.training and torch.is_grad_enabled():
             self._refuse_checkpointing()
-        self._shared.infrared = infrared
+        # The blocks do it in timm's place, since they know what belongs to this pass.
+        parts = self._checkpointing()
+        self._shared.infrared, self._shared.checkpointing = infrared, bool(parts)
+        for part in parts:
+            part.grad_checkpointing = False
         try:
             return function(visible, **options)
         finally:
             self._shared.end()
+            for part in parts:
+                part.grad_checkpointing = True
 
     def _active_stem(self) -> Stem:
         """The stem; inside :meth:`disable`, the visible image alone in place of one that has parameters."""
@@ -149,14 +156,15 @@ class TunedModel(nn.Module):
             return to_map(out if image is visible else embed.forward(image))
 
         x, shared.prompt = self._active_stem()(visible, shared.infrared, embed_map)
-        if self.tuner.needs and self.tuner.enabled:
+        if self.tuner.enabled and self.tuner.blocks is not None:
             shared.added = self.tuner.begin(x)
         return x.flatten(1, 2) if flat else x
 
     def train(self, mode: bool = True) -> TunedModel:
         """As usual, but frozen parts stay in eval mode: without drop-path and dropout."""
-        if mode:
+        if mode:  # checked before half of the model has changed
             self._refuse_checkpointing()
+            self.tuner.check_trainable()
         super().train(mode)
         if mode:
             set_frozen_eval(self.model)
@@ -166,11 +174,16 @@ class TunedModel(nn.Module):
         return self
 
     def _refuse_checkpointing(self) -> None:
-        if self.tuner.needs and getattr(self.model, "grad_checkpointing", False):
+        if self._checkpointing() and any(isinstance(m, _BatchNorm) for m in self.tuner.modules()):
             raise UserError(
                 f"{type(self.tuner).__name__} does not go with timm's gradient checkpointing, which runs "
-                "blocks twice: call set_grad_checkpointing(False)"
+                "its batch norms twice: call set_grad_checkpointing(False)"
             )
+
+    def _checkpointing(self) -> list[nn.Module]:
+        """The parts in which timm's gradient checkpointing is on: the model, or stages of a Swin."""
+        parts = self.model, *getattr(self.model, "layers", ())
+        return [part for part in parts if getattr(part, "grad_checkpointing", False)]
 
     # What trains.
 
@@ -216,25 +229,41 @@ class TunedModel(nn.Module):
         self.tuner.merge(self)
 
     def unmerge(self) -> None:
-        """Undo :meth:`merge`, up to rounding."""
+        """Undo :meth:`merge`, bit by bit."""
         self.tuner.unmerge(self)
 
     def unload(self) -> nn.Module:
         """Give back the timm model without what was added: its base, or what :meth:`merge` made of it.
 
-        The parameters that trained before :func:`attach` train again.
+        The parameters that trained before :func:`attach` train again, and no frozen part stays in eval mode
+        where the model is in training mode. A second call changes nothing.
         """
+        if self._close():
+            self.model.train(self.training)
+        return self.model
+
+    def _close(self) -> bool:
+        """Undo what was changed in the model; False where that was done before."""
+        # A model that was attached again since has blocks of its new owner.
+        opened = [b for b in self.blocks if isinstance(b, Opened) and b.shared is self._shared]
+        if not opened:
+            return False
         if self._handle is not None:
             self._handle.remove()
         self.tuner.remove_hooks()
-        for block in self.blocks:
+        for block in opened:
             close_block(block)
         for parameter, trains in self._trained_before:
             parameter.requires_grad_(trains)
-        return self.model
+        return True
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The tensors of an adapter file by their names here: all that was added, and all that trains."""
+        """The tensors of an adapter file by their names here: all that was added, and all that trains.
+
+        Raises:
+            UserError: the tuner is merged into the base.
+        """
+        next(iter(self.tuner.select(self)), None)  # refuses
         state = self.state_dict(keep_vars=True)
         added = tuple(f"{name}." for name in ("tuner", "stem"))
         return {n: t for n, t in state.items() if n.startswith(added) or getattr(t, "requires_grad", False)}
@@ -243,7 +272,8 @@ class TunedModel(nn.Module):
         """Write :meth:`trained_state` to a safetensors file, whole or not at all.
 
         Raises:
-            UserError: the name does not end in .safetensors, or the place refuses files.
+            UserError: the name does not end in .safetensors, the place refuses files, or the tuner is merged
+                into the base.
         """
         write_adapter(path, self.trained_state(), self._facts())
 
@@ -254,8 +284,8 @@ class TunedModel(nn.Module):
             path: of the file, or its name: hf://OWNER/REPO/FILE[@REVISION] or https://...
 
         Raises:
-            UserError: not such a file, one that cannot be fetched, another base, stem or tuner, or other
-                shapes; the model is then as it was.
+            UserError: not such a file, one that cannot be fetched, another base, stem or tuner, other shapes,
+                or a tuner that is merged into the base; the model is then as it was.
         """
         read_adapter(path, self.trained_state(), self._facts())
 
@@ -292,14 +322,16 @@ def attach(model: nn.Module, tuner: Tuner, stem: Stem | None = None) -> TunedMod
             that needs pairs, else the model takes one image.
 
     Raises:
-        UserError: a model of another kind, one that is attached already, not a tuner or a stem, or a stem
-            that ignores an image which the tuner needs.
+        UserError: a model of another kind, one that is attached already or in half precision, not a tuner or
+            a stem, one that is part of a model already, or a stem that ignores an image that the tuner needs.
     """
     for kind, given, base, known in (("tuner", tuner, Tuner, TUNERS), ("stem", stem, Stem, STEMS)):
         if given is not None and not isinstance(given, base) or (kind == "tuner" and given is None):
             raise UserError(
                 f"{kind}={given!r} is not a {kind}: give one of {', '.join(known)}, as {kind}=...()"
             )
+        if given is not None:
+            refuse_attached(given)
     if stem is None:
         stem = PromptStem() if tuner.needs else VisibleOnly()
     if ignored := [image for image in tuner.needs if image not in stem.uses]:

@@ -85,10 +85,21 @@ class PassAdapters:
         return [self.blocks[i] for i in indices]
 
 
+def refuse_attached(plugin: nn.Module) -> None:
+    """Raise UserError where the tuner or stem `plugin` is part of a model already.
+
+    It would lose the modules that it built for that model, and what they learned.
+    """
+    if plugin.attached:
+        name = type(plugin).__name__
+        raise UserError(f"this {name} is attached to a model already: give a new one, as {name}(...)")
+
+
 class Tuner(nn.Module):
     """A tuning method. Subclasses override :meth:`build_adapters` and/or :meth:`select`.
 
     Attributes:
+        attached: True after :meth:`attach`; each model needs a tuner of its own.
         enabled: False inside :meth:`ivtuning.backbones.trunk.Trunk.disable_adapters`.
         zero_init: whether :meth:`attach` makes what it built the identity.
         needs: images that the stem must use for the method to make sense, of "visible" and "infrared".
@@ -97,6 +108,7 @@ class Tuner(nn.Module):
             revision is refused.
     """
 
+    attached = False
     enabled = True
     zero_init = False
     needs: tuple[str, ...] = ()
@@ -108,11 +120,17 @@ class Tuner(nn.Module):
         return {}
 
     def attach(self, widths: Sequence[int]) -> None:
-        """Build the added modules; `widths` holds the channel width of every block of the trunk, in order."""
+        """Build the added modules; `widths` holds the channel width of every block of the trunk, in order.
+
+        Raises:
+            UserError: it is attached already.
+        """
+        refuse_attached(self)
         adapters = [self.build_adapters(width) for width in widths]
         self.blocks = nn.ModuleList(adapters) if all(a is not None for a in adapters) else None
         if self.zero_init:
             self.reset_to_identity()
+        self.attached = True
 
     def build_adapters(self, width: int) -> BlockAdapters | None:
         """The modules added to one block of `width` channels; None where the method adds nothing."""
@@ -154,6 +172,9 @@ class Tuner(nn.Module):
             f"{type(self).__name__} cannot be merged into the base: {self.unmergeable}; deploy the base with "
             "the adapter file (--adapter)"
         )
+
+    def check_trainable(self) -> None:
+        """Raise UserError where the model cannot train as it is, such as after :meth:`merge`."""
 
     def fold(self, trunk: nn.Module) -> None:
         """Replace what was added by a form for inference alone that computes the same, where there is one.

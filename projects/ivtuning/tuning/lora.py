@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import UserError
+from ..utils.precision import without_autocast
 from .base import Tuner
 from .options import need_number, need_whole
 
 TARGETS = ("q", "k", "v")
+MERGED = "LoRA is merged into the base: call unmerge_adapters() first, or unmerge() of a timm model"
 
 
 class LowRank(nn.Module):
@@ -31,6 +33,9 @@ class LowRank(nn.Module):
         self.scaling = scaling
         self.rows = slice(None)
         self.active = True
+        # The rows of the base as they were before merging: subtracting would not restore them bit by bit. No
+        # buffer, which would follow the model into half precision.
+        self.unmerged: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scaling
@@ -81,7 +86,9 @@ class LoRA(Tuner):
         )
 
     def register_hooks(self, trunk: nn.Module) -> None:
-        self.handles = []
+        # Not on the stem, which is not merged.
+        guarded = trunk, *(child for name, child in trunk.named_children() if name != "stem")
+        self.handles = [m.register_load_state_dict_pre_hook(self._refuse_loading) for m in guarded]
         for block, updates in zip(trunk.blocks, self.updates, strict=True):
             for target, update in updates.items():
                 layer, update.rows = _projection(block.attn, target)
@@ -99,7 +106,7 @@ class LoRA(Tuner):
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
         if self.merged:
-            raise UserError("LoRA is merged into the base: call the trunk's unmerge_adapters() first")
+            raise UserError(MERGED)
         return ()
 
     def enable(self, on: bool) -> None:
@@ -111,10 +118,19 @@ class LoRA(Tuner):
         for update in self._updates():
             nn.init.zeros_(update.lora_B)
 
+    def check_trainable(self) -> None:
+        if self.merged:
+            raise UserError(f"a merged LoRA does not train: {MERGED}")
+
     def train(self, mode: bool = True) -> LoRA:
-        if mode and self.merged:
-            raise UserError("a merged LoRA does not train: call the trunk's unmerge_adapters() first")
+        if mode:
+            self.check_trainable()
         return super().train(mode)
+
+    def _refuse_loading(self, *_: object) -> None:
+        """Hook before ``load_state_dict``: a clean base would stay without LoRA, or have it subtracted."""
+        if self.merged:
+            raise UserError(MERGED)
 
     def merge(self, trunk: nn.Module) -> None:
         if self.training:
@@ -124,21 +140,31 @@ class LoRA(Tuner):
         if any(layer.weight.dtype.itemsize < 4 for layer, _, _ in self._projections(trunk)):
             raise UserError("weights in half precision would round LoRA away: merge in float32, convert then")
         if not self.merged:
-            self._change_base(trunk, 1)
+            with torch.no_grad():
+                for layer, rows, update in self._projections(trunk):
+                    update.unmerged = layer.weight[rows].clone()
+                    with without_autocast(layer.weight.device.type):
+                        layer.weight[rows] += update.weight()
+            self._set_merged(True)
 
     def fold(self, trunk: nn.Module) -> None:
         self.merge(trunk)
         self.remove_hooks()
+        for update in self._updates():
+            update.unmerged = None
 
     def unmerge(self, trunk: nn.Module) -> None:
+        """Undo :meth:`merge`, bit by bit; after :meth:`mark_merged` up to rounding."""
         if self.merged:
-            self._change_base(trunk, -1)
-
-    @torch.no_grad()
-    def _change_base(self, trunk: nn.Module, sign: int) -> None:
-        for layer, rows, update in self._projections(trunk):
-            layer.weight[rows] += sign * update.weight()
-        self._set_merged(sign > 0)
+            with torch.no_grad():
+                for layer, rows, update in self._projections(trunk):
+                    if update.unmerged is not None:
+                        layer.weight[rows] = update.unmerged.to(layer.weight)
+                    else:
+                        with without_autocast(layer.weight.device.type):
+                            layer.weight[rows] -= update.weight()
+                    update.unmerged = None
+            self._set_merged(False)
 
     def _projections(self, trunk: nn.Module) -> Iterator[tuple[nn.Linear, slice, LowRank]]:
         for block, updates in zip(trunk.blocks, self.updates, strict=True):

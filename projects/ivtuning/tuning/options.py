@@ -21,10 +21,11 @@ def need_rate(key: str, value: object) -> None:
         raise UserError(f"{key}={value!r}: give a rate from 0 to below 1")
 
 
-def need_number(key: str, value: object) -> None:
-    """Raise UserError unless `value` of the option `key` is a finite number."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-        raise UserError(f"{key}={value!r}: give a number")
+def need_number(key: str, value: object, least: float | None = None) -> None:
+    """Raise UserError unless `value` of the option `key` is a finite number, of at least `least`."""
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (least is not None and value < least):  # type: ignore[operator]
+        raise UserError(f"{key}={value!r}: give a number" + ("" if least is None else f" from {least:g}"))
 
 
 def need_choice(key: str, value: object, choices: Sequence[str | None]) -> None:

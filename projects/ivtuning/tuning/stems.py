@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..utils.norms import NORMS
+from .base import refuse_attached
 from .iv_tuning.modules import PromptGenerator
 from .layers import set_zero
 from .options import need_choice, need_whole
@@ -22,9 +23,11 @@ class Stem(nn.Module):
     """Base of all stems. A stem's own parameters always train.
 
     Attributes:
+        attached: True after :meth:`attach`; each model needs a stem of its own.
         uses: the images that have an influence, of "visible" and "infrared".
     """
 
+    attached = False
     uses: tuple[str, ...] = ("visible", "infrared")
 
     def meaning(self) -> dict[str, object]:
@@ -32,7 +35,13 @@ class Stem(nn.Module):
         return {}
 
     def attach(self, embed: nn.Module) -> None:
-        """Build the parts that depend on the trunk; `embed` is its patch embedding."""
+        """Build the parts that depend on the trunk; `embed` is its patch embedding.
+
+        Raises:
+            UserError: it is attached already.
+        """
+        refuse_attached(self)
+        self.attached = True
 
     def base_loaded(self, embed: nn.Module) -> None:
         """Called after pretrained weights have been read into the trunk."""
@@ -78,6 +87,7 @@ class TwoEmbeddings(Stem):
         self.from_visible = from_visible
 
     def attach(self, embed: nn.Module) -> None:
+        super().attach(embed)
         self.embed = copy.deepcopy(embed)
         for module in self.embed.modules():
             if hasattr(module, "reset_parameters"):

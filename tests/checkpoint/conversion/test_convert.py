@@ -165,3 +165,10 @@ def test_a_detector_is_converted_when_it_is_loaded(tmp_path):
     assert {n.split(".")[2] for n in report.fresh} == {"stem", "tuner"}
     assert same(plain(model), plain(source))
     assert model.backbone.net.base_file == "in.pth"
+
+
+def test_the_home_of_an_output_that_the_shell_left_as_it_is(tmp_path, monkeypatch):
+    torch.save({"model": foreign.idea(plain(build(DINO)), layers=2)}, tmp_path / "in.pth")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--config-file", DINO, "--from", "dino", "~/in.pth", "~/out.safetensors", *SMALL[DINO]]
+    assert tool(*words) == 0 and (tmp_path / "out.safetensors").is_file()

@@ -313,6 +313,8 @@ def test_padding_may_count_as_image():
         ("model.transformer.num_levels=4", "in_features has 4 entries: give 5"),
         ("model.atss.anchor_generator.aspect_ratios=[1.0,2.0]", "one size and one aspect ratio"),
         ("model.soft_nms.iou_threshold=0", "more than 0, at most 1"),
+        ("model.soft_nms.min_score=-1", "model.soft_nms.min_score=-1: give a number from 0"),
+        ("model.atss.centerness_weight=-1", "model.atss.centerness_weight=-1: give a number from 0"),
     ],
 )
 def test_what_does_not_fit_is_reported(override, message):

@@ -21,7 +21,15 @@ from ivtuning.config import load_config
 from ivtuning.data.transforms.one_of import OneOf
 from ivtuning.engine.optim import param_groups
 from ivtuning.errors import UserError
-from ivtuning.heads.dino import DINO, ContrastiveDenoising, PairedDINO, Transformer
+from ivtuning.heads.codetr import SoftNMS
+from ivtuning.heads.dino import (
+    DINO,
+    ContrastiveDenoising,
+    Criterion,
+    HungarianMatcher,
+    PairedDINO,
+    Transformer,
+)
 from ivtuning.heads.dino.encoder import feature_layout
 from ivtuning.heads.dino.positional import box_positions, map_positions
 from ivtuning.heads.dino.targets import Targets
@@ -316,6 +324,14 @@ def test_swin_and_two_sizes_of_images():
         (lambda: ChannelMapper([8], 48, 1), r"GroupNorm\(32\) needs a multiple of 32"),
         (lambda: DINO(None, None, K, [1.0] * 6, [1.0] * 3), "pixel_mean has 6 values, pixel_std 3"),
         (lambda: OneOf([]), "nothing to choose from"),
+        (lambda: HungarianMatcher(box_weight=float("nan")), "matcher.box_weight=nan: give a number from 0"),
+        (lambda: HungarianMatcher(giou_weight=-1), "matcher.giou_weight=-1: give a number from 0"),
+        (lambda: Criterion(class_weight=float("inf")), "criterion.class_weight=inf: give a number from 0"),
+        (lambda: Criterion(giou_weight=-2.0), "criterion.giou_weight=-2.0: give a number from 0"),
+        (lambda: ContrastiveDenoising(box_noise_scale=float("nan")), "give .* a box noise scale from 0"),
+        (lambda: ContrastiveDenoising(num_dn_queries=float("nan")), "give at least 1 query"),
+        (lambda: SoftNMS(min_score=float("nan")), "soft_nms.min_score=nan: give a number from 0"),
+        (lambda: SoftNMS(min_score=-0.1), "soft_nms.min_score=-0.1: give a number from 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_reported(build, message):

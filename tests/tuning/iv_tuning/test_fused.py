@@ -156,3 +156,20 @@ def test_under_autocast():
         if not name.endswith("conv1.bias"):
             assert grads[name].dtype == torch.float32
             assert (grads[name] - grad).norm() <= 0.05 * grad.norm(), name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_backward_pass_is_in_the_mode_of_the_forward_pass(training):
+    def switched(*args):
+        y = site(*args)
+        for module in args[:2]:
+            module.train(not training)
+        return y
+
+    modules = [module.train(training) for module in parts()]
+    copies = copy.deepcopy(modules)
+    _, grads, buffers = run(switched, *modules, torch.float64)
+    _, expected, expected_buffers = run(site, *copies, torch.float64)
+    assert all(torch.equal(grads[n], g) for n, g in expected.items())
+    assert all(torch.equal(buffers[n], b) for n, b in expected_buffers.items())
+    assert modules[0].mix.norm.training != training

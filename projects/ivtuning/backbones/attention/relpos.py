@@ -167,7 +167,11 @@ class _Tiled(torch.autograd.Function):
             torch.sum(grid, -1, out=grad_a[head, query])
             torch.sum(grid, -2, out=grad_b[head, query])
         grads = grad_q.mul_(scale), grad_k.mul_(scale), grad_v, grad_a, grad_b
-        input_grads = iter(torch.autograd.grad(terms, [t for t in inputs if t.requires_grad], grads))
+        # Where only the tables train, q, k and v are constants.
+        dependent = [(t, g) for t, g in zip(terms, grads, strict=True) if t.requires_grad]
+        wanted = [t for t in inputs if t.requires_grad]
+        outputs, output_grads = zip(*dependent, strict=True)
+        input_grads = iter(torch.autograd.grad(outputs, wanted, output_grads))
         return tuple(next(input_grads) if t.requires_grad else None for t in inputs)
 
 

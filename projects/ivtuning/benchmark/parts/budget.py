@@ -75,13 +75,17 @@ def budget(options: Options, name: str, method: str, size: tuple[int, int]) -> d
 
 
 def _step(trunk: Trunk, options: Options, size: tuple[int, int]) -> Mapping[str, Work]:
-    """Forward and backward pass. Autocast, which the meta device lacks, is that of a CPU's fake tensors."""
+    """Forward and backward pass.
+
+    Autocast, which the meta device lacks, is that of a CPU's fake tensors, with the layer norms of CUDA's.
+    """
     half = options.dtype == "bf16"
     shift_mask.cache_clear()  # a fake mask is of use in its own pass alone
     with FakeTensorMode() if half else contextlib.nullcontext():
         device = "cpu" if half else "meta"
         if half:
             _replace_tensors(trunk, lambda x: torch.empty(x.shape, dtype=x.dtype, device=device))
+            _widen_norms(trunk)
         x = torch.empty(options.batch, 6, *size, device=device)
         with OperatorCounter(trunk) as counter:
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -89,6 +93,13 @@ def _step(trunk: Trunk, options: Options, size: tuple[int, int]) -> Mapping[str,
             energy(outputs).backward()
     shift_mask.cache_clear()
     return counter.work
+
+
+def _widen_norms(trunk: Trunk) -> None:
+    """Have plain layer norms compute in float32, as under CUDA's autocast; a CPU's leaves them in bf16."""
+    for module in trunk.modules():
+        if type(module) is nn.LayerNorm:  # the norm of the trunks' blocks keeps its input's type
+            module.register_forward_pre_hook(lambda _, args: (args[0].float(),))
 
 
 def _replace_tensors(module: nn.Module, make: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from ...errors import UserError
+from ...tuning.options import need_number
 from ...utils.precision import at_least_float32
 from ..dino.boxes import generalized_iou
 from ..dino.criterion import mean_over_processes
@@ -45,7 +46,7 @@ class ATSSHead(nn.Module):
         centerness_weight: weight of the binary cross-entropy, divided by the number of positive anchors.
 
     Raises:
-        UserError: several anchors at one position.
+        UserError: several anchors at one position, or a weight that is not a number from 0.
     """
 
     def __init__(
@@ -61,6 +62,9 @@ class ATSSHead(nn.Module):
         super().__init__()
         if set(anchor_generator.num_anchors) != {1}:
             raise UserError("model.atss.anchor_generator: give one size and one aspect ratio for every map")
+        weights = dict(class_weight=class_weight, box_weight=box_weight, centerness_weight=centerness_weight)
+        for name, weight in weights.items():
+            need_number(f"model.atss.{name}", weight, least=0)
         self.num_classes, self.anchor_generator = num_classes, anchor_generator
         self.weights = (class_weight, box_weight, centerness_weight)
         self.box2box_transform = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))

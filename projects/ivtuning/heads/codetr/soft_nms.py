@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ...errors import UserError
+from ...tuning.options import need_number
 
 
 class SoftNMS:
@@ -19,12 +20,13 @@ class SoftNMS:
         min_score: boxes whose score falls below are dropped.
 
     Raises:
-        UserError: `iou_threshold` is not in 0..1.
+        UserError: `iou_threshold` is not in 0..1, or `min_score` not a number from 0.
     """
 
     def __init__(self, iou_threshold: float = 0.8, min_score: float = 1e-3):
         if not 0 < iou_threshold <= 1:
             raise UserError(f"model.soft_nms.iou_threshold={iou_threshold}: give more than 0, at most 1")
+        need_number("model.soft_nms.min_score", min_score, least=0)
         self.iou_threshold, self.min_score = iou_threshold, min_score
 
     @torch.no_grad()

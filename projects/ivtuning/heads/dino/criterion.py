@@ -8,6 +8,7 @@ from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from ...tuning.options import need_number
 from ...utils.precision import at_least_float32
 from .boxes import generalized_iou, to_corners
 from .decoder import Predictions
@@ -36,6 +37,9 @@ class Criterion:
         class_weight: weight of the focal loss (alpha 0.25, gamma 2) over all queries and classes.
         box_weight: weight of the L1 distance of matched boxes, cx, cy, w, h.
         giou_weight: weight of 1 - generalized IoU of matched boxes.
+
+    Raises:
+        UserError: a weight that is not a number from 0.
     """
 
     def __init__(
@@ -45,6 +49,9 @@ class Criterion:
         box_weight: float = 5.0,
         giou_weight: float = 2.0,
     ):
+        weights = dict(class_weight=class_weight, box_weight=box_weight, giou_weight=giou_weight)
+        for name, weight in weights.items():
+            need_number(f"model.criterion.{name}", weight, least=0)
         self.matcher = matcher or HungarianMatcher()
         self.weights = (class_weight, box_weight, giou_weight)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,8 @@ class ContrastiveDenoising:
     def __init__(
         self, num_dn_queries: int = 100, label_noise_ratio: float = 0.5, box_noise_scale: float = 1.0
     ):
-        if num_dn_queries < 1 or not 0 <= label_noise_ratio <= 1 or box_noise_scale < 0:
+        in_range = 0 <= label_noise_ratio <= 1 and 0 <= box_noise_scale < math.inf  # NaN is in none
+        if not num_dn_queries >= 1 or not in_range:
             raise UserError(
                 f"denoising with num_dn_queries={num_dn_queries}, label_noise_ratio={label_noise_ratio}, "
                 f"box_noise_scale={box_noise_scale}: give at least 1 query, a label noise ratio in 0..1 "

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ...tuning.options import need_number
 from ...utils.precision import at_least_float32
 from .boxes import generalized_iou, to_corners
 from .targets import Targets
@@ -36,9 +37,15 @@ class HungarianMatcher:
             its loss as a negative.
         box_weight: weight of the L1 distance between the boxes, cx, cy, w, h.
         giou_weight: weight of minus their generalized IoU.
+
+    Raises:
+        UserError: a weight that is not a number from 0.
     """
 
     def __init__(self, class_weight: float = 2.0, box_weight: float = 5.0, giou_weight: float = 2.0):
+        weights = dict(class_weight=class_weight, box_weight=box_weight, giou_weight=giou_weight)
+        for name, weight in weights.items():
+            need_number(f"model.criterion.matcher.{name}", weight, least=0)
         self.class_weight, self.box_weight, self.giou_weight = class_weight, box_weight, giou_weight
 
     @torch.no_grad()

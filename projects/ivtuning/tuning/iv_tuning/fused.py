@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -139,11 +140,24 @@ def site(adapter: HybridAdapter, weights: SiteWeights, attended: Tensor, x: Tens
         x,
         weights,
         adapter.transform.norm.eps,
-        inner=adapter.bottleneck,
+        inner=partial(_bottleneck, adapter, adapter.mix.norm.training),
         parameters=tuple(adapter.mix.parameters()),
         prompt=attended,
         dropout=adapter.dropout.p if adapter.training else 0.0,
     )
+
+
+def _bottleneck(adapter: HybridAdapter, training: bool, u: Tensor, update_statistics: bool = True) -> Tensor:
+    """The adapter's bottleneck, its norm in the mode `training` of the forward pass.
+
+    The model may be in the other mode by the time of the backward pass.
+    """
+    norm = adapter.mix.norm
+    now, norm.training = norm.training, training
+    try:
+        return adapter.bottleneck(u, update_statistics)
+    finally:
+        norm.training = now
 
 
 def adapted_residual(

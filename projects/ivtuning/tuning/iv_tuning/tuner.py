@@ -45,9 +45,10 @@ class IVTuning(Tuner):
         preset: "parity" or "vitdet_v1"; sets the options that define it.
         backend: how the sites are computed. "plain" runs the modules as they are defined, one after the
             other. "fused" joins them to operations that keep less for the backward pass, and multiplies out
-            constants in evaluation. "triton" uses CUDA kernels. All give the same values up to rounding.
-            "auto" takes the kernels where they can run and "fused" elsewhere. torch.compile always compiles
-            the plain form.
+            constants in evaluation; after writes through ``.data``, which torch does not count, call
+            ``model.eval()`` to have them multiplied out again. "triton" uses CUDA kernels. All give the same
+            values up to rounding. "auto" takes the kernels where they can run and "fused" elsewhere.
+            torch.compile always compiles the plain form.
 
     Raises:
         UserError: an option of another kind or range.
