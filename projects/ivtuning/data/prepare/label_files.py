@@ -95,7 +95,7 @@ def _yaml_classes(path: Path) -> list[str]:
 
 
 def yolo_classes(place: str, top: Path) -> list[str]:
-    """The classes of a YOLO set from a file beside its labels or above, up to the folder that holds `top` too."""
+    """The classes of a YOLO set from a file beside its labels or above, up to the folder that `top` is in."""
     folder = fixed_folder(place)
     top = Path(os.path.commonpath([folder, top]))
     while True:
