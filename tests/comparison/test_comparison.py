@@ -12,6 +12,7 @@ from helpers.tools import load_tool
 
 from ivtuning.comparison import ROWS, Options, compare, markdown, runs
 from ivtuning.comparison.conditions import versions
+from ivtuning.comparison.models import final
 from ivtuning.comparison.plan import Plan
 from ivtuning.config import build, load_config
 from ivtuning.errors import UserError
@@ -226,3 +227,9 @@ def test_label_maps_are_compared_by_their_own_figure(pairs, tmp_path):
     (row,) = results["rows"]
     assert 0 <= row["figures"]["sem_seg/mIoU"]["mean"] <= 100 and row["pairs"] == 2
     assert "mIoU" in markdown(results)
+
+
+def test_the_model_of_a_row_is_the_one_that_was_evaluated():
+    for decay, name in ((0, "model_final.pth"), (0.9, "model_averaged.pth")):
+        cfg = load_config(CONFIG, [f"train.ema_decay={decay}", "train.output_dir=out"])
+        assert final(cfg) == f"out/{name}"

@@ -224,8 +224,6 @@ def test_a_stop_leaves_tables_and_charts_of_what_has_run(tiny, tmp_path, trained
         (["--variant", "visible only: train.max_iter=1"], "there is a row visible only: choose another name"),
         (["--variant", "GN: model.backbone.net.tuner.nrm=GN"], "has no 'nrm'; did you mean 'norm'"),
         (["--against", "Ful"], "--against Ful: no such row"),
-        (["train.ema_decay=0.9"], "train.ema_decay=0.9: figures would be of averaged weights"),
-        (["--variant", "EMA: train.ema_decay=0.5"], "train.ema_decay=0.5: figures would be of"),
         (["train.init_checkpoint=nowhere.pth"], "no trunk file 'nowhere.pth': `make demo` writes"),
         (["train.init_checkpoint="], "no trunk file ''"),
         (["model.backbone.net.tuner=Full"], "give the data set's IV-tuning config"),

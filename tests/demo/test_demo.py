@@ -137,13 +137,6 @@ def test_a_wrong_override_stops_before_anything_is_made(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_averaged_weights_are_refused_before_anything_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "generate", None)
-    with pytest.raises(UserError, match="train.ema_decay=0.9: figures would be of averaged weights"):
-        demo.main(tmp_path / "demo", ["train.ema_decay=0.9"])
-    assert not list(tmp_path.iterdir())
-
-
 def test_pictures_are_spread_over_the_set():
     records = [{"number": n, "time": TIMES[n % 2]} for n in range(32)]
     drawn = spread(records, 16)

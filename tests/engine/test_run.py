@@ -78,6 +78,8 @@ def test_a_killed_run_resumes_to_bit_equal_weights(
     if ema:
         for name, value in a["trainer"]["hooks"]["EMA"]["average"].items():
             assert torch.equal(value, b["trainer"]["hooks"]["EMA"]["average"][name]), name
+            for where in (folder, tmp_path):  # the weights that were evaluated
+                assert torch.equal(read_checkpoint(where / "model_averaged.pth")["model"][name], value), name
 
 
 def test_a_run_goes_on_with_the_rates_that_it_is_given(pairs, tmp_path, monkeypatch):

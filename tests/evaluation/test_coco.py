@@ -190,6 +190,16 @@ def test_bad_input_is_reported_in_one_line(make, tmp_path):
     MetadataCatalog.pop("evaluated_gone")
 
 
+def test_a_class_called_like_a_part_is_refused(make):
+    truth = one_object_scene()
+    truth["categories"][0]["name"] = "infrared"
+    with pytest.raises(UserError, match="AP-infrared would be the figure of a class and of a part"):
+        make(truth)
+    for annotation in truth["annotations"]:
+        del annotation["modality"]
+    make(truth)  # no such part
+
+
 def test_miss_rates_stand_beside_ap(make):
     truth = random_truth(1, modality=False)
     for a in truth["annotations"]:

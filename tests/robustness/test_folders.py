@@ -68,6 +68,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert names == {
         *("config.yaml", "log.txt", "metrics.json", "results.json", "best.json", "last_checkpoint"),
         *("model_0000000.pth", "model_0000001.pth", "model_final.pth", "model_best.pth"),
+        "model_averaged.pth",
     }
     results = json.loads((finished / "out/results.json").read_text())
     assert results["iterations"] == 2 and "AP50" in results["results"]["bbox"]

@@ -23,6 +23,8 @@ from .shards import gathered, share
 
 # Names of a run's checkpoints beside the numbered ones: the last one, and one of a run that a signal stopped.
 FINAL, STOPPED = "model_final.pth", "model_stopped.pth"
+BEST = "model_best.pth"  # by train.best_metric
+AVERAGED = "model_averaged.pth"  # the weights that a finished run with train.ema_decay evaluated
 
 
 def run_checkpoints(folder: str | os.PathLike) -> list[Path]:

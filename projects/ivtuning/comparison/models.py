@@ -9,26 +9,17 @@ from omegaconf import DictConfig
 
 from ..checkpoint import save_adapter
 from ..checkpoint.adapter import group_sizes
+from ..checkpoint.checkpointer import AVERAGED, FINAL
 from ..engine import run
 from ..engine.parameters import count_parameters
-from ..errors import UserError
 
 ADAPTER = "adapter.safetensors"
 COUNTS = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_total", "model_trainable")
 
 
-def refuse_averaging(cfg: DictConfig) -> None:
-    """Raise UserError where a run evaluates averaged weights: its checkpoint and adapter have the others."""
-    if decay := cfg.train.get("ema_decay"):
-        raise UserError(
-            f"train.ema_decay={decay:g}: figures would be of averaged weights, and the adapter and all that "
-            "is computed with it of others: give train.ema_decay=0"
-        )
-
-
 def final(cfg: DictConfig) -> str:
-    """The checkpoint that a finished run leaves."""
-    return f"{cfg.train.output_dir}/model_final.pth"
+    """The file of the weights that a finished run evaluated."""
+    return f"{cfg.train.output_dir}/{AVERAGED if cfg.train.ema_decay else FINAL}"
 
 
 def keep_adapter(cfg: DictConfig, metadata: Mapping) -> dict:

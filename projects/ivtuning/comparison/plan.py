@@ -21,7 +21,6 @@ from ..tuning.selection import Selection
 from ..utils.text import read_json
 from .conditions import conditions, find_metric, names_of
 from .jobs import Job
-from .models import refuse_averaging
 from .options import Options
 from .rows import ROWS, Row, choose_rows, parse_variant
 from .subsets import TrainingSet
@@ -41,8 +40,8 @@ class Plan:
         sizes: numbers of training pairs, None = the whole training set.
 
     Raises:
-        UserError: an unknown row, a wrong variant, averaged weights, more pairs than there are, or a folder
-            that holds a comparison under other conditions; see :func:`conditions` as well.
+        UserError: an unknown row, a wrong variant, more pairs than there are, or a folder that holds a
+            comparison under other conditions; see :func:`conditions` as well.
     """
 
     def __init__(self, config: str, overrides: Sequence[str], output: Path, options: Options):
@@ -129,7 +128,6 @@ class Plan:
         own = self.rows[key].overrides([*readers, *self._overrides], shared["width"])
         own += ["train.best_metric=", "train.eval_period=0"]
         cfg = load_config(shared["config"], own)
-        refuse_averaging(cfg)
         return own, cfg, _digest([_plain(cfg), shared["data_sha256"], shared["trunk_sha256"]])
 
     def write_parts(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tabulate import tabulate
 
-from ..comparison.models import keep_adapter, refuse_averaging
+from ..comparison.models import keep_adapter
 from ..config import load_config
 from ..engine import run
 from ..pages import Html, joined, table, tag
@@ -29,9 +29,7 @@ COSTS = (
 def load(file: str, output: Path, overrides: Sequence[str], method: str | None = None) -> DictConfig:
     """The config `file` with `overrides`, for a run in the folder `output`, which need not exist yet."""
     chosen = [f"method={method}"] if method else []
-    cfg = load_config(file, [*chosen, *overrides, f"train.output_dir={output}"])
-    refuse_averaging(cfg)
-    return cfg
+    return load_config(file, [*chosen, *overrides, f"train.output_dir={output}"])
 
 
 def train_row(name: str, cfg: DictConfig, figures: Callable[[dict], dict]) -> dict:

@@ -16,7 +16,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
-from ..checkpoint.checkpointer import run_checkpoints
+from ..checkpoint.checkpointer import AVERAGED, BEST, run_checkpoints
 from ..errors import UserError
 from ..utils.files import atomic_write, make_folder, remove_empty, remove_temporaries
 from ..utils.locks import FolderLock
@@ -127,7 +127,7 @@ def _refuse_another_run(folder: Path) -> None:
 
 def _files_of_a_run(folder: Path) -> list[Path]:
     """What a run leaves in `folder`, but for its config and log, which change with every start."""
-    names = ("last_checkpoint", "model_best.pth", "best.json", METRICS)
+    names = ("last_checkpoint", BEST, AVERAGED, "best.json", METRICS)
     return [*run_checkpoints(folder), *(folder / name for name in names if (folder / name).is_file())]
 
 

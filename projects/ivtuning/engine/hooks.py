@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
+from ..checkpoint.checkpointer import BEST
 from ..checkpoint.shards import share
 from ..errors import UserError
 from ..evaluation.predictions import lower_is_better
@@ -131,7 +132,9 @@ class BestCheckpoint(HookBase):
         if value is None:
             return
         with self.ema.applied() if self.ema else contextlib.nullcontext():
-            self.checkpointer.save_model("model_best", iteration=int(self.trainer.iter), metric=value)
+            self.checkpointer.save_model(
+                BEST.removesuffix(".pth"), iteration=int(self.trainer.iter), metric=value
+            )
         if not comm.is_main_process():
             return
         self.best = value

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..backbones.trunk import Trunk, find_trunk
 from ..checkpoint import load_weights
-from ..checkpoint.checkpointer import Checkpointer
+from ..checkpoint.checkpointer import AVERAGED, Checkpointer
 from ..config import build, set_names
 from ..data.own import public_name
 from ..errors import UserError
@@ -286,6 +286,10 @@ def _hooks(
         if not trainer.finished:
             return
         begin(trainer)  # where no step was left to do
+        if ema:  # what was evaluated, which the run's checkpoints hold for a resumed run alone
+            with ema.applied():
+                checkpointer.save_model(AVERAGED.removesuffix(".pth"), iteration=trainer.max_iter - 1)
+            logger.info("the results are of the averaged weights, which are in %s", AVERAGED)
         if comm.is_main_process():
             write_results(folder.path, results, iterations=trainer.max_iter)
             logger.info("results: %s", folder.path / RESULTS)

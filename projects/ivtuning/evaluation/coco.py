@@ -122,6 +122,12 @@ class PairCOCOEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._limit = MAX_DETECTIONS if max_dets_per_image is None else max_dets_per_image
         self._miss_rate = miss_rate
+        figures = PairCOCOEvaluator.metric_names(self)
+        if twice := next((name for name in figures if figures.count(name) > 1), None):
+            raise UserError(
+                f"{dataset_name}: {twice} would be the figure of a class and of a part of the set: rename "
+                "the class"
+            )
         self.reset()
 
     def metric_names(self) -> list[str]:

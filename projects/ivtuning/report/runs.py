@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from ..checkpoint.checkpointer import FINAL, run_checkpoints
+from ..checkpoint.checkpointer import AVERAGED, BEST, FINAL, run_checkpoints
 from ..config import load_config, set_names
 from ..data.own import public_name
 from ..engine.folder import METRICS, RESULTS
@@ -21,7 +21,6 @@ from ..errors import UserError
 from ..utils.text import read_json, read_text
 
 CONFIG, LOG = "config.yaml", "log.txt"
-BEST = "model_best.pth"
 
 
 class Evaluated(NamedTuple):
@@ -73,17 +72,15 @@ class Run:
 
     @property
     def model(self) -> Evaluated | None:
-        """What the figures are of: the files that `make eval` took, or the weights at the end.
-
-        Where averaged weights were evaluated, these are in the best checkpoint alone.
-        """
+        """What the figures are of: the files that `make eval` took, or the weights at the end."""
         if onnx := self.evaluated.get("onnx"):
             return Evaluated(self._find(onnx), onnx=True)
         if weights := self.evaluated.get("weights"):
             adapter = self.evaluated.get("adapter")
             return Evaluated(self._find(weights), adapter and self._find(adapter))
-        files = [self.path / BEST] if self.cfg.train.get("ema_decay") else []
-        files += [self.path / FINAL, *reversed(run_checkpoints(self.path)), self.path / BEST]
+        names = (AVERAGED, BEST) if self.cfg.train.get("ema_decay") else ()
+        files = [self.path / name for name in (*names, FINAL)]
+        files += [*reversed(run_checkpoints(self.path)), self.path / BEST]
         return next((Evaluated(str(file)) for file in files if file.is_file()), None)
 
     @property
