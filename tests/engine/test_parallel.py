@@ -5,11 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import multiprocessing
-import os
 import shutil
-import socket
-import traceback
 from pathlib import Path
 
 import pytest
@@ -18,6 +14,7 @@ import torch.distributed as dist
 from helpers import tiny
 from helpers.runs import config
 from helpers.tools import load_tool
+from helpers.two_processes import free_port, in_two, node
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -25,9 +22,8 @@ from ivtuning.checkpoint.checkpointer import Checkpointer
 from ivtuning.checkpoint.files import read
 from ivtuning.engine import run
 from ivtuning.engine.hooks import EMA
-from ivtuning.engine.parallel import init_distributed, parallelize, whole_parameters
+from ivtuning.engine.parallel import parallelize, whole_parameters
 from ivtuning.engine.trainer import NonFiniteLoss, Trainer
-from ivtuning.errors import UserError
 from ivtuning.tuning import Full, IVTuning, LoRA
 from ivtuning.tuning.stems import PromptStem, SumStem, VisibleOnly
 
@@ -72,33 +68,6 @@ def trainer_of(model: nn.Module, loader, kind: str = "ddp", **options) -> Traine
     parallel = parallelize(model, model.net, kind, DDP)
     trained = [p for p in model.parameters() if p.requires_grad]
     return Trainer(parallel, loader, torch.optim.AdamW(trained, lr=1e-3, eps=1e-3), **options)
-
-
-def worker(rank: int, function, folder, args) -> None:
-    try:
-        torch.manual_seed(rank)
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-        )
-        torch.save(function(rank, *args), folder / f"{rank}.pt")
-        torch.distributed.destroy_process_group()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def in_two(folder, function, *args, target=worker) -> list:
-    """What `function(rank, *args)` returns in each of two processes of one group."""
-    fork = multiprocessing.get_context("fork")
-    folder.mkdir(exist_ok=True)
-    ranks = [fork.Process(target=target, args=(rank, function, folder, args)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        process.kill()
-    assert [p.exitcode for p in ranks] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 def assert_close(state: dict, expected: dict, bound: float = 1e-5) -> None:
@@ -337,23 +306,6 @@ def test_fsdp_starts_from_the_first_process_weights(tmp_path):
         assert all((v == 0).all() for n, v in state.items() if "num_batches" not in n and "running" not in n)
 
 
-def node(rank: int, function, folder, args) -> None:
-    """As `torchrun --nnodes 2 --nproc_per_node 1` starts it."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(args[0]))
-    try:
-        torch.save(function(rank, folder, *args[1:]), folder / f"{rank}.pt")
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def train_on_nodes(rank: int, folder, kind: str) -> dict:
     from detectron2.utils import comm
 
@@ -416,48 +368,6 @@ def test_processes_evaluate_with_the_same_statistics_before_and_after_a_resume(p
     first, second = in_two(tmp_path, statistics_in_evaluations, free_port(), target=node)
     assert first == second and len(first["whole"]) == 2
     assert first["again"] == first["whole"][1:]
-
-
-def unreachable(rank: int, folder) -> str:
-    os.environ["GLOO_SOCKET_IFNAME"] = "nosuch0"
-    with pytest.raises(UserError) as error:
-        init_distributed(torch.device("cpu"))
-    return str(error.value)
-
-
-def test_processes_that_cannot_reach_each_other_report_what_to_do(tmp_path):
-    for line in in_two(tmp_path, unreachable, free_port(), target=node):
-        assert "nosuch0): check MASTER_ADDR" in line and "GLOO_SOCKET_IFNAME=eth0" in line
-        assert "\n" not in line
-
-
-@pytest.mark.parametrize(
-    "found, device, message",
-    [
-        ({"WORLD_SIZE": ""}, "cpu", "WORLD_SIZE is '', no number"),
-        ({"WORLD_SIZE": "2"}, "cpu", "environment variable RANK expected"),
-        ({"WORLD_SIZE": "2"}, "cuda", "LOCAL_RANK is not set"),
-        (
-            {"WORLD_SIZE": "2", "LOCAL_RANK": "1"},
-            "cuda",
-            "2 processes on this machine need as many GPUs, it has 1",
-        ),
-        (
-            {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
-            "cuda",
-            "2 processes on this machine need as many GPUs, it has 1",
-        ),
-    ],
-)
-def test_an_environment_that_starts_no_processes_is_reported(monkeypatch, found, device, message):
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in found.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match=f"{message}.*: start n processes with make's GPUS=n") as error:
-        init_distributed(torch.device(device))
-    assert "\n" not in str(error.value)
 
 
 def test_one_process_is_left_alone():
