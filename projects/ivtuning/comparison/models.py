@@ -19,7 +19,8 @@ COUNTS = ("backbone_trainable", "backbone_base", "ratio_of_base", "ratio_of_tota
 
 def final(cfg: DictConfig) -> str:
     """The file of the weights that a finished run evaluated."""
-    return f"{cfg.train.output_dir}/{AVERAGED if cfg.train.ema_decay else FINAL}"
+    name = AVERAGED if cfg.train.get("ema_decay") else FINAL
+    return f"{cfg.train.output_dir}/{name}"
 
 
 def keep_adapter(cfg: DictConfig, metadata: Mapping) -> dict:
