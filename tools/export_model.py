@@ -64,13 +64,14 @@ def main(argv: Sequence[str]) -> None:
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.overrides, ("dataloader", "model", "train"))
 
+    from ivtuning.checkpoint.header import adapter_classes
     from ivtuning.engine.run import load_model
     from ivtuning.export.export import export_model
     from ivtuning.export.options import FORMATS, Options, file_format, known, parse_size
     from ivtuning.export.pairs import pairs_of_config
     from ivtuning.export.writing import need_exporters
     from ivtuning.hub.names import check_output
-    from ivtuning.predictor.classes import adapter_classes, model_classes
+    from ivtuning.predictor.classes import model_classes
 
     output = Path(args.output)
     if args.format:

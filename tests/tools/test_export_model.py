@@ -18,6 +18,7 @@ from helpers.tools import load_tool
 from helpers.videos import noise, write_clip
 from PIL import Image
 
+from ivtuning.checkpoint.header import adapter_classes
 from ivtuning.config import load_config
 from ivtuning.data.datasets.detection import register_known
 from ivtuning.engine.run import build_model
@@ -25,7 +26,7 @@ from ivtuning.errors import UserError
 from ivtuning.export import runner
 from ivtuning.export.runner import OnnxModel
 from ivtuning.predictor import Predictor, QueryTracer
-from ivtuning.predictor.classes import adapter_classes, model_classes
+from ivtuning.predictor.classes import model_classes
 from ivtuning.report.page import write_report
 from ivtuning.report.runs import read_run
 
@@ -169,7 +170,7 @@ def test_an_adapters_own_classes_come_first(pairs, monkeypatch):
     """Those of a set that stands in for the training set may be in another order."""
     cfg = load_config(CONFIG, SMALL)
     header = {"metadata": {"classes": ["sign", "person"]}}, {}
-    monkeypatch.setattr("ivtuning.predictor.classes.read_adapter", lambda *args, **options: header)
+    monkeypatch.setattr("ivtuning.checkpoint.header.read_adapter", lambda *args, **options: header)
     assert model_classes(cfg, adapter_classes("a.safetensors")) == ["sign", "person"]
     assert model_classes(cfg, adapter_classes(None)) == ["background", "person", "engine", "lamp", "sign"]
 

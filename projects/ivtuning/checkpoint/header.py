@@ -112,3 +112,9 @@ def _parsed(path: str | os.PathLike, text: str) -> dict:
     except ValidationError as error:
         raise UserError(f"{path}: its header has {first_fault(error)}: export it again") from error
     return facts
+
+
+def adapter_classes(adapter: str | os.PathLike | None) -> list[str]:
+    """The names of the classes that an adapter file states, by class id; none where it states none."""
+    stored = read_adapter(adapter, tensors=False)[0]["metadata"].get("classes") if adapter else None
+    return [str(name) for name in stored] if isinstance(stored, list) else []

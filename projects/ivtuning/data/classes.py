@@ -122,6 +122,11 @@ def _reorder(name: str, order: list[str]) -> None:
     set_facts(name, **changes)
 
 
+def first_of(classes: Sequence[str]) -> str:
+    """The first eight of the names, for messages."""
+    return ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+
+
 def _difference(first: str, order: Sequence[str], name: str, present: Sequence[str]) -> str:
     parts = []
     for holder, extra, lacking in ((name, present, order), (first, order, present)):

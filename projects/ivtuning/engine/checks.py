@@ -14,11 +14,11 @@ from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
 from ..checkpoint.checkpointer import last_checkpoint
-from ..checkpoint.header import read_adapter
+from ..checkpoint.header import adapter_classes
 from ..config import build, set_names
 from ..config.derived import class_counts
 from ..data.catalog import is_present, metadata
-from ..data.classes import align_classes, class_names
+from ..data.classes import align_classes, class_names, first_of
 from ..data.datasets.detection import check_masks
 from ..data.listed_files import check_presence, shared_files
 from ..errors import UserError, nearest
@@ -96,7 +96,7 @@ def check_evaluation(
     find_device(cfg.train.device)
     check_files(weights, adapter)
     if adapter:
-        recorded = read_adapter(adapter, tensors=False)[0]["metadata"].get("classes") or ()
+        recorded = adapter_classes(adapter)
     train, test = _training_sets(cfg), _set_names(cfg, "test")
     classes = _trained_order(train, test, recorded)
     _check_evaluation(cfg, test, _read_set(cfg, "test"))
@@ -183,10 +183,6 @@ def _kind(name: str) -> str:
     return _KINDS.get(metadata(name).get("evaluator_type"), "boxes")
 
 
-def _listed(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-
-
 def _training_sets(cfg: DictConfig) -> list[str]:
     """The sets to train on; none where they are not on this machine, which evaluation allows."""
     try:
@@ -206,7 +202,7 @@ def _trained_order(train: Sequence[str], test: Sequence[str], recorded: Sequence
             "the training set is not on this machine: the model's classes are taken to be in the order of %s "
             "(%s)",
             test[0],
-            _listed(classes),
+            first_of(classes),
         )
     return classes
 
@@ -231,7 +227,7 @@ def _check_count(cfg: DictConfig, names: Sequence[str], classes: Sequence[str]) 
         if node.num_classes != len(classes):
             key = node._get_full_key("num_classes")
             raise UserError(
-                f"{key}={node.num_classes}, but {names[0]} has {len(classes)} classes ({_listed(classes)}): "
+                f"{key}={node.num_classes}, but {names[0]} has {len(classes)} classes ({first_of(classes)}): "
                 f"give {key}={len(classes)} or {key}=auto"
             )
 

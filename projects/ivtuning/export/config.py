@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from ..config import find_config, set_names
 from ..data.catalog import is_present, metadata
+from ..data.classes import first_of
 from ..errors import UserError
 from ..hub.names import config_name
 from .runner import read_metadata
@@ -99,10 +100,6 @@ def check_sets(
     names = list(facts["classes"])
     if classes and names and list(classes) != names:
         raise UserError(
-            f"{os.fspath(path)} has the classes {_listed(names)}, and the config's sets {_listed(classes)}: "
-            "give the config that it was exported from"
+            f"{os.fspath(path)} has the classes {first_of(names)}, and the config's sets "
+            f"{first_of(classes)}: give the config that it was exported from"
         )
-
-
-def _listed(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")

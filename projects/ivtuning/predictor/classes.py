@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from ..checkpoint.header import read_adapter
 from ..engine.checks import sets_classes
 from ..errors import UserError
-
-
-def adapter_classes(adapter: str | os.PathLike | None) -> list[str]:
-    """The names that an adapter file has, if any."""
-    stored = read_adapter(adapter, tensors=False)[0]["metadata"].get("classes") if adapter else None
-    return [str(name) for name in stored] if isinstance(stored, list) else []
 
 
 def model_classes(cfg: DictConfig, stored: Sequence[str]) -> list[str]:

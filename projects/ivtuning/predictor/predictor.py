@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ..checkpoint.header import adapter_classes
 from ..config import build, load_config
 from ..config.overrides import apply_overrides
 from ..config.parameters import locate_target
@@ -31,7 +32,7 @@ from ..export.meta_arch import OnnxMetaArch
 from ..heads.dino.trace import find_decoder, trace_queries
 from ..visualization.gallery import painter_of_config, painter_of_prediction
 from ..visualization.overlay import draw_on_image
-from .classes import adapter_classes, model_classes
+from .classes import model_classes
 from .inputs import Images, is_batch, records_of
 
 # Of a detector, a segmentor (or a model of salient objects, in floating point) and a classifier.
