@@ -177,7 +177,7 @@ class TunedModel(nn.Module):
         if self._checkpointing() and any(isinstance(m, _BatchNorm) for m in self.tuner.modules()):
             raise UserError(
                 f"{type(self.tuner).__name__} does not go with timm's gradient checkpointing, which runs "
-                "its batch norms twice: call set_grad_checkpointing(False)"
+                "its batch norms twice: give it norm='GN', or call set_grad_checkpointing(False)"
             )
 
     def _checkpointing(self) -> list[nn.Module]:
