@@ -135,13 +135,13 @@ def _notes(results: dict) -> list[str]:
     notes = [
         f"Config: {shared['config']}. {shared['metric']} and others on {data['test']} ({pairs['test']:,} "
         f"pairs) after training on {data['train']} ({pairs['train']:,} pairs"
-        + (", of which each seed has its own" if shared["sizes"] else "")
+        + (", of which each seed draws its own" if shared["sizes"] else "")
         + f"): {over}.",
         f"Trunk: {shared['trunk']} (sha256 {shared['trunk_sha256'][:12]}). {shared['iterations']} iterations "
         f"of batch {shared['batch']}, {shared['precision']}. {_versions(results)}.",
         "The rate is that of what is added or selected in the backbone; where whole blocks train, that of "
-        "these. The heads have optimizer.lr. "
-        + ("Each row has its own, see below." if shared["search"] else ""),
+        "these. The heads have optimizer.lr."
+        + (" Each row has its own, see below." if shared["search"] else ""),
     ]
     if shared["search"]:
         parts = shared["search_pairs"]
@@ -162,11 +162,12 @@ def _notes(results: dict) -> list[str]:
         notes.append(
             "no infrared, no visible: the same model, evaluated with the mean pixel in place of that image."
         )
-    notes += [
-        "Adapter: stem, tuner and what of the trunk trains, fp32; neck and heads train in every row.",
-        f"s/step: median; {_list(counts)} at a time, of one thread each, on {shared['cores']} cores "
-        f"({_list(devices)}).",
-    ]
+    if rows:  # until the first search ends there are none
+        notes += [
+            "Adapter: stem, tuner and what of the trunk trains, fp32; neck and heads train in every row.",
+            f"s/step: median; {_list(counts)} at a time, of one thread each, on {shared['cores']} cores "
+            f"({_list(devices)}).",
+        ]
     return notes + [f"Failed: {run}: {line}" for run, line in results["failed"].items()]
 
 
