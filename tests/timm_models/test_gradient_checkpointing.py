@@ -9,25 +9,31 @@ from helpers.timm_models import MODELS, disturb, images, tuner_of
 
 import ivtuning
 from ivtuning.errors import UserError
+from ivtuning.timm_models import TunedModel
 from ivtuning.tuning import TUNERS, IVTuning, Mona
+
+
+def check_gradients(tuned: TunedModel) -> None:
+    """Assert that all gradients are the same with and without gradient checkpointing."""
+    model, gradients = tuned.model, []
+    pair = images(model) if tuned.tuner.needs else images(model)[:1]
+    for on in (False, True):
+        model.set_grad_checkpointing(on)
+        tuned.zero_grad()
+        torch.manual_seed(0)  # of dropout
+        tuned(*pair).square().mean().backward()
+        gradients.append([p.grad for p in tuned.trained_parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["ViT", "Swin"])
 @pytest.mark.parametrize("name, options", [("Mona", {}), ("IVTuning", dict(norm="GN"))])
 def test_gradient_checkpointing_gives_the_same_gradients(kind, name, options):
     """With dropout as well: recomputed blocks drop what they dropped before."""
-    gradients = []
-    for on in (False, True):
-        torch.manual_seed(0)
-        model = MODELS[kind]()
-        model.set_grad_checkpointing(on)
-        tuned = ivtuning.attach(model, TUNERS[name](hidden_dim=8, dropout=0.5, **options)).train()
-        disturb(tuned.tuner)
-        pair = images(model) if tuned.tuner.needs else images(model)[:1]
-        tuned(*pair).square().mean().backward()
-        gradients.append([p.grad for p in tuned.trained_parameters()])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    tuned = ivtuning.attach(MODELS[kind](), TUNERS[name](hidden_dim=8, dropout=0.5, **options)).train()
+    disturb(tuned.tuner)
+    check_gradients(tuned)
 
 
 def test_gradient_checkpointing_that_comes_late_is_refused():
@@ -59,18 +65,9 @@ def test_gradient_checkpointing_knows_the_sizes_of_several_passes():
 @pytest.mark.parametrize("kind", ["ViT", "Swin", "EVA-02"])
 @pytest.mark.parametrize("name", ["IVTuning", "LoRA"])
 def test_gradients_in_evaluation_are_the_same_with_gradient_checkpointing(kind, name):
-    model = MODELS[kind]()
-    tuned = ivtuning.attach(model, tuner_of(name)).eval()
+    tuned = ivtuning.attach(MODELS[kind](), tuner_of(name)).eval()
     disturb(tuned)
-    pair = images(model) if tuned.tuner.needs else images(model)[:1]
-    gradients = []
-    for on in (False, True):
-        model.set_grad_checkpointing(on)
-        tuned.zero_grad()
-        tuned(*pair).square().mean().backward()
-        gradients.append([p.grad for p in tuned.trained_parameters()])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    check_gradients(tuned)
 
 
 def test_training_a_swin_with_batch_norms_refuses_gradient_checkpointing():
