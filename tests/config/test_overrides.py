@@ -170,6 +170,15 @@ def test_refused(file, override, words):
         assert word in text
 
 
+@pytest.mark.parametrize("line, cause", [("import no_such_library", "no_such_library"), ("1 / 0", "zero")])
+def test_module_that_fails_to_import_is_named_with_its_cause(file, tmp_path, monkeypatch, line, cause):
+    (tmp_path / "own_tuner_module.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = refused(file, "model.backbone.net.tuner._target_=own_tuner_module.Mine")
+    assert "'own_tuner_module.Mine' cannot be imported" in text
+    assert cause in text
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_tuner_is_replaced_whole_before_the_rest(file, reverse):
     changes = ["model.backbone.net.tuner=Mona", "model.backbone.net.tuner.bottleneck_dim=16"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import pydoc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,11 @@ from ..errors import UserError
 
 
 def locate_target(target: Any) -> Any:
-    """The callable behind a LazyCall's `_target_`, which may be a dotted name."""
+    """The callable behind a LazyCall's `_target_`, which may be a dotted name.
+
+    Raises:
+        UserError: there is nothing of that name, or its module fails while it is imported.
+    """
     if not isinstance(target, str):
         return target
     from detectron2.utils.registry import locate
@@ -20,6 +25,8 @@ def locate_target(target: Any) -> Any:
         return locate(target)
     except ImportError as error:
         raise UserError(f"nothing to import at {target!r}") from error
+    except pydoc.ErrorDuringImport as error:
+        raise UserError(f"{target!r} cannot be imported: {' '.join(str(error).split())}") from error
 
 
 def target_name(target: Any) -> str:
