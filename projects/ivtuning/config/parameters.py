@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UserError
+from ..utils.text import one_line
 
 
 def locate_target(target: Any) -> Any:
@@ -26,7 +27,7 @@ def locate_target(target: Any) -> Any:
     except ImportError as error:
         raise UserError(f"nothing to import at {target!r}") from error
     except pydoc.ErrorDuringImport as error:
-        raise UserError(f"{target!r} cannot be imported: {' '.join(str(error).split())}") from error
+        raise UserError(f"{target!r} cannot be imported: {one_line(error, most=300)}") from error
 
 
 def target_name(target: Any) -> str:
