@@ -138,6 +138,20 @@ def test_a_saved_config_takes_a_method(tmp_path):
     assert plugins(load_config(tmp_path / "config.yaml", ["method=Full"])) == (SumStem, Full)
 
 
+@pytest.mark.parametrize("line, words", [("1 / 0", "cannot be imported"), ("", "nothing to import at")])
+def test_a_saved_config_with_a_class_that_is_missing_is_refused(tmp_path, monkeypatch, line, words):
+    from detectron2.config import LazyConfig
+
+    (tmp_path / "own_tuner_of_a_run.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = load_config(NANO)
+    cfg.model.backbone.net.tuner["_target_"] = "own_tuner_of_a_run.Mine"
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    with pytest.raises(UserError, match=words) as error:
+        load_config(tmp_path / "config.yaml", ["method=Full"])
+    assert "own_tuner_of_a_run.Mine" in str(error.value)
+
+
 def test_nothing_else_changes():
     base, full = (load_config(NANO, changes) for changes in ([], ["method=Full"]))
     for cfg in (base, full):

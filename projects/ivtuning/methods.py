@@ -15,6 +15,7 @@ from .errors import UserError, nearest
 from .tuning import TUNERS, Frozen, Full, IVTuning, Tuner
 from .tuning.selection import Selection
 from .tuning.stems import InfraredOnly, PromptStem, Stem, SumStem, VisibleOnly
+from .utils.targets import locate_target
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -128,8 +129,4 @@ def _set_plugin(net: DictConfig, plugin: str, kind: type, options: Mapping | Non
 
 
 def _target(node: DictConfig) -> Any:
-    """The callable behind a LazyCall, which a saved config keeps as a dotted name."""
-    from detectron2.utils.registry import locate
-
-    target = node.get("_target_")
-    return locate(target) if isinstance(target, str) else target
+    return locate_target(node.get("_target_"))

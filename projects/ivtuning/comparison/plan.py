@@ -13,11 +13,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ..config import RUN_GROUPS, load_config
-from ..config.parameters import locate_target
 from ..engine.checks import find_device
 from ..errors import UserError
 from ..tuning import Frozen
 from ..tuning.selection import Selection
+from ..utils.targets import locate_target
 from ..utils.text import read_json
 from .conditions import conditions, find_metric, names_of
 from .jobs import Job

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .parameters import locate_target, target_name
+from ..utils.targets import locate_target, target_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

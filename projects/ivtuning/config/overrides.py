@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, nearest
-from .parameters import accepted_keywords, locate_target, target_name
+from ..utils.targets import locate_target, target_name
+from .parameters import accepted_keywords
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

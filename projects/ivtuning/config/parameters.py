@@ -4,35 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import pydoc
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import UserError
-from ..utils.text import one_line
-
-
-def locate_target(target: Any) -> Any:
-    """The callable behind a LazyCall's `_target_`, which may be a dotted name.
-
-    Raises:
-        UserError: there is nothing of that name, or its module fails while it is imported.
-    """
-    if not isinstance(target, str):
-        return target
-    from detectron2.utils.registry import locate
-
-    try:
-        return locate(target)
-    except ImportError as error:
-        raise UserError(f"nothing to import at {target!r}") from error
-    except pydoc.ErrorDuringImport as error:
-        raise UserError(f"{target!r} cannot be imported: {one_line(error, most=300)}") from error
-
-
-def target_name(target: Any) -> str:
-    """What messages call a target."""
-    return target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
+from ..utils.targets import locate_target
 
 
 def accepted_keywords(target: Any) -> frozenset[str] | None:

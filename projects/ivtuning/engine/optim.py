@@ -12,8 +12,8 @@ from torch import nn
 
 from ..backbones.trunk import PLUGINS, TrunkPlace, find_trunk
 from ..config import build
-from ..config.parameters import locate_target
 from ..errors import UserError
+from ..utils.targets import locate_target
 
 # Positions and tokens are biases by nature, though they have more than one dimension.
 UNDECAYED = (

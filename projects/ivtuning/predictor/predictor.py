@@ -18,7 +18,6 @@ from torch import Tensor
 from ..checkpoint.header import adapter_classes
 from ..config import build, load_config
 from ..config.overrides import apply_overrides
-from ..config.parameters import locate_target
 from ..data.mappers.classification import ClassificationMapper
 from ..engine.checks import find_device, sets_classes
 from ..engine.precision import autocast_dtype, warn_if_slow
@@ -30,6 +29,7 @@ from ..evaluation.saliency import SaliencyEvaluator, saliency
 from ..export.config import check_images, check_sets, config_of_file
 from ..export.meta_arch import OnnxMetaArch
 from ..heads.dino.trace import find_decoder, trace_queries
+from ..utils.targets import locate_target
 from ..visualization.gallery import painter_of_config, painter_of_prediction
 from ..visualization.overlay import draw_on_image
 from .classes import model_classes
