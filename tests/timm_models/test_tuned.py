@@ -217,7 +217,7 @@ def test_what_fails_leaves_the_model_as_it_was():
     model = MODELS["ViT"]()
     before = [type(block) for block in model.blocks]
     for tuner in (TUNERS["Partial"](n=9), TUNERS["Partial"](n=9)):  # the second time in the same words
-        with pytest.raises(UserError, match="tuner.n=9: the trunk has 3 blocks"):
+        with pytest.raises(UserError, match="tuner.n=9: the trunk uses 3 blocks"):
             ivtuning.attach(model, tuner)
     assert [type(block) for block in model.blocks] == before and not model.patch_embed._forward_hooks
     assert all(p.requires_grad for p in model.parameters())

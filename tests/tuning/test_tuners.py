@@ -259,7 +259,7 @@ def test_partial_takes_the_last_blocks(trunk):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: vitdet(tuner=Partial(5)), "tuner.n=5: the trunk has 4 blocks"),
+        (lambda: vitdet(tuner=Partial(5)), "tuner.n=5: the trunk uses 4 blocks"),
         (lambda: vitdet(tuner=Partial(0)), "tuner.n=0"),
         (lambda: LoRA(rank=0), "tuner.rank=0"),
         (lambda: LoRA(targets=["q", "w"]), "tuner.targets=.*give some of q, k, v"),

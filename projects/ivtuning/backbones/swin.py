@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -126,7 +126,8 @@ class Swin(Trunk):
         embed_dim: C, the first stage's width; stage i has C * 2**i.
         depths, num_heads: blocks and heads of every stage. ``SWIN_SIZES`` has the published ones.
         window_size: side of the windows, in tokens.
-        out_indices: stages whose output is returned.
+        out_indices: stages whose output is returned. Stages after the last of them hold the file's weights,
+            but do not run, and nothing in them trains.
         patch_size: side of a patch, in pixels.
         drop_path_rate: of the last block; it grows from 0 at the first.
         output_norms: a LayerNorm on every output, part of the base. ImageNet weights lack them; scale and
@@ -161,6 +162,8 @@ class Swin(Trunk):
             raise UserError(
                 f"out_indices names stage {unknown[0]}, the trunk has {stages}: give indices below it"
             )
+        if not out_indices:
+            raise UserError(f"out_indices={list(out_indices)}: give the stages whose output is returned")
         need_whole("window_size", window_size)
         self.patch_embed = PatchEmbed(patch_size, embed_dim, nn.LayerNorm)
         need_rate("drop_path_rate", drop_path_rate)
@@ -182,7 +185,13 @@ class Swin(Trunk):
         self._out_features = [f"p{i}" for i in self.out_indices]
         self._out_feature_channels = {f"p{i}": widths[i] for i in self.out_indices}
         self._out_feature_strides = {f"p{i}": patch_size * 2**i for i in self.out_indices}
-        self.attach(stem, tuner, [w for w, d in zip(widths, depths, strict=True) for _ in range(d)])
+        in_use = self.out_indices[-1] + 1
+        self.attach(stem, tuner, [w for w, d in zip(widths[:in_use], depths, strict=False) for _ in range(d)])
+
+    def unused(self) -> Iterator[nn.Module]:
+        yield from self.layers[self.out_indices[-1] + 1 :]
+        if merging := self.layers[self.out_indices[-1]].downsample:
+            yield merging
 
     @classmethod
     def shortened(cls, options: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -213,7 +222,7 @@ class Swin(Trunk):
         x = self.stream(x)
         added = self.begin(x)
         features, first = {}, 0
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):
             if i or prompt is None:
                 prompt = x
             after = first + len(layer.blocks)
@@ -222,6 +231,6 @@ class Swin(Trunk):
             first = after
             if i in self.out_indices:
                 features[f"p{i}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
-            if layer.downsample is not None:
+            if i < self.out_indices[-1]:
                 x = self.stream(layer.downsample(x))
         return features

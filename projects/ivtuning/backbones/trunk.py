@@ -76,7 +76,7 @@ class Trunk(Backbone):
         """Plug in `stem` and `tuner`, set up the blocks, and freeze the base.
 
         Args:
-            widths: channel width of every block, in order.
+            widths: channel width of every block, in order, up to the last that an output depends on.
 
         Raises:
             UserError: not a stem or not a tuner, one that is part of a model already, a stem without the
@@ -114,12 +114,20 @@ class Trunk(Backbone):
         self.attn_backend = backend
 
     def freeze(self) -> None:
-        """Freeze everything but the plugins and the parameters that the tuner selects."""
+        """Freeze everything but the plugins and the parameters that the tuner selects, as far as in use."""
         for parameter in self.base_parameters():
             parameter.requires_grad_(False)
+        unused = {id(p) for module in self.unused() for p in module.parameters()}
         for parameter in self.tuner.select(self):
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(id(parameter) not in unused)
         self.train(self.training)
+
+    def unused(self) -> Iterator[nn.Module]:
+        """Parts of the base that no output depends on. They hold weights of the file and never train.
+
+        DDP would wait for their gradients in vain.
+        """
+        yield from list(self.blocks)[self.tuner.depth :]
 
     def named_base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names (relative to the trunk) and parameters of the base."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -220,7 +220,8 @@ class PlainViT(VisionTransformer):
     Args:
         stem, tuner: the plugins.
         img_size: side of the images behind `pos_embed`, in pixels; None: there are no absolute positions.
-        out_indices: indices of the blocks whose output is returned, as "block<i>".
+        out_indices: indices of the blocks whose output is returned, as "block<i>". Blocks after the last of
+            them hold the file's weights, but do not run, and nothing in them trains.
         final_norm: end with a LayerNorm, applied to the last block's output.
         reg_tokens: number of register tokens after the class token (arXiv 2309.16588). As in timm's models
             with registers, `pos_embed` then has no slot for the class token.
@@ -269,7 +270,12 @@ class PlainViT(VisionTransformer):
         self.norm = self.norm_layer(self.embed_dim) if final_norm else nn.Identity()
         self.out_indices = tuple(out_indices)
         self.set_outputs([f"block{i}" for i in self.out_indices])
-        self.attach(stem, tuner, [self.embed_dim] * self.depth)
+        self.attach(stem, tuner, [self.embed_dim] * (self.out_indices[-1] + 1))
+
+    def unused(self) -> Iterator[nn.Module]:
+        yield from super().unused()
+        if self.out_indices[-1] < self.depth - 1 and not self.norm_everywhere:
+            yield self.norm
 
     @classmethod
     def shortened(cls, options: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -317,7 +323,7 @@ class PlainViT(VisionTransformer):
         options = self.attention_options(size)
         features = {}
         last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
             # docs/method.md 1.5: p0 for the first block, then each block's own input.
             prompt = x[:, self.prefix :].unflatten(1, size) if prompt is None or i else prompt
             (adapters,) = added.seeing(prompt, [i])

@@ -131,7 +131,7 @@ def save_adapter(
         "format": FORMAT,
         **{plugin: _describe(trunk, plugin, config) for plugin in PLUGINS},
         "trunk": type(trunk).__name__,
-        "widths": [block.norm1.weight.numel() for block in trunk.blocks],
+        "widths": [block.norm1.weight.numel() for block in trunk.tuner.served(trunk)],
         "groups": [g for g in GROUPS if g in groups],
         "dtype": str(dtype).removeprefix("torch.") if dtype else None,
         "fingerprint": digest_of(frozen),

@@ -120,7 +120,7 @@ class Tuner(nn.Module):
         return {}
 
     def attach(self, widths: Sequence[int]) -> None:
-        """Build the added modules; `widths` holds the channel width of every block of the trunk, in order.
+        """Build the added modules; `widths` holds the channel width of every block in use, in order.
 
         Raises:
             UserError: it is attached already.
@@ -130,11 +130,16 @@ class Tuner(nn.Module):
         self.blocks = nn.ModuleList(adapters) if all(a is not None for a in adapters) else None
         if self.zero_init:
             self.reset_to_identity()
+        self.depth = len(widths)
         self.attached = True
 
     def build_adapters(self, width: int) -> BlockAdapters | None:
         """The modules added to one block of `width` channels; None where the method adds nothing."""
         return None
+
+    def served(self, trunk: nn.Module) -> list[nn.Module]:
+        """The blocks of `trunk` that :meth:`attach` built for, in order: all up to the last one in use."""
+        return list(trunk.blocks)[: self.depth]
 
     def begin(self, x: Tensor) -> PassAdapters:
         """What acts on the blocks in the forward pass whose first map is `x`, (B, H, W, C).

@@ -89,7 +89,7 @@ class LoRA(Tuner):
         # Not on the stem, which is not merged.
         guarded = trunk, *(child for name, child in trunk.named_children() if name != "stem")
         self.handles = [m.register_load_state_dict_pre_hook(self._refuse_loading) for m in guarded]
-        for block, updates in zip(trunk.blocks, self.updates, strict=True):
+        for block, updates in zip(self.served(trunk), self.updates, strict=True):
             for target, update in updates.items():
                 layer, update.rows = _projection(block.attn, target)
                 shape = layer.weight[update.rows].shape
@@ -167,7 +167,7 @@ class LoRA(Tuner):
             self._set_merged(False)
 
     def _projections(self, trunk: nn.Module) -> Iterator[tuple[nn.Linear, slice, LowRank]]:
-        for block, updates in zip(trunk.blocks, self.updates, strict=True):
+        for block, updates in zip(self.served(trunk), self.updates, strict=True):
             for target, update in updates.items():
                 yield *_projection(block.attn, target), update
 

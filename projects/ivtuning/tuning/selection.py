@@ -91,7 +91,7 @@ class Partial(Selection):
     """The last blocks train ("Partial-1" by default); norms after them do not.
 
     Args:
-        n: how many blocks.
+        n: how many of the blocks in use.
 
     Raises:
         UserError: the trunk has fewer blocks.
@@ -103,9 +103,9 @@ class Partial(Selection):
         self.n = n
 
     def select(self, trunk: nn.Module) -> Iterable[nn.Parameter]:
-        blocks = list(trunk.blocks)
+        blocks = self.served(trunk)
         if self.n > len(blocks):
-            raise UserError(f"tuner.n={self.n}: the trunk has {len(blocks)} blocks, give 1 to {len(blocks)}")
+            raise UserError(f"tuner.n={self.n}: the trunk uses {len(blocks)} blocks, give 1 to {len(blocks)}")
         return [p for block in blocks[-self.n :] for p in block.parameters()]
 
 

@@ -69,7 +69,7 @@ def trained(module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-VIT_L = dict(img_size=512, embed_dim=1024, depth=24, num_heads=16)
+VIT_L = dict(img_size=512, embed_dim=1024, depth=24, num_heads=16, out_indices=(23,))
 
 
 @pytest.mark.parametrize(
