@@ -185,8 +185,8 @@ class Swin(Trunk):
         self._out_features = [f"p{i}" for i in self.out_indices]
         self._out_feature_channels = {f"p{i}": widths[i] for i in self.out_indices}
         self._out_feature_strides = {f"p{i}": patch_size * 2**i for i in self.out_indices}
-        in_use = self.out_indices[-1] + 1
-        self.attach(stem, tuner, [w for w, d in zip(widths[:in_use], depths, strict=False) for _ in range(d)])
+        in_use = list(zip(widths, depths, strict=True))[: self.out_indices[-1] + 1]
+        self.attach(stem, tuner, [width for width, depth in in_use for _ in range(depth)])
 
     def unused(self) -> Iterator[nn.Module]:
         yield from self.layers[self.out_indices[-1] + 1 :]
@@ -222,7 +222,7 @@ class Swin(Trunk):
         x = self.stream(x)
         added = self.begin(x)
         features, first = {}, 0
-        for i, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):
+        for i, layer in enumerate(self.layers):
             if i or prompt is None:
                 prompt = x
             after = first + len(layer.blocks)
@@ -231,6 +231,7 @@ class Swin(Trunk):
             first = after
             if i in self.out_indices:
                 features[f"p{i}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
-            if i < self.out_indices[-1]:
-                x = self.stream(layer.downsample(x))
+            if i == self.out_indices[-1]:
+                break
+            x = self.stream(layer.downsample(x))
         return features

@@ -323,7 +323,7 @@ class PlainViT(VisionTransformer):
         options = self.attention_options(size)
         features = {}
         last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
+        for i, block in enumerate(self.tuner.served(self)):
             # docs/method.md 1.5: p0 for the first block, then each block's own input.
             prompt = x[:, self.prefix :].unflatten(1, size) if prompt is None or i else prompt
             (adapters,) = added.seeing(prompt, [i])
