@@ -343,6 +343,7 @@ def statistics_in_evaluations(rank: int, folder) -> dict:
     seen: dict[str, list[float]] = {"whole": [], "again": []}
 
     def evaluate(cfg, model, stop=None) -> dict:
+        assert not isinstance(model, nn.parallel.DistributedDataParallel)  # which waits for the other process
         seen[Path(cfg.train.output_dir).name].append(sum(b.double().sum().item() for b in model.buffers()))
         return {}
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers.tiny import vitdet
 from helpers.tuned import base, build, by_selecting, frozen, on_every_trunk, outputs, wake
+from safetensors.torch import save_file
 
-from ivtuning.checkpoint import load_adapter, save_adapter
+from ivtuning.checkpoint import load_adapter, load_pretrained, save_adapter
 from ivtuning.errors import UserError
 from ivtuning.tuning import LoRA
 from ivtuning.tuning.stems import VisibleOnly
@@ -72,7 +73,7 @@ def test_merging_is_in_full_precision_under_autocast():
     assert all(torch.equal(t, base(reference)[n]) for n, t in base(marked).items())
 
 
-def test_nothing_is_loaded_into_a_merged_lora():
+def test_nothing_is_loaded_into_a_merged_lora(tmp_path):
     net = wake(build("ViTDet", "LoRA")).eval()
     clean = copy.deepcopy(net.state_dict())
     net.merge_adapters()
@@ -81,6 +82,9 @@ def test_nothing_is_loaded_into_a_merged_lora():
         with pytest.raises(UserError, match=r"merged into the base: call unmerge_adapters\(\) first"):
             part.load_state_dict(state)
     assert all(torch.equal(t, merged[n]) for n, t in net.state_dict().items())
+    save_file(base(net), tmp_path / "base.safetensors")
+    with pytest.raises(UserError, match=r"merged into the base: call unmerge_adapters\(\) first"):
+        load_pretrained(net, tmp_path / "base.safetensors")
     net.unmerge_adapters()
     net.load_state_dict(clean)
     net.merge_adapters()

@@ -65,7 +65,7 @@ def load_pretrained(
         place: the model's trunk, where the caller knows it.
 
     Raises:
-        UserError: the file does not fit; the model is then as it was.
+        UserError: the file does not fit, or a merged LoRA is in the way; the model is then as it was.
     """
     return fill(model, place or find_trunk(model), read_state(path), path, strict)
 
@@ -81,6 +81,7 @@ def fill(
     model = getattr(model, "module", model)
     trunk, prefix = place.trunk, place.prefix
     report = LoadReport(str(path))
+    trunk.tuner.check_loadable()
     try:
         inner, outer = _split(from_mmdet(state), prefix)
         report.source = _source(state, inner)

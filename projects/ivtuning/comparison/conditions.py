@@ -15,14 +15,19 @@ from .. import __version__
 from ..config import build, set_names
 from ..data.catalog import metadata
 from ..data.own import public_name
+from ..data.tasks import task_of
 from ..engine.checks import check_run
 from ..errors import UserError
 from ..hub.names import local_path, split_key
 from ..utils.files import file_sha256
 from .rows import NET
 
-# The figure that rows are judged by where a config has no train.best_metric, by what its test set holds.
-METRICS = {"sem_seg": "sem_seg/mIoU", "classification": "classification/balanced_accuracy"}
+# The figure that rows are judged by where a config has no train.best_metric, by the task of its test set.
+METRICS = {
+    "detection": "bbox/AP",
+    "segmentation": "sem_seg/mIoU",
+    "classification": "classification/balanced_accuracy",
+}
 
 
 def conditions(config: str, overrides: Sequence[str], cfg: DictConfig) -> tuple[dict, set[int]]:
@@ -76,8 +81,7 @@ def versions() -> str:
 
 def find_metric(cfg: DictConfig) -> str:
     """The figure that the rows are judged by, such as "bbox/AP"."""
-    kind = metadata(set_names(cfg, "test")[0]).get("evaluator_type")
-    return cfg.train.best_metric or METRICS.get(kind, "bbox/AP")
+    return cfg.train.best_metric or METRICS[task_of(metadata(set_names(cfg, "test")[0])).name]
 
 
 def names_of(cfg: DictConfig, part: str) -> Any:

@@ -12,9 +12,8 @@ from detectron2.data import DatasetCatalog
 
 from ..errors import UserError, nearest
 from .catalog import listed, metadata, set_facts
+from .tasks import task_of
 
-# The metadata's list of names, by `evaluator_type`; that of boxes for all others.
-_NAMES = {"sem_seg": "stuff_classes", "classification": "classes"}
 _IDS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
 _COLORS = ("thing_colors", "stuff_colors")
 _OWN = "own_classes"  # a fact of sets that follow another set's order: their names in their own order
@@ -98,7 +97,7 @@ def in_order(name: str, classes: Sequence[str]) -> list[str]:
 
 
 def _key(name: str) -> str:
-    return _NAMES.get(metadata(name).get("evaluator_type"), "thing_classes")
+    return task_of(metadata(name)).classes
 
 
 def _reorder(name: str, order: list[str]) -> None:

@@ -21,6 +21,7 @@ from ..data.catalog import is_present, metadata
 from ..data.classes import align_classes, class_names, first_of
 from ..data.datasets.detection import check_masks
 from ..data.listed_files import check_presence, shared_files
+from ..data.tasks import task_of
 from ..errors import UserError, nearest
 from ..export.config import check_images, check_sets
 from ..export.meta_arch import check_stage
@@ -30,9 +31,6 @@ from .precision import autocast_dtype, warn_if_slow
 from .wandb_writer import check_wandb
 
 logger = logging.getLogger("ivtuning")
-
-# What sets hold, by their `evaluator_type`; all others hold boxes.
-_KINDS = {"sem_seg": "label maps", "classification": "labels of whole images"}
 
 
 def check_run(cfg: DictConfig, resume: bool = False) -> Sequence[dict] | None:
@@ -178,11 +176,6 @@ def _set_names(cfg: DictConfig, part: str) -> list[str]:
     return names
 
 
-def _kind(name: str) -> str:
-    """What a registered set holds."""
-    return _KINDS.get(metadata(name).get("evaluator_type"), "boxes")
-
-
 def _training_sets(cfg: DictConfig) -> list[str]:
     """The sets to train on; none where they are not on this machine, which evaluation allows."""
     try:
@@ -211,7 +204,7 @@ def _classes(names: Sequence[str], recorded: Sequence[str] = ()) -> list[str]:
     """The classes of all sets, which are given one order; none where there is no set."""
     if not names:
         return []
-    kinds = {name: _kind(name) for name in names}
+    kinds = {name: task_of(metadata(name)).labels for name in names}
     if other := next((name for name in names if kinds[name] != kinds[names[0]]), None):
         raise UserError(
             f"{names[0]} has {kinds[names[0]]} and {other} has {kinds[other]}: name sets of one kind in "

@@ -276,7 +276,8 @@ def _hooks(
         share_buffers(trainer.model)
         with ema.applied() if ema else contextlib.nullcontext(), whole_parameters(trainer.model):
             results.clear()
-            results.update(evaluate(cfg, trainer.model, trainer.stop))
+            # Not in DDP, as in evaluate_checkpoint.
+            results.update(evaluate(cfg, getattr(trainer.model, "module", trainer.model), trainer.stop))
         return results
 
     def begin(trainer: Trainer) -> None:

@@ -31,6 +31,7 @@ from ..data.catalog import metadata
 from ..data.datasets import detection
 from ..data.modalities import SHOWN_IN, TIMES
 from ..data.oriented import is_oriented
+from ..data.tasks import task_of
 from ..errors import UserError
 from ..utils.files import atomic_write
 from . import miss_rate as pedestrians
@@ -91,9 +92,10 @@ class PairCOCOEvaluator(DatasetEvaluator):
         facts = MetadataCatalog.get(dataset_name) if dataset_name in MetadataCatalog.list() else None
         if facts is None or facts.get("json_file") is None:
             facts = metadata(dataset_name)
-        if (kind := facts.get("evaluator_type")) in ("sem_seg", "classification"):
-            what = "label maps" if kind == "sem_seg" else "image labels"
-            raise UserError(f"{dataset_name} has {what}, not boxes: use the config of another task for it")
+        if (task := task_of(facts)).name != "detection":
+            raise UserError(
+                f"{dataset_name} has {task.labels}, not boxes: use the config of another task for it"
+            )
         if miss_rate and self.ORIENTED:
             raise UserError("miss rates are of upright boxes: leave out dataloader.evaluator.miss_rate")
         self._metadata = facts

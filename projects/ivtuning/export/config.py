@@ -13,15 +13,12 @@ from omegaconf import DictConfig
 from ..config import find_config, set_names
 from ..data.catalog import is_present, metadata
 from ..data.classes import first_of
+from ..data.tasks import LABELS, task_of
 from ..errors import UserError
 from ..hub.names import config_name
 from .runner import read_metadata
 
 logger = logging.getLogger("ivtuning")
-
-# What files predict, by their task, and the task of sets, by their `evaluator_type`; others are of detection.
-_PREDICTED = {"detection": "boxes", "segmentation": "label maps", "classification": "labels of whole images"}
-_TASKS = {"sem_seg": "segmentation", "classification": "classification"}
 
 
 def config_of_file(
@@ -88,13 +85,12 @@ def check_sets(
     """
     for name in set_names(cfg, "test"):
         try:
-            kind, present = metadata(name).get("evaluator_type"), is_present(name)
+            task, present = task_of(metadata(name)), is_present(name)
         except UserError:  # it was registered by code that this process does not run
             continue
-        task = _TASKS.get(kind, "detection")
-        if task != facts["task"] and present:
+        if task.name != facts["task"] and present:
             raise UserError(
-                f"{os.fspath(path)} predicts {_PREDICTED[facts['task']]}, and {name} has {_PREDICTED[task]}: "
+                f"{os.fspath(path)} predicts {LABELS[facts['task']]}, and {name} has {task.labels}: "
                 "give another config"
             )
     names = list(facts["classes"])

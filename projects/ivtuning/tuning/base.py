@@ -181,6 +181,9 @@ class Tuner(nn.Module):
     def check_trainable(self) -> None:
         """Raise UserError where the model cannot train as it is, such as after :meth:`merge`."""
 
+    def check_loadable(self) -> None:
+        """Raise UserError where new weights would not fit the trunk as it is, such as after :meth:`merge`."""
+
     def fold(self, trunk: nn.Module) -> None:
         """Replace what was added by a form for inference alone that computes the same, where there is one.
 

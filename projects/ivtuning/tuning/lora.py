@@ -88,7 +88,7 @@ class LoRA(Tuner):
     def register_hooks(self, trunk: nn.Module) -> None:
         # Not on the stem, which is not merged.
         guarded = trunk, *(child for name, child in trunk.named_children() if name != "stem")
-        self.handles = [m.register_load_state_dict_pre_hook(self._refuse_loading) for m in guarded]
+        self.handles = [m.register_load_state_dict_pre_hook(self._before_loading) for m in guarded]
         for block, updates in zip(self.served(trunk), self.updates, strict=True):
             for target, update in updates.items():
                 layer, update.rows = _projection(block.attn, target)
@@ -127,10 +127,12 @@ class LoRA(Tuner):
             self.check_trainable()
         return super().train(mode)
 
-    def _refuse_loading(self, *_: object) -> None:
-        """Hook before ``load_state_dict``: a clean base would stay without LoRA, or have it subtracted."""
-        if self.merged:
+    def check_loadable(self) -> None:
+        if self.merged:  # a clean base would stay without LoRA, or have it subtracted
             raise UserError(MERGED)
+
+    def _before_loading(self, *_: object) -> None:
+        self.check_loadable()
 
     def merge(self, trunk: nn.Module) -> None:
         if self.training:

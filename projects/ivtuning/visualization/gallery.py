@@ -17,6 +17,7 @@ from torch import Tensor
 from ..data.catalog import is_present
 from ..data.datasets import classification, segmentation  # noqa: F401  (register their sets)
 from ..data.datasets.detection import metadata
+from ..data.tasks import task_of
 from ..errors import UserError
 from ..utils.progress import track
 from .contact_sheet import Picture, write_contact_sheet
@@ -24,8 +25,6 @@ from .painters import BoxPainter, ClassPainter, LabelPainter, Painter
 from .panels import RGB, Drawing, picture_stems, save_image
 
 SIDE = 800  # greatest width and height of the images that a page lays over each other, in pixels
-# Where the metadata of a set has its class names, by the kind of its evaluator; boxes' are "thing_classes".
-CLASSES_OF = {"sem_seg": "stuff_classes", "classification": "classes"}
 
 
 def draw_records(
@@ -93,7 +92,7 @@ def read_dataset(name: str) -> tuple[list[dict], list[str]]:
             f"{name}: {error.filename} is missing: unpack the release there, or set DETECTRON2_DATASETS to "
             "its root"
         ) from error
-    return records, facts.get(CLASSES_OF.get(facts.get("evaluator_type"), "thing_classes"), [])
+    return records, facts.get(task_of(facts).classes, [])
 
 
 def painter_of(name: str, threshold: float, labels: str = "auto") -> Painter:
@@ -107,13 +106,13 @@ def painter_of(name: str, threshold: float, labels: str = "auto") -> Painter:
         UserError: an unknown name.
     """
     facts = metadata(name)
-    if facts.get("evaluator_type") == "sem_seg":
-        return LabelPainter(
-            facts.get("stuff_classes", []), facts.get("stuff_colors", []), facts.get("protocol")
-        )
-    if facts.get("evaluator_type") == "classification":
-        return ClassPainter(facts.get("classes", []))
-    return BoxPainter(facts.get("thing_classes", []), threshold, labels)
+    task = task_of(facts)
+    classes = facts.get(task.classes, [])
+    if task.name == "segmentation":
+        return LabelPainter(classes, facts.get("stuff_colors", []), facts.get("protocol"))
+    if task.name == "classification":
+        return ClassPainter(classes)
+    return BoxPainter(classes, threshold, labels)
 
 
 def painter_of_config(cfg: DictConfig | None, threshold: float, labels: str = "auto") -> Painter:
