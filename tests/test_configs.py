@@ -58,6 +58,7 @@ def test_config_builds(file, method, tmp_path):
     optimizer = build_optimizer(cfg.optimizer, model, find_trunk(model))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == trained > 0
+    assert all(p.ndim for p in model.parameters()), "FSDP cannot distribute scalars"
     multiplier = instantiate(cfg.lr_multiplier)
     assert 0 <= multiplier(0.0) <= multiplier(0.4) <= 1 and multiplier(0.999) < multiplier(0.4)
     for part in ("train", "test"):

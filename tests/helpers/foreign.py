@@ -117,7 +117,8 @@ def sense_x(state: State, layers: int, maps: int) -> State:
         (r"^atss\.scales\.(\d)$", r"bbox_head.0.scales.\1.scale"),
         (r"^backbone\.net\.", "backbone."),
     ]
-    return with_buffers(renamed(state, rules), "backbone.")
+    named = with_buffers(renamed(state, rules), "backbone.")
+    return {n: t.squeeze() if n.endswith(".scale") else t for n, t in named.items()}
 
 
 def mmdet_dino(state: State, layers: int, maps: int) -> State:

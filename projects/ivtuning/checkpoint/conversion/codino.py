@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .dino import LAYERS, neck_rules, share_heads
-from .family import Family, Rules, numbers, shift
+from .family import Family, Rules, State, numbers, shift
 from .mmdet import RPN
 
 _ATSS: Rules = [
@@ -57,10 +57,17 @@ def _rules(state: Mapping[str, Tensor]) -> Rules:
     ]
 
 
+def _adapt(state: State, own: Mapping[str, Tensor]) -> list[str]:
+    for name in state:
+        if name.startswith("atss.scales."):  # scalars, which FSDP cannot distribute
+            state[name] = state[name].reshape(1)
+    return share_heads(state, own)
+
+
 CODINO = Family(
     name="codino",
     what="Sense-X/Co-DETR (Co-DINO), or Co-DINO or DINO of mmdetection",
     mark=r"^(query_head|bbox_head)\.cls_branches\.",
     rules=_rules,
-    adapt=share_heads,
+    adapt=_adapt,
 )

@@ -72,7 +72,7 @@ class ATSSHead(nn.Module):
         self.cls_score = _conv(dim, num_classes)
         self.cls_score.bias.data.copy_(class_head(1, num_classes).bias)
         self.bbox_pred, self.centerness = _conv(dim, 4), _conv(dim, 1)
-        self.scales = nn.ParameterList(torch.ones(()) for _ in anchor_generator.num_anchors)
+        self.scales = nn.ParameterList(torch.ones(1) for _ in anchor_generator.num_anchors)
 
     def forward(
         self, maps: list[Tensor], instances: list[Instances]
